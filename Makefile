@@ -1,0 +1,105 @@
+# The S⁴M pipeline. `make help` lists every target.
+#
+#   split -> distill -> train-teacher -> predict -> refine -> augment -> train-student -> evaluate -> report
+#
+# A stage runs when its fingerprint changed or its record is missing. `s4m graph` brings the fingerprints up
+# to date and writes this experiment's edges, one rule a record, before make looks at anything: so `make -n`,
+# `make -q` and `make -j` tell the truth.
+
+EXP ?= demo
+SET ?=
+SIZE ?=
+BIN := .venv/bin
+S4M := $(BIN)/s4m
+ARGUMENTS = --exp $(EXP) $(foreach value,$(SET),--set '$(value)') \
+	$(if $(WORKERS),--set compute.workers=$(WORKERS)) $(if $(GPUS),--set compute.gpus=$(GPUS))
+STAGES := split distill train-teacher predict refine augment train-student evaluate report
+# Empty where .venv is up to date.
+SETUP := $(if $(filter $(shell ./setup.sh --state),$(file < .venv/ready)),,setup)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format format-check lint types status config stores clean $(STAGES) \
+	bench-data
+.DELETE_ON_ERROR:
+# Only the rules below: make need not look for C files and the like.
+MAKEFLAGS += --no-builtin-rules
+
+help: ## List every target
+	@echo "make TARGET [EXP=name or file of an experiment] [SET=\"refine.points=5 ...\"] [WORKERS=n] [GPUS=n]"
+	@echo
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' Makefile | expand -t 20
+
+setup: ## Make .venv with everything in exact versions (other targets do it by themselves)
+	@./setup.sh
+
+# ---- the stages -------------------------------------------------------------------------------------
+
+split: ## Choose the labelled, unlabelled and validation images
+distill: ## Compute SAM's structural targets for the labelled images
+train-teacher: ## Train the teacher on the labelled images
+predict: ## Let the teacher label the unlabelled images
+refine: ## Sharpen the teacher's masks with SAM
+augment: ## Paste refined instances into composites
+train-student: ## Train the student on labelled and refined images
+evaluate: ## Measure teacher, student and pseudo-labels
+report: ## Write the HTML report
+
+GOALS := $(filter $(STAGES),$(MAKECMDGOALS))
+ifneq ($(GOALS),)
+ifneq ($(SETUP),)
+# Nothing can be asked of the graph yet: set up, then start again. (Not $(MAKE): `make -n` must not follow.)
+$(firstword $(GOALS)): $(SETUP)
+	@$(MAKE_COMMAND) --no-print-directory $(GOALS)
+$(wordlist 2,99,$(GOALS)): $(firstword $(GOALS))
+else
+EDGES := $(shell $(S4M) graph $(ARGUMENTS))
+ifneq ($(.SHELLSTATUS),0)
+$(error the experiment EXP=$(EXP) cannot be used, for the reasons above)
+endif
+include $(EDGES)
+endif
+endif
+
+status: $(SETUP) ## Show every stage of an experiment: done, stale and why, or to do
+	@$(S4M) status $(ARGUMENTS)
+
+config: $(SETUP) ## Print the experiment as it is resolved
+	@$(S4M) config $(ARGUMENTS)
+
+stores: $(SETUP) ## List the results that experiments share
+	@$(S4M) stores
+
+# ---- the demo ---------------------------------------------------------------------------------------
+
+DEMO := demo$(if $(SIZE),-$(SIZE))
+PICTURES := $(if $(SIZE),--images 40 --validation 10,--images 400 --validation 200)
+
+demo: $(SETUP) ## Run everything on generated shapes, with nothing to download (SIZE=smoke: small)
+	@$(S4M) data shapes data/generated/$(DEMO) $(PICTURES)
+	@$(MAKE_COMMAND) --no-print-directory report EXP=$(DEMO)
+
+# ---- work on the project ----------------------------------------------------------------------------
+
+test: $(SETUP) ## Run the tests
+	@$(BIN)/pytest
+
+check: format-check lint types test ## Everything that must be green: format, lint, types, tests
+
+format: $(SETUP) ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+format-check: $(SETUP)
+	@$(BIN)/ruff format --check .
+
+lint: $(SETUP) ## Look for mistakes in the code
+	@$(BIN)/ruff check .
+
+types: $(SETUP) ## Check the types
+	@$(BIN)/mypy
+
+bench-data: $(SETUP) ## Measure reading, checking and splitting 100,000 images
+	@$(BIN)/python benchmarks/large_annotations.py --folder work/bench-data
+
+clean: ## Remove caches of tools; experiments and stores stay
+	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,167 @@
+"""Looks a COCO instance file over: what is in it, what is wrong, what is odd (the package says which)."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.coco.mask_fit import box_over_border, mask_oddities
+from pipeline.coco.model import CocoDataset
+from pipeline.coco.paths import resolve_image_path
+from pipeline.coco.reading import scan_coco
+from pipeline.errors import DatasetError, ImageError, Problem
+from pipeline.images import check_image_header, read_image
+
+_EXAMPLES = 5
+
+# COCO's own bounds of small and medium, in square pixels.
+_SMALL_AREA, _MEDIUM_AREA = 32**2, 96**2
+
+
+@dataclass(frozen=True)
+class CategoryCount:
+    """How often a category occurs; crowds count as instances."""
+
+    id: int
+    name: str
+    instances: int
+    images: int
+
+
+@dataclass(frozen=True)
+class SizeCount:
+    """How many images have one size."""
+
+    width: int
+    height: int
+    images: int
+
+
+@dataclass(frozen=True)
+class AreaCounts:
+    """Instances by area, in COCO's classes: below 32 x 32 pixels, below 96 x 96, larger."""
+
+    small: int
+    medium: int
+    large: int
+
+
+@dataclass(frozen=True)
+class CocoReport:
+    """
+    What a COCO file holds; counts are of what is usable, so they mean little while there are errors.
+
+    `bad_images` has the images whose files are missing or cannot be used, if the image folder was looked at.
+    Warnings are summed up by kind, with a few examples.
+    """
+
+    path: Path
+    images: int
+    images_without_instances: int
+    instances: int
+    crowds: int
+    categories: tuple[CategoryCount, ...]
+    image_sizes: tuple[SizeCount, ...]  # the commonest first
+    areas: AreaCounts
+    errors: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+    bad_images: tuple[Problem, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong, odd things aside."""
+        return not self.errors and not self.bad_images
+
+
+def check_coco(
+    path: Path,
+    image_root: Path | None = None,
+    *,
+    annotations_required: bool = True,
+    decode_pixels: bool = False,
+) -> CocoReport:
+    """
+    Count and check a COCO file and, where `image_root` is given, the image files it names.
+
+    Of an image file only the header is read, which finds missing files and wrong sizes; `decode_pixels`
+    reads it whole. An unusable annotation file is a report with errors, not an exception.
+    """
+    try:
+        scan = scan_coco(path, annotations_required=annotations_required)
+    except DatasetError as error:
+        dataset, errors = CocoDataset(path, (), (), ()), error.problems
+    else:
+        dataset, errors = scan.dataset, scan.problems
+    by_image = dataset.annotations_by_image
+    sizes = Counter((image.width, image.height) for image in dataset.images)
+    small = sum(each.area < _SMALL_AREA for each in dataset.annotations)
+    large = sum(each.area >= _MEDIUM_AREA for each in dataset.annotations)
+    categories = _count_categories(dataset)
+    return CocoReport(
+        path=path,
+        images=len(dataset.images),
+        images_without_instances=sum(not of_image for of_image in by_image.values()),
+        instances=len(dataset.annotations),
+        crowds=sum(each.iscrowd for each in dataset.annotations),
+        categories=categories,
+        image_sizes=tuple(SizeCount(*size, count) for size, count in sizes.most_common()),
+        areas=AreaCounts(small, len(dataset.annotations) - small - large, large),
+        errors=errors,
+        warnings=(*_list_warnings(dataset, categories), *_annotation_warnings(dataset)),
+        bad_images=() if image_root is None else tuple(_bad_images(dataset, image_root, decode_pixels)),
+    )
+
+
+def _count_categories(dataset: CocoDataset) -> tuple[CategoryCount, ...]:
+    instances: Counter[int] = Counter()
+    images: Counter[int] = Counter()
+    for of_image in dataset.annotations_by_image.values():
+        ids = [each.category_id for each in of_image]
+        instances.update(ids)
+        images.update(set(ids))
+    return tuple(CategoryCount(each.id, each.name, instances[each.id], images[each.id]) for each in dataset.categories)
+
+
+def _list_warnings(dataset: CocoDataset, categories: Iterable[CategoryCount]) -> list[Problem]:
+    file_names = Counter(image.file_name for image in dataset.images)
+    names = Counter(category.name for category in dataset.categories)
+    found = {
+        ("images", "without instances"): [
+            str(image_id) for image_id, of_image in dataset.annotations_by_image.items() if not of_image
+        ],
+        ("images", "file names used more than once"): [name for name, count in file_names.items() if count > 1],
+        ("categories", "without instances"): [each.name for each in categories if not each.instances],
+        ("categories", "names used more than once"): [name for name, count in names.items() if count > 1],
+    }
+    if not dataset.annotations:  # an unlabelled set: it has no instances by intent
+        found = {kind: examples for kind, examples in found.items() if kind[1] != "without instances"}
+    return [_summed(where, what, examples) for (where, what), examples in found.items() if examples]
+
+
+def _annotation_warnings(dataset: CocoDataset) -> list[Problem]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for annotation in dataset.annotations:
+        image = dataset.image_by_id[annotation.image_id]
+        if annotation.id == 0:
+            found["of id 0, which pycocotools' evaluation takes for 'not found': number from 1"].append("0")
+        if box_over_border(annotation, image):
+            found["whose box reaches over the image's border"].append(str(annotation.id))
+        for oddity in mask_oddities(annotation, image):
+            found[oddity].append(str(annotation.id))
+    return [_summed("annotations", what, ids) for what, ids in found.items()]
+
+
+def _summed(where: str, what: str, examples: list[str]) -> Problem:
+    shown = ", ".join(examples[:_EXAMPLES]) + (", …" if len(examples) > _EXAMPLES else "")
+    return Problem(where, f"{len(examples):,} {what} ({shown})")
+
+
+def _bad_images(dataset: CocoDataset, image_root: Path, decode_pixels: bool) -> Iterable[Problem]:
+    look = read_image if decode_pixels else check_image_header
+    for image in dataset.images:
+        try:
+            look(resolve_image_path(image_root, image.file_name), (image.width, image.height))
+        except ImageError as error:
+            yield Problem(f"image {image.id} ({image.file_name})", str(error))

@@ -1,0 +1,103 @@
+"""From the bytes of a JSON file to the JSON text of its parts, with the place of what cannot be parsed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from pipeline.errors import DatasetError, Problem
+
+# What Python writes for a float that is no number, and any string, so that "NaN" inside a string stays.
+_STRING_OR_NO_NUMBER = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|-?Infinity|NaN', re.DOTALL)
+
+# Stands for NaN and Infinity: a value no longer than they are (so that byte places stay right), which no
+# field takes and nobody writes.
+_NO_NUMBER = b"{\t}"
+
+_object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+_TYPE_NAMES = {
+    "int": "an integer",
+    "float": "a number",
+    "str": "text",
+    "bool": "true/false",
+    "array": "a list",
+    "object": "an object",
+    "null": "null",
+}
+
+
+def read_json_object(path: Path) -> dict[str, msgspec.Raw]:
+    """
+    The JSON text of every key of the file's top-level object; DatasetError where the file is not that.
+
+    NaN and Infinity, which are not JSON but which Python writes, are let through to the fields they stand in.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(str(path), [Problem("", f"cannot be read: {error.strerror}")]) from error
+    if not data.strip():
+        raise DatasetError(str(path), [Problem("", "is empty")])
+    if data.startswith(b"\xef\xbb\xbf"):
+        raise DatasetError(str(path), [Problem("byte 0", "begins with a byte order mark: save it as plain UTF-8")])
+    try:
+        return _object_decoder.decode(data)
+    except (ValueError, RecursionError) as error:
+        first_error = error
+    if b"NaN" in data or b"Infinity" in data:
+        patched = bytearray(data)
+        for found in _STRING_OR_NO_NUMBER.finditer(data):
+            if not found[0].startswith(b'"'):
+                patched[slice(*found.span())] = _NO_NUMBER.ljust(len(found[0]))
+        try:
+            return _object_decoder.decode(patched)
+        except (ValueError, RecursionError) as error:
+            first_error = error
+    raise DatasetError(str(path), [_parse_problem(first_error, path.stat().st_size)]) from first_error
+
+
+def _parse_problem(error: Exception, size: int) -> Problem:
+    text = str(error)
+    if isinstance(error, RecursionError):
+        return Problem("", "is nested too deeply to be a COCO file")
+    if isinstance(error, UnicodeDecodeError):
+        return Problem("", f"has a key that is not UTF-8: {error.reason}")
+    if isinstance(error, msgspec.ValidationError):
+        return Problem("", f"must be a JSON object with images, annotations and categories: {plain_message(text)[1]}")
+    if "truncated" in text:
+        return Problem(f"byte {size}", "not JSON: the file ends in the middle")
+    found = re.fullmatch(r"JSON is malformed: (.*) \(byte (\d+)\)", text)
+    return Problem(f"byte {found[2]}", f"not JSON: {found[1]}") if found else Problem("", f"not JSON: {text}")
+
+
+def field_problem(field: str, text: msgspec.Raw, error: Exception) -> tuple[str, str]:
+    """The place and the plain words for an error of msgspec in one field."""
+    if isinstance(error, RecursionError):
+        return field, "is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return field, f"is not UTF-8: {error.reason}"
+    if bytes(text) == _NO_NUMBER:
+        return field, "is NaN or Infinity"
+    place, message = plain_message(str(error))
+    if _NO_NUMBER in bytes(text) and message.endswith("got an object"):
+        message = "is NaN or Infinity"
+    return field + place, message
+
+
+def plain_message(text: str) -> tuple[str, str]:
+    """Split a message of msgspec into the place below the field (`[2]`) and what is wrong there."""
+    message, _, place = text.partition(" - at `$")
+    place = place.removesuffix("`")
+    message = re.sub(r"`([a-z |]+)`", lambda found: _plain_types(found[1]), message)
+    if message.startswith("Number out of range"):
+        message = "is a number too large"
+    if missing := re.fullmatch(r"Object missing required field (\w+)", message):
+        message, place = "is missing", f"{place}.{missing[1]}"
+    return place, message[:1].lower() + message[1:]
+
+
+def _plain_types(names: str) -> str:
+    return " or ".join(_TYPE_NAMES.get(name, name) for name in names.split(" | "))

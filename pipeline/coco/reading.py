@@ -1,0 +1,214 @@
+"""Reads a COCO instance file and finds everything that is wrong with it, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import msgspec
+from pycocotools import mask as coco_mask
+
+from pipeline.coco.elements import AnnotationJson, ElementReader
+from pipeline.coco.json_text import field_problem, read_json_object
+from pipeline.coco.model import CocoAnnotation, CocoCategory, CocoDataset, CocoImage
+from pipeline.coco.paths import file_name_problem, text_problem
+from pipeline.coco.segmentation import (
+    RleJson,
+    SegmentationError,
+    compressed_counts_problems,
+    decode_segmentation,
+    require_usable,
+    to_rle,
+)
+from pipeline.errors import DatasetError, Problem
+from pipeline.images import MAX_IMAGE_PIXELS
+
+# As many compressed RLEs are summed up at once: more of them no longer fit the processor's cache.
+_COUNTS_AT_ONCE = 1024
+
+
+Named = TypeVar("Named", CocoImage, CocoCategory)
+
+
+@dataclass(frozen=True)
+class _Known(Generic[Named]):
+    """The usable images or categories by id, in the order of the file, and the ids of those refused."""
+
+    usable: dict[int, Named]
+    refused_ids: set[int]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What could be read of a file, and everything that was wrong with the rest."""
+
+    dataset: CocoDataset
+    problems: tuple[Problem, ...]
+
+
+def read_coco(path: Path, *, annotations_required: bool = True) -> CocoDataset:
+    """
+    Read and check a COCO instance file; DatasetError with every problem where there is any.
+
+    With `annotations_required=False` (unlabelled images) `annotations` and `categories` may be missing.
+    """
+    scan = scan_coco(path, annotations_required=annotations_required)
+    if scan.problems:
+        raise DatasetError(str(path), scan.problems)
+    return scan.dataset
+
+
+def scan_coco(path: Path, *, annotations_required: bool) -> Scan:
+    """Read what is right with a file and list what is wrong; DatasetError where it is no JSON object."""
+    problems: list[Problem] = []
+    top = read_json_object(path)
+    needs_categories = annotations_required or "annotations" in top
+    image_texts = _element_texts(top, "images", problems, required=True)
+    if image_texts == []:
+        problems.append(Problem("images", "is empty: there is no image to work on"))
+    category_texts = _element_texts(top, "categories", problems, required=needs_categories)
+    annotation_texts = _element_texts(top, "annotations", problems, required=annotations_required)
+    images = _read_images(image_texts or [], problems)
+    categories = _read_categories(category_texts or [], problems)
+    # Where a whole list is missing, that is the problem, not every reference into it.
+    if image_texts is None or category_texts is None:
+        annotation_texts = None
+    annotations = _AnnotationReader(images, categories, problems).read(annotation_texts or [])
+    dataset = CocoDataset(
+        path=path,
+        images=tuple(images.usable.values()),
+        categories=tuple(categories.usable.values()),
+        annotations=tuple(annotations),
+    )
+    return Scan(dataset, tuple(problems))
+
+
+def _element_texts(
+    top: Mapping[str, msgspec.Raw], key: str, problems: list[Problem], *, required: bool
+) -> list[msgspec.Raw] | None:
+    if key not in top:
+        if required:
+            problems.append(Problem(key, "is missing"))
+        return None
+    try:
+        return msgspec.json.decode(top[key], type=list[msgspec.Raw])
+    except ValueError as error:
+        problems.append(Problem(*field_problem(key, top[key], error)))
+        return None
+
+
+def _read_images(texts: list[msgspec.Raw], problems: list[Problem]) -> _Known[CocoImage]:
+    reader = ElementReader("image", "images", CocoImage, problems)
+    usable = {}
+    for image in reader.elements(texts):
+        if (problem := file_name_problem(image.file_name)) is not None:
+            reader.refuse(image.id, "file_name", problem)
+        elif image.width * image.height > MAX_IMAGE_PIXELS:
+            size = f"{image.width}x{image.height}"
+            reader.refuse(image.id, "width", f"{size} are more than {MAX_IMAGE_PIXELS:,} pixels")
+        else:
+            usable[image.id] = image
+    return _Known(usable, reader.refused_ids)
+
+
+def _read_categories(texts: list[msgspec.Raw], problems: list[Problem]) -> _Known[CocoCategory]:
+    reader = ElementReader("category", "categories", CocoCategory, problems)
+    usable = {}
+    for category in reader.elements(texts):
+        if (problem := text_problem(category.name)) is not None:
+            reader.refuse(category.id, "name", problem)
+        else:
+            usable[category.id] = category
+    return _Known(usable, reader.refused_ids)
+
+
+class _AnnotationReader:
+    """Reads the annotations of one file, given what the file has of images and categories."""
+
+    def __init__(self, images: _Known[CocoImage], categories: _Known[CocoCategory], problems: list[Problem]) -> None:
+        self._images = images
+        self._categories = categories
+        self._reader = ElementReader("annotation", "annotations", AnnotationJson, problems)
+        # Compressed RLEs whose run lengths are not summed yet: annotation id, counts, pixels of the image.
+        self._pending: list[tuple[int, str, int]] = []
+
+    def read(self, texts: list[msgspec.Raw]) -> list[CocoAnnotation]:
+        """Every usable annotation, in the order of the file."""
+        usable = []
+        for given in self._reader.elements(texts):
+            image = self._images.usable.get(given.image_id)
+            if image is None or given.category_id not in self._categories.usable:
+                self._refuse_references(given)
+                continue
+            box_problem = _box_problem(given.bbox, image)
+            if box_problem is not None:
+                self._reader.refuse(given.id, "bbox", box_problem)
+            annotation = self._with_usable_segmentation(given, image)
+            if annotation is not None and box_problem is None:
+                usable.append(annotation)
+        self._sum_pending()
+        refused_ids = self._reader.refused_ids
+        return [each for each in usable if each.id not in refused_ids] if refused_ids else usable
+
+    def _refuse_references(self, given: AnnotationJson) -> None:
+        # An image or category that is there but was refused has been told already.
+        for field, wanted, known in (
+            ("image_id", given.image_id, self._images),
+            ("category_id", given.category_id, self._categories),
+        ):
+            if wanted not in known.usable and wanted not in known.refused_ids:
+                self._reader.refuse(given.id, field, f"{wanted} is not in the file")
+
+    def _with_usable_segmentation(self, given: AnnotationJson, image: CocoImage) -> CocoAnnotation | None:
+        try:
+            segmentation = decode_segmentation(given.segmentation)
+            require_usable(segmentation, image.width, image.height)
+        except SegmentationError as error:
+            self._reader.refuse(given.id, f"segmentation{error.field}", str(error))
+            return None
+        except (ValueError, RecursionError) as error:
+            field, message = field_problem("segmentation", given.segmentation, error)
+            self._reader.refuse(given.id, field, message)
+            return None
+        if isinstance(segmentation, RleJson) and isinstance(segmentation.counts, str):
+            self._pending.append((given.id, segmentation.counts, image.width * image.height))
+            if len(self._pending) == _COUNTS_AT_ONCE:
+                self._sum_pending()
+        area = given.area
+        if area is None:
+            area = float(coco_mask.area(to_rle(segmentation, image.width, image.height)))
+        return CocoAnnotation(
+            id=given.id,
+            image_id=given.image_id,
+            category_id=given.category_id,
+            bbox=given.bbox,
+            area=area,
+            iscrowd=given.iscrowd,
+            segmentation=given.segmentation,
+        )
+
+    def _sum_pending(self) -> None:
+        if not self._pending:
+            return
+        ids, counts, pixels = zip(*self._pending, strict=True)
+        for annotation_id, problem in zip(ids, compressed_counts_problems(counts, pixels), strict=True):
+            if problem is not None:
+                self._reader.refuse(annotation_id, "segmentation.counts", problem)
+        self._pending.clear()
+
+
+def _box_problem(bbox: tuple[float, float, float, float], image: CocoImage) -> str | None:
+    x, y, box_width, box_height = bbox
+    width, height = image.width, image.height
+    right, bottom = x + box_width, y + box_height
+    if 0 <= x <= right <= width and 0 <= y <= bottom <= height:
+        return None
+    if box_width < 0 or box_height < 0:
+        return f"has a negative width or height: {list(bbox)}"
+    if x > width or y > height or right < 0 or bottom < 0:
+        return f"{list(bbox)} lies outside the image of {width}x{height}"
+    if x < -width or y < -height or right > 2 * width or bottom > 2 * height:
+        return f"{list(bbox)} reaches far outside the image of {width}x{height}"
+    return None

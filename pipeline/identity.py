@@ -1,0 +1,189 @@
+"""
+What files hold, known by content: a fast hash, remembered by size and time of change.
+
+Hashing 100,000 images takes minutes, looking at their sizes and times well under a second. The memory is
+one SQLite file that may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+
+ABSENT = "absent"
+IMAGE_ENDINGS = frozenset(
+    {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+
+Progress = Callable[[int, int], None]
+"""Called with files hashed so far and files to hash."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, digest TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS sets (key TEXT PRIMARY KEY, stamp TEXT NOT NULL, digest TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS names (digest TEXT PRIMARY KEY, names TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """The images of a set: `(id, file name)` lines, and what they were read from."""
+
+    key: str
+    read: Callable[[], Sequence[str]]
+
+
+def hash_file(path: Path) -> str:
+    """The xxh3-128 digest of a file's content; ABSENT where there is no such file."""
+    digest = xxhash.xxh3_128()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return ABSENT
+    return digest.hexdigest()
+
+
+def hash_text(text: str) -> str:
+    """The xxh3-128 digest of a text."""
+    return xxhash.xxh3_128_hexdigest(text.encode())
+
+
+def list_images(folder: Path) -> list[str]:
+    """Every image file below a folder, by its path from there, sorted."""
+    found: list[str] = []
+    for parent, _, names in os.walk(folder):
+        inside = Path(parent).relative_to(folder)
+        found += [(inside / name).as_posix() for name in names if Path(name).suffix.lower() in IMAGE_ENDINGS]
+    return sorted(found)
+
+
+class IdentityCache:
+    """Content digests of files and of sets of images."""
+
+    def __init__(self, database: Path, progress: Progress | None = None) -> None:
+        self._database = database
+        self._progress = progress
+        database.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._create()
+        except sqlite3.DatabaseError:  # not a database any more: it is only a memory, start a new one
+            database.unlink(missing_ok=True)
+            self._create()
+
+    def file(self, path: Path) -> str:
+        """The content digest of one file, or ABSENT."""
+        path = path.absolute()
+        stamp = _stamp(path)
+        known = self._one("SELECT digest FROM files WHERE path = ? AND stamp = ?", (str(path), stamp))
+        if known is not None:
+            return known
+        digest = hash_file(path)
+        if digest != ABSENT:
+            self._write("REPLACE INTO files VALUES (?, ?, ?)", [(str(path), stamp, digest)])
+        return digest
+
+    def images(self, folder: Path, images: ImageList, *, trust: bool = False) -> str:
+        """
+        The digest of a set of images: ids, names and contents.
+
+        With `trust`, the digest of the last look is given without looking at the images again.
+        """
+        folder = folder.absolute()
+        key = f"{folder}|{images.key}"
+        if trust:
+            known = self._one("SELECT digest FROM sets WHERE key = ?", (key,))
+            if known is not None:
+                return known
+        lines = self._names(images)
+        names = [line.partition("\t")[2] for line in lines]
+        stamps = _stamps(folder, names)
+        stamp = hash_text("\n".join(stamps))
+        known = self._one("SELECT digest FROM sets WHERE key = ? AND stamp = ?", (key, stamp))
+        if known is not None:
+            return known
+        digests = self._files(folder, names, stamps)
+        content = "\n".join(sorted(f"{line}\t{digest}" for line, digest in zip(lines, digests, strict=True)))
+        digest = hash_text(content)
+        self._write("REPLACE INTO sets VALUES (?, ?, ?)", [(key, stamp, digest)])
+        return digest
+
+    def _names(self, images: ImageList) -> list[str]:
+        """The set's lines, remembered by the file that lists them, so that it is parsed once."""
+        if not images.key:
+            return list(images.read())
+        known = self._one("SELECT names FROM names WHERE digest = ?", (images.key,))
+        if known is not None:
+            return known.split("\n") if known else []
+        lines = list(images.read())
+        self._write("REPLACE INTO names VALUES (?, ?)", [(images.key, "\n".join(lines))])
+        return lines
+
+    def _files(self, folder: Path, names: Sequence[str], stamps: Sequence[str]) -> list[str]:
+        with closing(self._connect()) as connection:
+            prefix = f"{folder}{os.sep}"
+            rows = connection.execute(
+                "SELECT path, stamp, digest FROM files WHERE path >= ? AND path < ?",
+                (prefix, prefix[:-1] + chr(ord(os.sep) + 1)),
+            )
+            known = {path: (stamp, digest) for path, stamp, digest in rows}
+        paths = [os.path.normpath(f"{prefix}{name}") for name in names]
+        fresh = {
+            path: stamp
+            for path, stamp in zip(paths, stamps, strict=True)
+            if stamp != ABSENT and known.get(path, ("", ""))[0] != stamp
+        }
+        with ThreadPoolExecutor(8) as pool:
+            rows_done: list[tuple[str, str, str]] = []
+            for path, digest in zip(fresh, pool.map(hash_file, map(Path, fresh)), strict=True):
+                rows_done.append((path, fresh[path], digest))
+                if self._progress and (len(rows_done) % 500 == 0 or len(rows_done) == len(fresh)):
+                    self._progress(len(rows_done), len(fresh))
+        self._write("REPLACE INTO files VALUES (?, ?, ?)", rows_done)
+        known.update({path: (stamp, digest) for path, stamp, digest in rows_done})
+        return [ABSENT if stamp == ABSENT else known[path][1] for path, stamp in zip(paths, stamps, strict=True)]
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._database, timeout=120)
+
+    def _create(self) -> None:
+        with closing(self._connect()) as connection:
+            connection.executescript(_SCHEMA)
+
+    def _one(self, query: str, values: tuple[str, ...]) -> str | None:
+        with closing(self._connect()) as connection:
+            row = connection.execute(query, values).fetchone()
+        return None if row is None else str(row[0])
+
+    def _write(self, query: str, rows: Iterable[tuple[str, ...]]) -> None:
+        with closing(self._connect()) as connection, connection:
+            connection.executemany(query, rows)
+
+
+def _stamp(path: Path) -> str:
+    try:
+        state = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return ABSENT
+    return f"{state.st_size} {state.st_mtime_ns}"
+
+
+def _stamps(folder: Path, names: Sequence[str]) -> list[str]:
+    """Size and time of change of each file. The inner loop of every `make`: kept bare."""
+    stat, prefix = os.stat, f"{folder}{os.sep}"
+    stamps: list[str] = []
+    for name in names:
+        try:
+            state = stat(prefix + name)
+            stamps.append(f"{state.st_size} {state.st_mtime_ns}")
+        except (OSError, ValueError):  # ValueError: a NUL in a hostile name
+            stamps.append(ABSENT)
+    return stamps

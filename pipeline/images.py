@@ -1,0 +1,157 @@
+"""
+The one way from an image file to pixels, used by SAM and by the detectors alike.
+
+Two loaders that disagree on a turned photograph or on 16-bit grey would put masks beside their objects. Every
+failure is an `ImageError` with a reason fit for a report; nothing is printed and no warning shown.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.Image import Transpose
+
+from pipeline.errors import ImageError
+
+# Where Pillow itself refuses to open a file; half a gigabyte as RGB.
+MAX_IMAGE_PIXELS = 178_956_970
+_PIXEL_LIMIT = f"the limit of {MAX_IMAGE_PIXELS:,}: scale it down or cut it into tiles"
+
+# Formats that Pillow decodes by itself; others start foreign programs (EPS: Ghostscript) or are no images.
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+
+# From the stored pixels to the picture as it is shown, by EXIF orientation.
+_TURN_BY_ORIENTATION = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+_SIDES_SWAPPED = (5, 6, 7, 8)
+_UNDO = {Transpose.ROTATE_270: Transpose.ROTATE_90, Transpose.ROTATE_90: Transpose.ROTATE_270}
+
+
+def read_image(path: Path, expected_size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """
+    Read an image as RGB, uint8 (height, width, 3); ImageError with the reason where it cannot be used.
+
+    `expected_size` is (width, height), as the annotations have it. A photograph's EXIF orientation is
+    applied, unless only the pixels as stored have the expected size: then it was labelled without. Of an
+    animation it is the first frame; alpha is dropped; 16-bit grey is scaled to 8 bits by its full range.
+    """
+    with _opened(path) as image:
+        orientation = _orientation(image)
+        shown_size, stored_size = _sizes(image, orientation)
+        wanted_size = _wanted_size(shown_size, stored_size, expected_size)
+        is_tiff = image.format == "TIFF"  # the one format that Pillow turns by itself, while it loads
+        image.load()
+        turn = _TURN_BY_ORIENTATION.get(orientation)
+        upright: Image.Image = image
+        if turn is not None and wanted_size == shown_size and not is_tiff:
+            upright = image.transpose(turn)
+        elif turn is not None and wanted_size != shown_size and is_tiff:
+            upright = image.transpose(_UNDO.get(turn, turn))
+        if upright.size != wanted_size:
+            raise ImageError("the file's notes on its orientation contradict each other: save it upright")
+        return _to_rgb(upright)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) as `read_image` gives them without an expected size; reads only the file's header."""
+    with _opened(path) as image:
+        return _sizes(image, _orientation(image))[0]
+
+
+def check_image_header(path: Path, expected_size: tuple[int, int]) -> None:
+    """Raise the ImageError that `read_image` would raise, as far as the header tells."""
+    with _opened(path) as image:
+        _wanted_size(*_sizes(image, _orientation(image)), expected_size)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        _require_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; what matters is raised
+            with Image.open(path, formats=_FORMATS) as image:
+                _require_pixel_count(image)
+                yield image
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(f"not an image, or none of {', '.join(_FORMATS)}") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"has more pixels than {_PIXEL_LIMIT}") from error
+    except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
+        reason = str(error) or type(error).__name__
+        raise ImageError(f"cannot be decoded, the file is damaged: {reason}") from error
+
+
+def _require_file(path: Path) -> None:
+    try:
+        size = path.stat().st_size
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be opened: {error}"
+        raise ImageError(reason) from error
+    if not path.is_file():  # before it is opened: opening a pipe would wait forever
+        raise ImageError("a folder, not an image file" if path.is_dir() else "not a regular file")
+    if size == 0:
+        raise ImageError("the file is empty")
+
+
+def _require_pixel_count(image: Image.Image) -> None:
+    if image.width * image.height > MAX_IMAGE_PIXELS:
+        raise ImageError(f"is {image.width}x{image.height} pixels, more than {_PIXEL_LIMIT}")
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1 to 8; 1 (upright) where there is none or it cannot be read."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # Pillow would decode the pixels to look behind them
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (SyntaxError, ValueError, struct.error):
+        return 1
+    return orientation if orientation in _TURN_BY_ORIENTATION else 1
+
+
+def _sizes(image: Image.Image, orientation: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(width, height) of the picture as shown and as stored; of an image that is not loaded yet."""
+    if orientation not in _SIDES_SWAPPED:
+        return image.size, image.size
+    swapped = (image.height, image.width)
+    return (image.size, swapped) if image.format == "TIFF" else (swapped, image.size)
+
+
+def _wanted_size(
+    shown_size: tuple[int, int], stored_size: tuple[int, int], expected_size: tuple[int, int] | None
+) -> tuple[int, int]:
+    if expected_size is None or expected_size == shown_size:
+        return shown_size
+    if expected_size == stored_size:
+        return stored_size
+    shown, expected = (f"{width}x{height}" for width, height in (shown_size, expected_size))
+    raise ImageError(f"is {shown} pixels, but its annotations are for {expected}")
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode == "F":
+        raise ImageError("holds floating point values of unknown range: save it as an 8- or 16-bit image")
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return np.array(image.convert("RGB"))
+    grey = np.asarray(image)
+    low, high = int(grey.min()), int(grey.max())
+    if low < 0 or high > 0xFFFF:
+        raise ImageError(f"holds 32-bit values from {low} to {high}: save it as an 8- or 16-bit image")
+    return np.repeat((grey >> 8).astype(np.uint8)[..., np.newaxis], 3, axis=2)

@@ -1,0 +1,286 @@
+"""
+The store: results of stages, named by their fingerprints, that experiments, users and machines share.
+
+<root>/<stage>/<id>/            a sealed result: it never changes again
+<root>/<stage>/<id>/seal.json   its completion record, written last
+<root>/<stage>/<id>.partial/    a result being made, or left by an interrupted run
+<root>/.locks/                  who is making what
+<root>/.references/             which experiments point at which result
+"""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import StoreError
+from pipeline.files import write_atomically
+from pipeline.fingerprint import Fingerprint
+from pipeline.graph import STAGES
+from pipeline.identity import hash_file, hash_text
+
+SEAL = "seal.json"
+FILES = "files.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Seal:
+    """
+    The completion record of a result.
+
+    digest: of all files, names and contents; the same wherever and however often the result was made.
+    made_by: experiment, user and host, and versions of the libraries.
+    summary: the stage's own figures, shown by `s4m status`.
+    """
+
+    stage: str
+    id: str
+    fingerprint: Mapping[str, Any]
+    digest: str
+    files: int
+    size_bytes: int
+    made_at: str
+    seconds: float
+    made_by: Mapping[str, str]
+    summary: Mapping[str, Any]
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who is making a result right now."""
+
+    experiment: str
+    user: str
+    host: str
+    pid: int
+    since: str
+
+    def __str__(self) -> str:
+        return f"{self.experiment} (process {self.pid} of {self.user} on {self.host}) since {self.since}"
+
+
+@dataclass(frozen=True)
+class StoredResult:
+    """A result in the store, sealed or partial. `references`: experiments that point at it."""
+
+    stage: str
+    id: str
+    path: Path
+    seal: Seal | None
+    size_bytes: int
+    references: tuple[str, ...]
+
+
+def default_root(environment: Mapping[str, str] = os.environ) -> Path:
+    """The root of the store where no experiment says otherwise."""
+    return Path(environment.get("S4M_STORE", "stores")).expanduser()
+
+
+def now() -> str:
+    """The time, to the second, in UTC."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class StoreRoot:
+    """One root of shared results."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, stage: str, result_id: str) -> Path:
+        """Where a sealed result lies, or would."""
+        return self.root / stage / result_id
+
+    def partial(self, stage: str, result_id: str) -> Path:
+        """Where a result is being made."""
+        return self.root / stage / f"{result_id}.partial"
+
+    def seal_of(self, stage: str, result_id: str) -> Seal | None:
+        """The completion record of a result, or None where it is not sealed."""
+        path = self.path(stage, result_id) / SEAL
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return Seal(**content)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            raise StoreError(
+                f"{path}: not a completion record that can be read ({error}). "
+                f"Remove the folder {path.parent} to make the result again."
+            ) from error
+
+    def is_sealed(self, stage: str, result_id: str) -> bool:
+        """Whether a result is there; as cheap as one look at the disk."""
+        return (self.path(stage, result_id) / SEAL).is_file()
+
+    def seal(
+        self,
+        fingerprint: Fingerprint,
+        experiment: str,
+        seconds: float,
+        summary: Mapping[str, Any],
+        versions: Mapping[str, str],
+    ) -> Seal:
+        """Turn the partial result into the sealed one, atomically, its record first on disk."""
+        stage, result_id = fingerprint.stage, fingerprint.id
+        partial, final = self.partial(stage, result_id), self.path(stage, result_id)
+        files = _hash_folder(partial)
+        seal = Seal(
+            stage=stage,
+            id=result_id,
+            fingerprint=fingerprint.to_dict(),
+            digest=_digest(files),
+            files=len(files),
+            size_bytes=sum(size for size, _ in files.values()),
+            made_at=now(),
+            seconds=round(seconds, 3),
+            made_by={"experiment": experiment, "user": _user(), "host": socket.gethostname(), **versions},
+            summary=summary,
+        )
+        write_atomically(partial / FILES, json.dumps(files, indent=0))
+        write_atomically(partial / SEAL, json.dumps(asdict(seal), indent=1) + "\n")
+        partial.rename(final)
+        return seal
+
+    def verify(self, stage: str, result_id: str) -> list[str]:
+        """Read a sealed result again; one line for every file that is not as it was."""
+        folder = self.path(stage, result_id)
+        seal = self.seal_of(stage, result_id)
+        if seal is None:
+            return [f"{folder}: not sealed"]
+        try:
+            expected = {name: tuple(value) for name, value in json.loads((folder / FILES).read_text()).items()}
+        except (OSError, ValueError, TypeError) as error:
+            return [f"{folder / FILES}: cannot be read: {error}"]
+        found = _hash_folder(folder)
+        problems = [f"{folder / name}: missing" for name in expected if name not in found]
+        problems += [f"{folder / name}: not part of the result" for name in found if name not in expected]
+        problems += [
+            f"{folder / name}: content changed" for name in found if name in expected and found[name] != expected[name]
+        ]
+        if not problems and _digest(found) != seal.digest:
+            problems.append(f"{folder / SEAL}: names another digest than the files have")
+        return problems
+
+    def results(self) -> Iterator[StoredResult]:
+        """Everything in the store, by stage and time."""
+        for stage in STAGES:
+            for folder in sorted((self.root / stage).glob("*")):
+                if folder.is_dir():
+                    result_id = folder.name.removesuffix(".partial")
+                    sealed = folder.suffix != ".partial"
+                    seal = self.seal_of(stage, result_id) if sealed else None
+                    size = seal.size_bytes if seal else _size(folder)
+                    yield StoredResult(stage, result_id, folder, seal, size, tuple(self._references(stage, result_id)))
+
+    def remove(self, result: StoredResult) -> None:
+        """Delete a result; its name is gone first, so that nobody finds half of it."""
+        with self.lock(result.stage, result.id, "s4m stores prune"):
+            doomed = result.path.with_name(f".removed-{result.path.name}")
+            if doomed.exists():
+                shutil.rmtree(doomed)
+            result.path.rename(doomed)
+            shutil.rmtree(doomed)
+
+    def refer(self, stage: str, result_id: str, record: Path, experiment: str) -> None:
+        """Note that an experiment's record points at a result, so that pruning spares it."""
+        record = record.absolute()
+        host = socket.gethostname()
+        folder = self._reference_folder(stage, result_id)
+        file = folder / f"{hash_text(f'{host}:{record}')}.json"
+        if not file.exists():
+            content = {
+                "record": str(record),
+                "host": host,
+                "experiment": experiment,
+                "user": _user(),
+                "at": now(),
+            }
+            write_atomically(file, json.dumps(content, indent=1) + "\n")
+
+    def _references(self, stage: str, result_id: str) -> Iterator[str]:
+        """Experiments whose records point here. Those of other machines cannot be looked at and count."""
+        for file in sorted(self._reference_folder(stage, result_id).glob("*.json")):
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if content["host"] != socket.gethostname():
+                yield f"{content['experiment']} on {content['host']}"
+            elif _points_at(Path(content["record"]), result_id):
+                yield content["experiment"]
+
+    def _reference_folder(self, stage: str, result_id: str) -> Path:
+        return self.root / ".references" / stage / result_id
+
+    @contextmanager
+    def lock(self, stage: str, result_id: str, experiment: str) -> Iterator[None]:
+        """
+        Be the only one to make a result. Raises BlockingIOError where somebody else is.
+
+        The lock is the operating system's: it goes with the process, however that ends.
+        """
+        path = self._lock_path(stage, result_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            holder = Holder(experiment, _user(), socket.gethostname(), os.getpid(), now())
+            file.truncate(0)
+            file.write(json.dumps(asdict(holder)))
+            file.flush()
+            yield
+
+    def holder(self, stage: str, result_id: str) -> Holder | None:
+        """Who is making a result at this moment, or None."""
+        try:
+            with self._lock_path(stage, result_id).open(encoding="utf-8") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return Holder(**json.loads(file.read()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+        return None
+
+    def _lock_path(self, stage: str, result_id: str) -> Path:
+        return self.root / ".locks" / f"{stage}-{result_id}"
+
+
+def _points_at(record: Path, result_id: str) -> bool:
+    try:
+        return bool(json.loads(record.read_text(encoding="utf-8"))["id"] == result_id)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _hash_folder(folder: Path) -> dict[str, tuple[int, str]]:
+    """Size and digest of every file below a folder but the records themselves, by relative name."""
+    return {
+        path.relative_to(folder).as_posix(): (path.stat().st_size, hash_file(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.relative_to(folder).as_posix() not in (SEAL, FILES)
+    }
+
+
+def _digest(files: Mapping[str, tuple[int, str]]) -> str:
+    return hash_text("\n".join(f"{name}\t{size}\t{digest}" for name, (size, digest) in sorted(files.items())))
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # no name for this user id, as in some containers
+        return str(os.getuid())

@@ -1,0 +1,61 @@
+"""The `s4m` command. Nothing heavy is imported here: a stage imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from pipeline.errors import S4MError
+from pipeline.graph import STAGES
+from stages import data_commands, experiment_commands, store_commands
+from stages.console import err
+from stages.options import ExperimentOption, SetOption, load
+
+app = typer.Typer(
+    help="Semi-supervised instance segmentation with SAM, stage by stage.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RoundOption = Annotated[int, typer.Option("--round", min=1, help="The round, where student.rounds is above 1.")]
+
+
+def _add_stage(stage: str, purpose: str) -> None:
+    def command(exp: ExperimentOption, overrides: SetOption = None, number: RoundOption = 1) -> None:
+        from stages.runner import run_stage
+
+        run_stage(load(exp, overrides), stage, number)
+
+    app.command(stage, help=f"{purpose[0].upper()}{purpose[1:]}.")(command)
+
+
+for _stage in STAGES.values():
+    _add_stage(_stage.name, _stage.purpose)
+experiment_commands.add_to(app)
+app.add_typer(store_commands.app, name="stores")
+app.add_typer(data_commands.app, name="data")
+
+
+def main() -> None:
+    """Run the command line. A user's mistake ends in its message and exit status 1, never in a traceback."""
+    try:
+        status = app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        err.print("stopped")
+        status = 130
+    except BrokenPipeError:  # the reader of a pipe has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    except S4MError as error:
+        err.print(str(error))
+        status = 1
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,55 @@
+"""What a stage is given: the experiment, where to write, and the results it may read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import StageError
+from pipeline.experiment.schema import Experiment
+from pipeline.graph import Node
+from pipeline.split import LABELLED, TRUTH, UNLABELLED
+
+Summary = Mapping[str, Any]
+"""A stage's own figures, for its completion record."""
+
+MAY_MEASURE = frozenset({"evaluate", "report"})
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """
+    folder: where the stage writes its result; what an interrupted run left lies there.
+
+    results: folders of the results it reads, by node. The split's is not among them: stages see its lists
+    by the methods below, so that only those that measure ever see the unlabelled images' truth.
+    """
+
+    experiment: Experiment
+    node: Node
+    folder: Path
+    results: Mapping[str, Path]
+    split_folder: Path | None
+    say: Callable[[str], None]
+
+    def labelled(self) -> Path:
+        """COCO file of the labelled images."""
+        return self._split() / LABELLED
+
+    def unlabelled(self) -> Path:
+        """COCO file of the unlabelled images: no annotations in it."""
+        return self._split() / UNLABELLED
+
+    def unlabelled_truth(self) -> Path | None:
+        """COCO file of what is known of the unlabelled images, if anything; for measuring only."""
+        if self.node.stage not in MAY_MEASURE:
+            raise StageError(f"{self.node.stage} may not see the truth of unlabelled images: it only measures")
+        path = self._split() / TRUTH
+        return path if path.is_file() else None
+
+    def _split(self) -> Path:
+        if self.split_folder is None:
+            raise StageError(f"{self.node.key} does not read the split")
+        return self.split_folder

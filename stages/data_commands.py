@@ -1,0 +1,130 @@
+"""`s4m data`: check annotation files, generate the shapes dataset, convert public ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stages.console import err, out
+
+if TYPE_CHECKING:
+    from pipeline.coco.checking import CocoReport
+
+app = typer.Typer(help="Check annotations, generate shapes, convert public datasets.", no_args_is_help=True)
+
+SHOWN = 20
+WorkersOption = Annotated[int, typer.Option(min=1, help="Processes.")]
+
+
+@app.command()
+def check(
+    annotations: Annotated[Path, typer.Argument(help="COCO instance annotations (JSON).")],
+    images: Annotated[Path | None, typer.Argument(help="The folder of the images, to look at their files too.")] = None,
+    pixels: Annotated[bool, typer.Option("--pixels", help="Decode every image in full, not its header alone.")] = False,
+    unlabelled: Annotated[bool, typer.Option("--unlabelled", help="The file lists images only.")] = False,
+) -> None:
+    """Count and check an annotation file; exit status 1 where something is wrong."""
+    from pipeline.coco.checking import check_coco
+
+    if images is not None and not images.is_dir():
+        raise typer.BadParameter(f"no such folder: {images}", param_hint="IMAGES")
+    report = check_coco(annotations, images, annotations_required=not unlabelled, decode_pixels=pixels)
+    for line in _report_lines(report):
+        out.print(line)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def shapes(
+    folder: Annotated[Path, typer.Argument(help="Where to write; made if need be.")],
+    images: Annotated[int, typer.Option(min=1, help="Pictures to train on.")] = 400,
+    validation: Annotated[int, typer.Option(min=0, help="Pictures to measure on.")] = 100,
+    difficulty: Annotated[str, typer.Option(help="easy, medium or hard.")] = "medium",
+    size: Annotated[int, typer.Option(help="Width and height in pixels.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other pictures.")] = 0,
+    workers: WorkersOption = 1,
+    sheet: Annotated[Path | None, typer.Option(help="Also write a sheet of samples with outlines (PNG).")] = None,
+) -> None:
+    """Generate textured shapes with exact outlines; what the same settings have made is left as it is."""
+    from data.shapes import ShapesSettings, contact_sheet, make_shapes
+
+    settings = ShapesSettings(images, validation, difficulty, size, seed)  # type: ignore[arg-type]  # checked there
+    made = make_shapes(folder, settings, workers=workers, progress=_progress("pictures"))
+    out.print(f"{folder}: {'made' if made else 'there already'}, {images} + {validation} pictures")
+    if sheet is not None:
+        from PIL import Image
+
+        Image.fromarray(contact_sheet(folder, 12)).save(sheet)
+        out.print(f"{sheet}: a sheet of samples")
+
+
+@app.command()
+def cityscapes(
+    root: Annotated[Path, typer.Argument(help="The Cityscapes folder, with gtFine and leftImg8bit.")],
+    output: Annotated[Path, typer.Argument(help="Where to write train.json and val.json.")],
+    cities: Annotated[list[str] | None, typer.Option("--city", help="Only this city. Repeatable.")] = None,
+    workers: WorkersOption = 1,
+) -> None:
+    """Turn Cityscapes' fine annotations into COCO instances."""
+    from data.cityscapes import CityscapesSettings, convert_cityscapes
+
+    settings = CityscapesSettings(cities=tuple(cities or ()))
+    for made in convert_cityscapes(root, output, settings, workers=workers, progress=_progress("images")):
+        out.print(f"{made.path}: {made.images} images, {made.instances} instances, {made.crowds} crowds")
+
+
+@app.command("coco-split")
+def coco_split(
+    annotations: Annotated[Path, typer.Argument(help="instances_train2017.json, or any COCO file.")],
+    output: Annotated[Path, typer.Argument(help="Where to write the list of labelled images (JSON).")],
+    percent: Annotated[float, typer.Option(help="How much is labelled.")],
+    fold: Annotated[int, typer.Option(min=0, help="Which of the draws of this percentage.")] = 1,
+    published: Annotated[Path | None, typer.Option(help="A published list to take it from. Default: draw it.")] = None,
+) -> None:
+    """Write the list of labelled images of a percentage, for `data.labelled_list`."""
+    from data.coco_splits import CocoSplitSettings, make_coco_split
+
+    made = make_coco_split(annotations, output, CocoSplitSettings(percent, fold, published))
+    out.print(f"{output}: {len(made.labelled_ids)} of {made.images} images are labelled")
+
+
+def _report_lines(report: CocoReport) -> list[str]:
+    lines = [f"{report.path}"]
+    if report.images:
+        lines += [
+            f"  images      {report.images:,}, {report.images_without_instances:,} of them without instances",
+            f"  instances   {report.instances:,}, {report.crowds:,} of them crowds",
+            f"  areas       {report.areas.small:,} small, {report.areas.medium:,} medium, {report.areas.large:,} large",
+            "  sizes       " + ", ".join(f"{s.width}x{s.height}: {s.images:,}" for s in report.image_sizes[:5]),
+        ]
+        lines += [
+            f"  category    {category.id} {category.name}: {category.instances:,} in {category.images:,} images"
+            for category in report.categories[:SHOWN]
+        ]
+        if len(report.categories) > SHOWN:
+            lines.append(f"  … and {len(report.categories) - SHOWN} more categories")
+    for title, problems in (
+        ("errors", report.errors),
+        ("bad images", report.bad_images),
+        ("warnings", report.warnings),
+    ):
+        lines.append(f"{len(problems):,} {title}" + (":" if problems else ""))
+        lines += [f"  {problem}" for problem in problems[:SHOWN]]
+        if len(problems) > SHOWN:
+            lines.append(f"  … and {len(problems) - SHOWN:,} more")
+    return lines
+
+
+def _progress(what: str) -> Callable[[int, int], None]:
+    """Says every tenth of the way how far it is."""
+
+    def report(done: int, total: int) -> None:
+        step = max(1, total // 10)
+        if done % step == 0 or done == total:
+            err.print(f"{done:,} of {total:,} {what}")
+
+    return report

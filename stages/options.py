@@ -1,0 +1,48 @@
+"""The options that commands share, and how an experiment is found and loaded for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.experiment.loading import load_experiment
+from pipeline.experiment.schema import Experiment
+from pipeline.workspace import Workspace, work_root
+from stages.console import err
+
+EXPERIMENTS = Path("configs/experiments")
+SAY_FROM = 1000  # images to read before it is worth saying
+
+ExperimentOption = Annotated[
+    str,
+    typer.Option("--exp", metavar="FILE|NAME", help="The experiment: a file, or a name in configs/experiments."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A value to set over the file, as refine.points=5. Repeatable."),
+]
+
+
+def experiment_path(text: str) -> Path:
+    """The file of an experiment that is given by path or by name."""
+    path = Path(text)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        return path
+    return EXPERIMENTS / f"{text}.yaml"
+
+
+def load(text: str, overrides: list[str] | None, *, check_files: bool = True) -> Experiment:
+    """The experiment that the options name."""
+    return load_experiment(experiment_path(text), overrides or (), check_files=check_files)
+
+
+def workspace(experiment: Experiment, *, trust_images: bool = False) -> Workspace:
+    """The experiment's workspace; says so when there is much to read first."""
+    return Workspace(experiment, work_root(), progress=_report_reading, trust_images=trust_images)
+
+
+def _report_reading(done: int, total: int) -> None:
+    if total >= SAY_FROM and (done == total or done % 5000 == 0):
+        err.print(f"reading images once, to know them by content: {done:,} of {total:,}")

@@ -1,0 +1,156 @@
+"""Runs one stage of an experiment: says why, keeps others off, seals the result, points at it."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from types import FrameType
+from typing import Protocol
+
+from pipeline.errors import S4MError, StageError
+from pipeline.experiment.schema import Experiment
+from pipeline.graph import downstream, node_key
+from pipeline.workspace import Workspace
+from stages.console import err, out, size_text
+from stages.context import StageContext, Summary
+from stages.options import workspace
+
+BUILT = {"split": "stages.split"}
+"""The module of each stage that is built; each has a `run(context) -> Summary`."""
+
+LIBRARIES = ("s4m", "torch", "onedl-mmdetection", "segment-anything", "zarr", "numpy")
+WAIT_SECONDS = 2.0
+
+
+class StageModule(Protocol):
+    """What the module of a stage offers."""
+
+    def run(self, context: StageContext) -> Summary:
+        """Write the stage's result into `context.folder`."""
+        ...
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: stop as at Ctrl-C."""
+
+
+def run_stage(experiment: Experiment, stage: str, number: int) -> None:
+    """Bring one stage up to date. Raises StageError where it cannot run."""
+    space = workspace(experiment)
+    key = node_key(stage, number)
+    if key not in space.nodes:
+        raise StageError(f"{key}: student.rounds is {experiment.student.rounds}, there is no round {number}")
+    node = space.nodes[key]
+    if node.skipped:
+        err.print(f"{key} is left out: {node.skipped}")
+        return
+    because = space.why(key)
+    space.refresh()
+    if space.is_done(key):
+        err.print(f"{key} is up to date: {space.result(key)}")
+        return
+    with _told_what_waits(space, key):
+        if stage not in BUILT:
+            raise StageError(f"{key} is not built yet in this version: nothing was done")
+        for upstream in node.reads:
+            if not space.is_done(upstream):
+                raise StageError(f"{key} needs {upstream} first: make {space.nodes[upstream].stage}")
+        err.print(f"{key} runs: {'; '.join(because)}")
+        with _held(space, key) as mine:
+            if mine:
+                _run(space, key)
+    space.point(key)
+
+
+@contextmanager
+def _told_what_waits(space: Workspace, key: str) -> Iterator[None]:
+    """Whatever stops a stage, say what it holds back, and how to go on."""
+    stage = space.nodes[key].stage
+    try:
+        with _sigterm_as_interrupt():
+            yield
+    except KeyboardInterrupt as stop:
+        err.print(f"\n{key} was stopped; what is done is kept. To go on: make {stage}")
+        sys.exit(143 if isinstance(stop, Terminated) else 130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StageError(
+            f"{key}: the disk is full ({error.filename or space.store.root}). What is done is kept: "
+            f"make room, then make {stage}{_held_back(space, key)}"
+        ) from error
+    except S4MError as error:
+        raise StageError(f"{error}{_held_back(space, key)}") from error
+
+
+def _held_back(space: Workspace, key: str) -> str:
+    waiting = [name for name in downstream(space.nodes, key) if not space.is_done(name)]
+    return f"\n{key} holds back: {', '.join(waiting)}" if waiting else ""
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _held(space: Workspace, key: str) -> Iterator[bool]:
+    """Hold the result's lock, waiting for whoever has it; false where they have made it meanwhile."""
+    fingerprint = space.fingerprints[key]
+    said = False
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(space.store.lock(fingerprint.stage, fingerprint.id, space.experiment.name))
+                break
+            except BlockingIOError:
+                if not said:
+                    holder = space.store.holder(fingerprint.stage, fingerprint.id)
+                    err.print(f"{key} is being made by {holder or 'another process'}; waiting for it")
+                    said = True
+                time.sleep(WAIT_SECONDS)
+        yield not space.store.is_sealed(fingerprint.stage, fingerprint.id)
+
+
+def _run(space: Workspace, key: str) -> None:
+    node, fingerprint = space.nodes[key], space.fingerprints[key]
+    folder = space.store.partial(fingerprint.stage, fingerprint.id)
+    folder.mkdir(parents=True, exist_ok=True)
+    context = StageContext(
+        experiment=space.experiment,
+        node=node,
+        folder=folder,
+        results={name: space.result(name) for name in node.reads if name != "split"},
+        split_folder=space.result("split") if "split" in node.reads else None,
+        say=err.print,
+    )
+    module: StageModule = importlib.import_module(BUILT[node.stage])
+    begun = time.monotonic()
+    summary = module.run(context)
+    seal = space.store.seal(fingerprint, space.experiment.name, time.monotonic() - begun, summary, _versions())
+    figures = ", ".join(f"{name} {value}" for name, value in summary.items())
+    out.print(f"{key} is done in {seal.seconds:.1f} s: {figures}")
+    out.print(f"  {space.result(key)} ({size_text(seal.size_bytes)})")
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found

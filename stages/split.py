@@ -1,0 +1,18 @@
+"""`split`: the lists of labelled, unlabelled and validation images."""
+
+from __future__ import annotations
+
+from pipeline.lists import UNREADABLE, write_lists
+from stages.context import StageContext, Summary
+
+
+def run(context: StageContext) -> Summary:
+    """Write the lists into the result's folder."""
+    counts = write_lists(context.experiment.data, context.folder)
+    summary = {"labelled": counts.labelled, "unlabelled": counts.unlabelled}
+    if counts.validation:
+        summary["validation"] = counts.validation
+    if counts.unreadable:
+        context.say(f"{counts.unreadable} files cannot be read; {UNREADABLE} beside the lists says why")
+        summary["unreadable"] = counts.unreadable
+    return summary

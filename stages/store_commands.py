@@ -1,0 +1,98 @@
+"""`s4m stores`: what the shared root holds, who uses it, whether it is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import StoreError
+from pipeline.store import StoredResult, StoreRoot, default_root
+from pipeline.workspace import register_references, work_root
+from stages.console import err, out, size_text
+
+app = typer.Typer(help="List, prune and verify the results that experiments share.", invoke_without_command=True)
+
+RootOption = Annotated[
+    Path | None,
+    typer.Option("--store", metavar="FOLDER", help="Root of the store. Default: S4M_STORE, else stores/."),
+]
+
+
+@app.callback()
+def stores(context: typer.Context, store: RootOption = None) -> None:
+    """List all results: what made them, their size, which experiments point at them."""
+    if context.invoked_subcommand is not None:
+        return
+    root = _root(store)
+    results = list(root.results())
+    for result in results:
+        out.print("\n".join(_lines(root, result)))
+    total = size_text(sum(result.size_bytes for result in results))
+    out.print(f"{len(results)} results, {total} in {root.root}")
+
+
+@app.command()
+def prune(
+    store: RootOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove the results that no experiment points at, and what interrupted runs left of them."""
+    root = _root(store)
+    unused = [result for result in root.results() if not result.references and not _busy(root, result)]
+    if not unused:
+        out.print(f"nothing to remove in {root.root}: every result is in use")
+        return
+    for result in unused:
+        out.print(f"{result.path}  {size_text(result.size_bytes)}  {_made(root, result)}")
+    size = size_text(sum(result.size_bytes for result in unused))
+    if not yes and not typer.confirm(f"Remove these {len(unused)} results ({size})?"):
+        out.print("nothing was removed")
+        return
+    for result in unused:
+        root.remove(result)
+    out.print(f"removed {len(unused)} results, {size}")
+
+
+@app.command()
+def verify(store: RootOption = None) -> None:
+    """Read every sealed result again and compare it with its digest."""
+    root = _root(store)
+    problems: list[str] = []
+    checked = 0
+    for result in root.results():
+        if result.seal is not None:
+            found = root.verify(result.stage, result.id)
+            err.print(f"{result.path}: {'damaged' if found else 'whole'}")
+            problems += found
+            checked += 1
+    if problems:
+        raise StoreError("\n".join([*problems, "Remove the damaged folders; make then computes them again."]))
+    out.print(f"{checked} results are whole")
+
+
+def _root(store: Path | None) -> StoreRoot:
+    root = StoreRoot(store or default_root())
+    register_references(work_root(), root)
+    return root
+
+
+def _busy(root: StoreRoot, result: StoredResult) -> bool:
+    return root.holder(result.stage, result.id) is not None
+
+
+def _made(root: StoreRoot, result: StoredResult) -> str:
+    if result.seal is not None:
+        return f"made {result.seal.made_at} by {result.seal.made_by.get('experiment', '?')}"
+    holder = root.holder(result.stage, result.id)
+    return f"being made by {holder}" if holder else "unfinished"
+
+
+def _lines(root: StoreRoot, result: StoredResult) -> list[str]:
+    users = ", ".join(sorted(set(result.references))) or "nobody"
+    settings = result.seal.fingerprint.get("settings", {}) if result.seal else {}
+    return [
+        f"{result.path}  {size_text(result.size_bytes)}  {_made(root, result)}; used by {users}",
+        *(f"    {key}: {value}" for key, value in settings.items()),
+    ]

@@ -1,0 +1,74 @@
+"""Ten thousand mutated experiment files: whatever stands in them, only ExperimentError comes out."""
+
+from __future__ import annotations
+
+import random
+import string
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.errors import ExperimentError
+from pipeline.experiment.describe import walk_fields
+from pipeline.experiment.loading import load_experiment
+from pipeline.experiment.schema import Experiment
+
+TRIED = 10_000
+KEYS = [key for key, _ in walk_fields(Experiment)]
+ODD_VALUES: list[Any] = [
+    None, True, False, 0, -1, 1, 10**30, -(10**400), 0.5, float("nan"), float("inf"), -float("inf"), 1e308,
+    "", "x", "off", "1e-4", "\x00", "é\u202e😀", "../../etc/passwd", "$HOME", "${NOT_SET}", "~nobody/x", "a" * 300,
+    [], [1], [0.8, 1.2], [[[]]], {}, {"a": {"b": []}}, {"": None}, {"model.backbone": None},
+]  # fmt: skip
+
+
+def mutated(random_: random.Random) -> str:
+    """An experiment file with a few things changed, at times so that it is no YAML any more."""
+    content: dict[str, Any] = {"data": {"annotated": {"annotations": "set.json", "images": "."}, "percent": 10}}
+    for _ in range(random_.choice([0, 1, 1, 2, 4])):
+        key = random_.choice(KEYS)
+        if random_.random() < 0.3:
+            key = "".join(random_.sample(key, len(key)))
+        target = content
+        *sections, leaf = key.split(".")
+        for section in sections:
+            inner = target.setdefault(section, {})
+            if not isinstance(inner, dict):
+                break
+            target = inner
+        target[leaf] = random_.choice(ODD_VALUES)
+    text = yaml.safe_dump(content, allow_unicode=True)
+    for _ in range(random_.choice([0, 0, 1, 3])):
+        place = random_.randrange(len(text) + 1)
+        junk = "".join(random_.choices(string.printable + "é\x00\x85\u2028", k=random_.randint(0, 3)))
+        text = text[:place] + junk + text[place + random_.randint(0, 3) :]
+    return text
+
+
+def test_mutated_experiments_never_raise_anything_but_experiment_error(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set.json").write_text("{}")
+    detector = tmp_path / "configs/detectors/mask_rcnn_small.py"
+    detector.parent.mkdir(parents=True)
+    detector.write_text("")
+    random_ = random.Random(7)
+    path = tmp_path / "fuzz.yaml"
+    refused = accepted = 0
+    for number in range(TRIED):
+        text = mutated(random_)
+        path.write_text(text, encoding="utf-8", errors="surrogatepass", newline="")
+        override = [f"{random_.choice(KEYS)}={random_.choice(ODD_VALUES)}"] if number % 5 == 0 else []
+        try:
+            load_experiment(path, override, {})
+            accepted += 1
+        except ExperimentError as error:
+            assert error.problems
+            refused += 1
+        except Exception as error:
+            pytest.fail(f"{type(error).__name__}: {str(error)[:500]}\n--set {override}\n{text}")
+    assert refused + accepted == TRIED
+    assert refused > TRIED // 10
+    assert accepted > TRIED // 20
+    with capsys.disabled():
+        print(f"\nexperiment fuzz: {TRIED} files tried, {refused} refused, {accepted} accepted, nothing else raised")

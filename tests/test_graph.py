@@ -1,0 +1,293 @@
+"""What enters which fingerprint: for every key of the schema, exactly the stages that it makes run again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.experiment.describe import path_kind, section_of, walk_fields
+from pipeline.experiment.presets import REFINE_PRESETS
+from pipeline.experiment.schema import Experiment
+from pipeline.fingerprint import differences
+from pipeline.graph import STAGES, downstream, fingerprints, plan
+
+NOTHING: frozenset[str] = frozenset()
+REPORT = frozenset({"report"})
+EVALUATE = REPORT | {"evaluate"}
+STUDENT = EVALUATE | {"train-student"}
+AUGMENT = STUDENT | {"augment"}
+REFINE = AUGMENT | {"refine"}
+PREDICT = REFINE | {"predict"}
+TEACHER = PREDICT | {"train-teacher"}
+DISTILL = TEACHER | {"distill"}
+ALL = DISTILL | {"split"}
+
+POOL = {"annotated": {"annotations": "a.json", "images": "i"}, "percent": 10.0}
+SETS = {
+    "labelled": {"annotations": "l.json", "images": "i"},
+    "unlabelled": {"annotations": "u.json", "images": "u"},
+    "validation": {"annotations": "v.json", "images": "i"},
+}
+
+# Every key that holds a value: another value for it, and the nodes whose results that changes.
+SETTINGS: dict[str, tuple[object, frozenset[str]]] = {
+    "name": ("other", NOTHING),
+    "store": ("elsewhere", NOTHING),
+    "data.percent": (20.0, ALL),
+    "data.seed": (1, ALL),
+    "sam.model": ("vit_b", DISTILL),
+    "distill.anchors": (64, DISTILL),
+    "distill.inside_share": (0.25, DISTILL),
+    "distill.seed": (1, DISTILL),
+    "teacher.iterations": (10, TEACHER),
+    "teacher.batch_size": (2, TEACHER),
+    "teacher.learning_rate": (0.1, TEACHER),
+    "teacher.crop_px": (64, TEACHER),
+    "teacher.seed": (1, TEACHER),
+    "teacher.overrides": ({"model.neck": None}, TEACHER),
+    "teacher.distillation_weight": (0.5, TEACHER),
+    "predict.score_threshold": (0.5, PREDICT),
+    "predict.max_instances": (10, PREDICT),
+    "predict.flip_test": (True, PREDICT),
+    "refine.preset": ("samrefiner", NOTHING),  # what it fills in counts, under its own keys
+    "refine.points": (5, REFINE),
+    "refine.center_point": (True, REFINE),
+    "refine.background_point": (True, REFINE),
+    "refine.box": ("tight", REFINE),
+    "refine.box_margin": (0.2, REFINE),
+    "refine.mask_prompt": (True, REFINE),
+    "refine.passes": (2, REFINE),
+    "refine.choice": ("product", REFINE),
+    "refine.largest_component": (True, REFINE),
+    "refine.fill_holes": (True, REFINE),
+    "refine.separate": (True, REFINE),
+    "refine.gate": ("fixed", REFINE),
+    "refine.min_agreement": (0.6, REFINE),
+    "refine.min_predicted_iou": (0.6, REFINE),
+    "refine.min_stability": (0.6, REFINE),
+    "refine.max_area_change": (2.0, REFINE),
+    "refine.drop_below_agreement": (0.1, REFINE),
+    "refine.zoom_below_px": (16, REFINE),
+    "refine.seed": (1, REFINE),
+    "augment.mode": ("none", STUDENT),
+    "augment.copies": (2, AUGMENT),
+    "augment.placement": ("moved", AUGMENT),
+    "augment.scale": ([0.5, 2.0], AUGMENT),
+    "augment.partners": ("labelled-too", AUGMENT),
+    "augment.decisions": (["sam", "teacher"], AUGMENT),
+    "augment.min_score": (0.8, AUGMENT),
+    "augment.min_area_px": (32.0, AUGMENT),
+    "augment.min_area_share": (0.01, AUGMENT),
+    "augment.min_visible_share": (0.2, AUGMENT),
+    "augment.edge_blend_px": (1.0, AUGMENT),
+    "augment.seed": (1, AUGMENT),
+    "student.iterations": (10, STUDENT),
+    "student.batch_size": (2, STUDENT),
+    "student.learning_rate": (0.1, STUDENT),
+    "student.crop_px": (64, STUDENT),
+    "student.seed": (1, STUDENT),
+    "student.overrides": ({"model.neck": None}, STUDENT),
+    "student.start": ("scratch", STUDENT),
+    "student.mixture.labelled": (2.0, STUDENT),
+    "student.mixture.pseudo": (2.0, STUDENT),
+    "student.mixture.composites": (2.0, STUDENT),
+    "student.pseudo_weight": (1.0, STUDENT),
+    "student.instance_weight": ("score", STUDENT),
+    "student.ignore_dropped": (False, STUDENT),
+    "student.ema_momentum": (0.1, STUDENT),
+    "student.jitter": (0.1, STUDENT),
+    "student.grey": (0.1, STUDENT),
+    "student.blur": (0.1, STUDENT),
+    "student.rounds": (2, EVALUATE),  # the first round stays as it is; the second is new
+    "evaluate.max_detections": (10, EVALUATE),
+    "evaluate.boundary": (False, EVALUATE),
+    "report.gallery": (3, REPORT),
+    "compute.workers": (7, NOTHING),
+    "compute.scheduler": ("tcp://host:8786", NOTHING),
+    "compute.device": ("cpu", NOTHING),
+    "compute.precision": ("bf16", NOTHING),
+    "compute.gpus": (8, NOTHING),
+    "compute.batch_images": (2, NOTHING),
+    "compute.loader_workers": (4, NOTHING),
+    "compute.checkpoint_every": (7, NOTHING),
+    "compute.cache_embeddings": (True, NOTHING),
+    "compute.logger": ("wandb", NOTHING),
+}
+
+# Every key that leads to content: the nodes whose results a change of that content changes.
+POOL_CONTENTS: dict[str, frozenset[str]] = {
+    "data.annotated.annotations": ALL,
+    "data.annotated.images": DISTILL,
+    "data.labelled_list": ALL,
+    "sam.checkpoint": DISTILL,
+    "teacher.detector": TEACHER,
+    "teacher.init_weights": TEACHER,
+    "student.detector": STUDENT,
+    "predict.results": PREDICT,
+}
+SETS_CONTENTS: dict[str, frozenset[str]] = {
+    "data.labelled.annotations": ALL,
+    "data.labelled.images": DISTILL,
+    "data.unlabelled.annotations": EVALUATE | {"split"},  # truth: measured with, never learned from
+    "data.unlabelled.images": PREDICT,
+    "data.validation.annotations": EVALUATE | {"split"},
+    "data.validation.images": EVALUATE,
+}
+
+
+def experiment(data: dict[str, object] = POOL, **sections: object) -> Experiment:
+    return Experiment.model_validate({"name": "x", "data": data, **sections}, strict=False)
+
+
+def changed_value(before: Experiment, key: str, value: object) -> Experiment:
+    content = before.model_dump()
+    *sections, leaf = key.split(".")
+    target = content
+    for section in sections:
+        target = target[section]
+    target[leaf] = value
+    return Experiment.model_validate(content, strict=False)
+
+
+def ids(of: Experiment, contents: dict[str, str] | None = None) -> dict[str, str]:
+    return {key: made.id for key, made in fingerprints(plan(of), contents or {}).items()}
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {key for key in before if key in after and before[key] != after[key]}
+
+
+def leaves() -> set[str]:
+    return {key for key, field in walk_fields(Experiment) if section_of(field) is None}
+
+
+def test_every_key_of_the_schema_is_tested():
+    paths = {key for key, field in walk_fields(Experiment) if path_kind(field) is not None}
+    assert set(SETTINGS) == leaves() - paths
+    assert {*POOL_CONTENTS, *SETS_CONTENTS} == paths
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_a_setting_changes_exactly_the_stages_downstream_of_it(key):
+    value, expected = SETTINGS[key]
+    before = experiment()
+    assert changed(ids(before), ids(changed_value(before, key, value))) == expected
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_a_setting_that_is_put_back_changes_nothing(key):
+    value, _ = SETTINGS[key]
+    before = experiment()
+    there = changed_value(before, key, value)
+    original = before
+    for name in key.split("."):
+        original = getattr(original, name)
+    assert ids(changed_value(there, key, original)) == ids(before)
+
+
+@pytest.mark.parametrize(("key", "data"), [(k, POOL) for k in POOL_CONTENTS] + [(k, SETS) for k in SETS_CONTENTS])
+def test_content_changes_exactly_the_stages_downstream_of_it(key, data):
+    expected = (POOL_CONTENTS | SETS_CONTENTS)[key]
+    given = experiment(
+        data,
+        # Those that have a default in another key's content are given, so that they matter.
+        student={"detector": "s.py"} if key == "student.detector" else {},
+        predict={"results": "r.json"} if key == "predict.results" else {},
+    )
+    assert changed(ids(given, {key: "one"}), ids(given, {key: "two"})) == expected
+
+
+def test_paths_enter_no_fingerprint():
+    here = experiment(
+        SETS,
+        teacher={"detector": "a/d.py", "init_weights": "a/w"},
+        student={"detector": "a/s.py"},
+        sam={"checkpoint": "a/c"},
+    )
+    there = experiment(
+        {name: {key: f"b/{path}" for key, path in paths.items()} for name, paths in SETS.items()},
+        teacher={"detector": "b/d.py", "init_weights": "b/w"},
+        student={"detector": "b/s.py"},
+        sam={"checkpoint": "b/c"},
+    )
+    assert ids(here) == ids(there)
+    texts = [made.text for made in fingerprints(plan(here), {}).values()]
+    assert not any("a/" in text or "l.json" in text for text in texts)
+
+
+def test_the_truth_of_unlabelled_images_reaches_only_what_measures():
+    one, two = ({"data.unlabelled.annotations": digest} for digest in ("one", "two"))
+    given = experiment(SETS, augment={"partners": "labelled-too"}, refine={"gate": "calibrated"})
+    learns = {"distill", "train-teacher", "predict", "refine", "augment", "train-student"}
+    assert not changed(ids(given, one), ids(given, two)) & learns
+
+
+def test_a_preset_is_only_a_shorthand():
+    spelt_out = experiment(refine={"preset": "best", **REFINE_PRESETS["s4m"]})
+    named = experiment(refine={"preset": "s4m", **REFINE_PRESETS["s4m"]})
+    assert ids(spelt_out) == ids(named)
+
+
+def test_without_distillation_the_teacher_does_not_wait_for_it():
+    without = experiment(teacher={"distillation_weight": 0.0})
+    assert plan(without)["distill"].skipped == "teacher.distillation_weight is 0"
+    assert "distill" not in plan(without)["train-teacher"].reads
+    assert changed(ids(without), ids(changed_value(without, "distill.anchors", 64))) == NOTHING
+
+
+def test_composites_made_while_training_matter_to_the_student():
+    on_the_fly = experiment(augment={"mode": "on-the-fly"})
+    assert plan(on_the_fly)["augment"].skipped == "augment.mode is on-the-fly"
+    assert changed(ids(on_the_fly), ids(changed_value(on_the_fly, "augment.seed", 3))) == STUDENT
+
+
+def test_imported_labels_need_no_teacher():
+    nodes = plan(experiment(predict={"results": "r.json"}, student={"start": "scratch"}))
+    assert nodes["train-teacher"].skipped
+    assert nodes["distill"].skipped
+    assert nodes["predict"].reads == ("split",)
+    warm = plan(experiment(predict={"results": "r.json"}))
+    assert not warm["train-teacher"].skipped
+    assert warm["predict"].reads == ("split",)
+
+
+def test_a_student_of_the_first_round_is_the_teacher_of_the_second():
+    nodes = plan(experiment(student={"rounds": 2}))
+    assert nodes["predict-2"].reads == ("split", "train-student")
+    assert nodes["train-student-2"].reads == ("split", "refine-2", "augment-2", "train-student")
+    assert nodes["evaluate"].reads[-1] == "train-student-2"
+
+
+def test_nodes_come_in_an_order_in_which_they_can_run():
+    for given in (experiment(), experiment(SETS, student={"rounds": 3})):
+        seen: set[str] = set()
+        for node in plan(given).values():
+            assert set(node.reads) <= seen
+            assert set(node.made_from) <= set(node.reads)
+            seen.add(node.key)
+
+
+def test_what_a_stage_holds_back():
+    nodes = plan(experiment())
+    assert downstream(nodes, "augment") == ["train-student", "evaluate", "report"]
+    assert downstream(nodes, "report") == []
+    assert set(downstream(nodes, "split")) == set(STAGES) - {"split"}
+
+
+def test_differences_say_what_changed():
+    contents = {"sam.checkpoint": "one"}
+    before = fingerprints(plan(experiment()), contents)["refine"]
+    after = changed_value(changed_value(experiment(), "refine.points", 5), "predict.flip_test", True)
+    new = fingerprints(plan(after), {"sam.checkpoint": "two"})["refine"]
+    assert differences(before.to_dict(), new) == [
+        "refine.points 3 -> 5",
+        "sam.checkpoint: content changed",
+        "predict changed",
+    ]
+    assert differences(before.to_dict(), before) == []
+
+
+def test_a_fingerprint_holds_no_path_of_this_machine():
+    texts = [made.text for made in fingerprints(plan(experiment()), {}).values()]
+    assert not any(str(Path.cwd()) in text for text in texts)

@@ -1,0 +1,141 @@
+"""The lists that all stages work from, however an experiment names its images."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.coco.reading import read_coco
+from pipeline.errors import DatasetError
+from pipeline.experiment.schema import DataSettings
+from pipeline.lists import UNREADABLE, VALIDATION, ListCounts, write_lists
+from pipeline.split import LABELLED, TRUTH, UNLABELLED
+from tests.tiny_coco import TinyCoco, tiny_coco, write_json
+
+
+@pytest.fixture
+def out(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    return tiny_coco(tmp_path / "labelled", images=4)
+
+
+@pytest.fixture
+def others(tmp_path):
+    return tiny_coco(tmp_path / "others", images=5, seed=1)
+
+
+def annotated(of: TinyCoco) -> dict[str, str]:
+    return {"annotations": str(of.annotations), "images": str(of.image_root)}
+
+
+def settings(**data: Any) -> DataSettings:
+    return DataSettings.model_validate(data, strict=False)
+
+
+def names(path: Path) -> list[str]:
+    return [image["file_name"] for image in json.loads(path.read_text())["images"]]
+
+
+def test_one_annotated_set_is_divided(labelled, out):
+    counts = write_lists(settings(annotated=annotated(labelled), percent=25), out)
+    assert counts == ListCounts(labelled=1, unlabelled=3)
+    assert len(read_coco(out / LABELLED).images) == 1
+    assert sorted(names(out / LABELLED) + names(out / UNLABELLED)) == names(labelled.annotations)
+
+
+def test_a_published_list_decides(labelled, out, tmp_path):
+    listed = tmp_path / "list.txt"
+    listed.write_text("0002.png\n0004\n")
+    write_lists(settings(annotated=annotated(labelled), labelled_list=str(listed)), out)
+    assert names(out / LABELLED) == ["0002.png", "0004.png"]
+
+
+def test_a_folder_is_enough_for_unlabelled_images(labelled, others, out):
+    (others.image_root / "broken.png").write_bytes(b"no image")
+    (others.image_root / "empty.jpg").write_bytes(b"")
+    counts = write_lists(settings(labelled=annotated(labelled), unlabelled={"images": str(others.image_root)}), out)
+    assert counts == ListCounts(labelled=4, unlabelled=5, unreadable=2)
+    content = json.loads((out / UNLABELLED).read_text())
+    assert content["images"][0] == {"id": 1, "file_name": "0001.png", "width": 64, "height": 48}
+    assert not (out / TRUTH).exists()
+    reasons = (out / UNREADABLE).read_text().splitlines()
+    assert [line.partition(":")[0] for line in reasons] == ["broken.png", "empty.jpg"]
+
+
+def test_what_is_known_of_unlabelled_images_lies_apart(labelled, others, out):
+    write_lists(settings(labelled=annotated(labelled), unlabelled=annotated(others)), out)
+    assert set(json.loads((out / UNLABELLED).read_text())) == {"images", "categories"}
+    assert len(read_coco(out / TRUTH).annotations) == len(others.masks)
+
+
+def test_labelled_images_in_the_same_folder_are_not_unlabelled_too(labelled, out):
+    for name in ("more1.png", "more2.png"):
+        shutil.copy(labelled.image_root / "0001.png", labelled.image_root / name)
+    counts = write_lists(settings(labelled=annotated(labelled), unlabelled={"images": str(labelled.image_root)}), out)
+    assert counts == ListCounts(labelled=4, unlabelled=2)
+    assert names(out / UNLABELLED) == ["more1.png", "more2.png"]
+
+
+def test_validation_images_are_listed(labelled, others, out):
+    write_lists(settings(annotated=annotated(labelled), percent=50, validation=annotated(others)), out)
+    assert names(out / VALIDATION) == names(others.annotations)
+
+
+def renamed_category(content: dict[str, Any]) -> None:
+    content["categories"][0]["name"] = "other"
+
+
+def added_category(content: dict[str, Any]) -> None:
+    content["categories"].append({"id": 99, "name": "new"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (renamed_category, "category 3: named 'other', but 'category 3' in "),
+        (added_category, "category 99 (new): not in "),
+    ],
+)
+def test_validation_with_other_categories_is_refused(labelled, others, out, tmp_path, change, message):
+    change(others.content)
+    path = write_json(tmp_path / "changed.json", others.content)
+    data = settings(
+        annotated=annotated(labelled),
+        percent=50,
+        validation={"annotations": str(path), "images": str(others.image_root)},
+    )
+    with pytest.raises(DatasetError) as caught:
+        write_lists(data, out)
+    (problem,) = caught.value.problems
+    assert str(problem).startswith(message)
+
+
+def test_nothing_left_to_learn_from_is_refused(labelled, out, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for images in (labelled.image_root, empty):
+        with pytest.raises(DatasetError, match="unlabelled"):
+            write_lists(settings(labelled=annotated(labelled), unlabelled={"images": str(images)}), out)
+    with pytest.raises(DatasetError, match="no image is left"):
+        write_lists(settings(annotated=annotated(labelled), percent=99.9), out)
+
+
+def test_the_same_settings_write_the_same_bytes(labelled, out, tmp_path):
+    again = tmp_path / "again"
+    again.mkdir()
+    data = settings(annotated=annotated(labelled), percent=50, seed=5)
+    write_lists(data, out)
+    write_lists(data, again)
+    files = [path.relative_to(out) for path in out.rglob("*") if path.is_file()]
+    assert len(files) == 3
+    assert all((out / file).read_bytes() == (again / file).read_bytes() for file in files)

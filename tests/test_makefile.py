@@ -1,0 +1,144 @@
+"""make tells the truth: what would run, that nothing would, and why something did."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.graph import STAGES
+from tests.tiny_experiment import environment, make_experiment_files
+
+ROOT = Path(__file__).parent.parent
+
+
+class Make:
+    """Runs the project's Makefile on an experiment in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.experiment = make_experiment_files(folder)
+
+    def __call__(self, *words: str, exp: Path | str | None = None) -> subprocess.CompletedProcess[str]:
+        inherited = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
+        clean = {key: value for key, value in environment(self.folder).items() if key not in inherited}
+        command = [
+            "make",
+            f"EXP={exp or self.experiment}",
+            f"BIN={Path(sys.executable).parent}",
+            "SETUP=",
+            *words,
+        ]
+        return subprocess.run(command, cwd=ROOT, env=clean, capture_output=True, text=True, timeout=120)
+
+    def would_run(self, target: str, *words: str, exp: Path | str | None = None) -> list[str]:
+        """The stages that `make -n` names, in order; `make -q` must agree."""
+        dry = self("-n", target, *words, exp=exp)
+        assert dry.returncode == 0, dry.stderr
+        stages = re.findall(r"s4m ([a-z-]+) --exp", dry.stdout)
+        assert self("-q", target, *words, exp=exp).returncode == (1 if stages else 0)
+        return stages
+
+
+@pytest.fixture
+def make(tmp_path):
+    return Make(tmp_path)
+
+
+def test_every_stage_that_is_missing_would_run_in_order(make):
+    assert make.would_run("report") == list(STAGES)
+    assert make.would_run("refine") == list(STAGES)[:5]
+
+
+def test_a_stage_runs_once(make):
+    first = make("split")
+    assert first.returncode == 0, first.stderr
+    assert "split runs: it has not run yet" in first.stderr
+    assert "split is done" in first.stdout
+    assert make.would_run("split") == []
+    assert "Nothing to be done" in make("split").stdout
+
+
+def test_nothing_runs_again_for_a_touched_image_other_workers_or_another_name(make):
+    make("split")
+    for image in (make.folder / "images").iterdir():
+        os.utime(image, ns=(1, 1))
+    assert make.would_run("split") == []
+    assert make.would_run("split", "WORKERS=4", "GPUS=2") == []
+    assert make.would_run("split", "SET=name=renamed") == []
+    renamed = make.experiment.rename(make.folder / "other.yaml")
+    assert make.would_run("split", exp=renamed) == []
+
+
+def test_nothing_runs_again_after_everything_was_moved(make):
+    make("split")
+    moved = make.folder.parent / "moved"
+    make.folder.rename(moved)
+    text = (moved / "tiny.yaml").read_text().replace(str(make.folder), str(moved))
+    (moved / "tiny.yaml").write_text(text)
+    make.folder = moved
+    assert make.would_run("split", exp=moved / "tiny.yaml") == []
+
+
+def test_a_setting_runs_its_stage_again_and_says_why(make):
+    make("split")
+    assert make.would_run("split", "SET=data.percent=70") == ["split"]
+    again = make("split", "SET=data.percent=70")
+    assert "split runs: data.percent 50 -> 70" in again.stderr.replace("50.0", "50").replace("70.0", "70")
+    # The result of the first setting is still there: it is taken into use without a run.
+    assert make.would_run("split") == []
+
+
+def test_a_changed_annotation_file_runs_the_split_again(make):
+    make("split")
+    path = make.folder / "annotations.json"
+    path.write_text(path.read_text() + " ")
+    assert make.would_run("split") == ["split"]
+
+
+def test_a_result_that_was_deleted_is_made_again(make):
+    make("split")
+    for folder in (make.folder / "stores/split").iterdir():
+        for path in folder.iterdir():
+            path.unlink() if path.is_file() else [each.unlink() for each in path.iterdir()] and path.rmdir()
+        folder.rmdir()
+    assert make.would_run("split") == ["split"]
+
+
+def test_a_stage_that_is_left_out_says_why(make):
+    assert make.would_run("train-teacher", "SET=teacher.distillation_weight=0") == ["split", "train-teacher"]
+    left_out = make("distill", "SET=teacher.distillation_weight=0")
+    assert left_out.returncode == 0
+    assert "distill is left out: teacher.distillation_weight is 0" in left_out.stdout
+
+
+def test_every_round_is_one_make(make):
+    stages = make.would_run("report", "SET=student.rounds=2")
+    assert [stages.count(name) for name in ("predict", "refine", "augment", "train-student")] == [2, 2, 2, 2]
+    dry = make("-n", "train-student", "SET=student.rounds=2").stdout
+    assert "s4m train-student --exp" in dry
+    assert dry.rstrip().endswith("--round 2")
+
+
+def test_an_experiment_with_problems_stops_make_with_its_messages(make):
+    stopped = make("refine", "SET=refine.pionts=3")
+    assert stopped.returncode == 2
+    assert "refine.pionts (set over the file): unknown key; did you mean refine.points?" in stopped.stderr
+    assert "cannot be used, for the reasons above" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+
+
+def test_stages_in_parallel_are_the_same_graph(make):
+    assert make("-j4", "split").returncode == 0
+    assert make.would_run("split") == []
+
+
+def test_help_lists_every_target():
+    text = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"(?m)^([a-z][a-z-]*):", text))
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {target for target in targets if f"  {target} " not in listed} == {"format-check"}

@@ -1,0 +1,176 @@
+"""The store: sealed results, damage found, pruning that spares what is in use, locks that go with their process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import StoreError
+from pipeline.fingerprint import Fingerprint
+from pipeline.store import SEAL, StoreRoot
+
+
+@pytest.fixture
+def store(tmp_path):
+    return StoreRoot(tmp_path / "stores")
+
+
+def fingerprint(points: int = 3) -> Fingerprint:
+    return Fingerprint("refine", 1, {"refine.points": points}, {}, {})
+
+
+def seal(store: StoreRoot, of: Fingerprint, files: dict[str, bytes]) -> Path:
+    folder = store.partial(of.stage, of.id)
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    store.seal(of, "mine", 1.5, {"images": len(files)}, {"zarr": "3"})
+    return store.path(of.stage, of.id)
+
+
+def test_a_sealed_result_says_what_made_it(store):
+    made = fingerprint()
+    folder = seal(store, made, {"a": b"1", "deep/b": b"22"})
+    record = store.seal_of("refine", made.id)
+    assert record.fingerprint == made.to_dict()
+    assert (record.files, record.size_bytes, record.seconds, record.summary) == (2, 3, 1.5, {"images": 2})
+    assert record.made_by["experiment"] == "mine"
+    assert store.is_sealed("refine", made.id)
+    assert not store.partial("refine", made.id).exists()
+    assert (folder / "deep/b").read_bytes() == b"22"
+
+
+def test_an_unsealed_result_does_not_count(store):
+    made = fingerprint()
+    folder = store.partial("refine", made.id)
+    folder.mkdir(parents=True)
+    (folder / "a").write_bytes(b"1")
+    assert store.seal_of("refine", made.id) is None
+    assert not store.is_sealed("refine", made.id)
+
+
+def test_the_digest_is_of_the_content_alone(tmp_path):
+    digests = []
+    for name in ("one", "two"):
+        store = StoreRoot(tmp_path / name)
+        seal(store, fingerprint(), {"a": b"1", "b": b"2"})
+        digests.append(store.seal_of("refine", fingerprint().id).digest)
+    other = StoreRoot(tmp_path / "three")
+    seal(other, fingerprint(), {"a": b"1", "b": b"3"})
+    assert digests[0] == digests[1] != other.seal_of("refine", fingerprint().id).digest
+
+
+def damage_flip(folder: Path) -> str:
+    content = bytearray((folder / "a").read_bytes())
+    content[0] ^= 1
+    (folder / "a").write_bytes(bytes(content))
+    return "a: content changed"
+
+
+def damage_remove(folder: Path) -> str:
+    (folder / "a").unlink()
+    return "a: missing"
+
+
+def damage_add(folder: Path) -> str:
+    (folder / "c").write_bytes(b"")
+    return "c: not part of the result"
+
+
+def damage_list(folder: Path) -> str:
+    (folder / "files.json").write_text("[")
+    return "files.json: cannot be read"
+
+
+def damage_seal(folder: Path) -> str:
+    content = json.loads((folder / SEAL).read_text()) | {"digest": "0"}
+    (folder / SEAL).write_text(json.dumps(content))
+    return "seal.json: names another digest"
+
+
+@pytest.mark.parametrize("damage", [damage_flip, damage_remove, damage_add, damage_list, damage_seal])
+def test_damage_is_found_and_named(store, damage):
+    folder = seal(store, fingerprint(), {"a": b"hello", "b": b"world"})
+    assert store.verify("refine", fingerprint().id) == []
+    expected = damage(folder)
+    (problem,) = store.verify("refine", fingerprint().id)
+    assert expected in problem
+
+
+def test_a_record_that_cannot_be_read_is_refused_with_the_remedy(store):
+    folder = seal(store, fingerprint(), {"a": b"1"})
+    (folder / SEAL).write_text("{}")
+    with pytest.raises(StoreError, match=f"Remove the folder {folder}"):
+        store.seal_of("refine", fingerprint().id)
+
+
+def test_results_know_who_points_at_them(store, tmp_path):
+    used, unused = fingerprint(3), fingerprint(5)
+    for made in (used, unused):
+        seal(store, made, {"a": b"1"})
+    record = tmp_path / "work/mine/refine.done"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"id": used.id}))
+    store.refer("refine", used.id, record, "mine")
+    store.refer("refine", unused.id, record, "mine")  # it pointed there once
+    assert {result.id: result.references for result in store.results()} == {used.id: ("mine",), unused.id: ()}
+
+
+def test_a_reference_from_another_machine_counts(store, tmp_path, monkeypatch):
+    made = fingerprint()
+    seal(store, made, {"a": b"1"})
+    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+    store.refer("refine", made.id, tmp_path / "refine.done", "theirs")
+    monkeypatch.undo()
+    (result,) = store.results()
+    assert result.references == ("theirs on elsewhere",)
+
+
+def test_a_removed_result_is_gone_whole(store):
+    folder = seal(store, fingerprint(), {"a": b"1"})
+    (result,) = store.results()
+    store.remove(result)
+    assert not folder.exists()
+    assert list(store.results()) == []
+    assert [path.name for path in folder.parent.iterdir()] == []
+
+
+def test_leftovers_of_an_interrupted_run_are_listed(store):
+    folder = store.partial("refine", fingerprint().id)
+    folder.mkdir(parents=True)
+    (folder / "shard").write_bytes(b"12345")
+    (result,) = store.results()
+    assert (result.seal, result.size_bytes, result.id) == (None, 5, fingerprint().id)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from pipeline.store import StoreRoot
+with StoreRoot(Path(sys.argv[1])).lock("refine", "x", "theirs"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_keeps_others_off_and_goes_with_its_process(store):
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(store.root)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "held\n"
+        holder = store.holder("refine", "x")
+        assert (holder.experiment, holder.pid) == ("theirs", process.pid)
+        with pytest.raises(BlockingIOError), store.lock("refine", "x", "mine"):
+            pass
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert store.holder("refine", "x") is None
+    with store.lock("refine", "x", "mine"):
+        assert store.holder("refine", "x").pid == os.getpid()

@@ -1,0 +1,145 @@
+"""An experiment's records: what is done, what is stale and why, and results that are shared."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from pipeline.workspace import State, Workspace, register_references
+from tests.tiny_experiment import tiny_experiment
+
+
+@pytest.fixture
+def space(tmp_path):
+    """Opens the workspace of the tiny experiment with values set over it."""
+    return lambda *overrides: Workspace(tiny_experiment(tmp_path, *overrides), tmp_path / "work")
+
+
+def seal(space: Workspace, *keys: str) -> None:
+    """Pretend that nodes have run."""
+    for key in keys:
+        fingerprint = space.fingerprints[key]
+        folder = space.store.partial(fingerprint.stage, fingerprint.id)
+        folder.mkdir(parents=True)
+        (folder / "out").write_text(key)
+        space.store.seal(fingerprint, space.experiment.name, 1.0, {}, {})
+        space.point(key)
+
+
+def states(space: Workspace) -> dict[str, str]:
+    return {key: space.status(key).state.value for key in space.nodes}
+
+
+def test_a_node_is_to_do_then_done_then_stale(space):
+    seal(space(), "split", "distill")
+    assert [states(space())[key] for key in ("split", "distill", "train-teacher")] == [
+        "done",
+        "done",
+        "to do",
+    ]
+    changed = space("distill.anchors=64")
+    assert states(changed)["distill"] == "stale"
+    assert changed.status("distill").reasons == ("distill.anchors 128 -> 64",)
+    assert states(changed)["split"] == "done"
+
+
+def test_a_stale_node_names_the_setting_upstream(space):
+    seal(space(), "split", "distill", "train-teacher", "predict", "refine")
+    changed = space("predict.score_threshold=0.5")
+    assert changed.status("refine").reasons == ("predict.score_threshold 0.7 -> 0.5",)
+    seal(changed, "predict")  # it says so even after what is upstream has run
+    assert space("predict.score_threshold=0.5").status("refine").reasons == ("predict.score_threshold 0.7 -> 0.5",)
+
+
+def test_a_result_that_another_experiment_made_is_taken_into_use(space):
+    seal(space(), "split")
+    other = space("name=other")
+    assert other.status("split").state is State.READY
+    assert other.status("split").reasons == ("made by tiny",)
+    other.refresh()
+    assert other.is_done("split")
+    (result,) = other.store.results()
+    assert set(result.references) == {"tiny", "other"}
+
+
+def test_a_result_that_is_gone_is_withdrawn(space):
+    here = space()
+    seal(here, "split")
+    shutil.rmtree(here.result("split"))
+    assert here.why("split") == ("its result is gone from the store",)
+    here.refresh()
+    assert here.record("split") is None
+    assert here.status("split").state is State.MISSING
+
+
+def test_going_back_to_an_earlier_setting_needs_no_run(space):
+    here = space()
+    seal(here, "split")
+    here.refresh()
+    space("data.percent=70").refresh()
+    back = space()
+    back.refresh()
+    assert back.is_done("split")
+    record, fingerprint = back.record_path("split"), back.folder / "split.fingerprint"
+    assert record.stat().st_mtime_ns >= fingerprint.stat().st_mtime_ns
+
+
+def test_a_fingerprint_file_is_only_written_when_it_changes(space):
+    here = space()
+    here.refresh()
+    before = {path.name: path.stat().st_mtime_ns for path in here.folder.iterdir()}
+    space("compute.workers=9").refresh()
+    assert {path.name: path.stat().st_mtime_ns for path in here.folder.iterdir()} == before
+    space("refine.points=9").refresh()
+    touched = {path.name for path in here.folder.iterdir() if path.stat().st_mtime_ns != before[path.name]}
+    assert touched == {f"{name}.fingerprint" for name in ("refine", "augment", "train-student", "evaluate", "report")}
+
+
+def test_a_round_that_is_no_more_leaves_no_record(space):
+    two = space("student.rounds=2")
+    two.refresh()
+    assert (two.folder / "refine-2.fingerprint").exists()
+    space().refresh()
+    assert not (two.folder / "refine-2.fingerprint").exists()
+
+
+def test_a_record_that_cannot_be_read_counts_as_none(space):
+    here = space()
+    seal(here, "split")
+    here.record_path("split").write_text("{")
+    assert here.record("split") is None
+    here.refresh()  # the result is still in the store
+    assert here.is_done("split")
+
+
+def test_an_interrupted_stage_says_how_to_go_on(space):
+    here = space()
+    fingerprint = here.fingerprints["split"]
+    here.store.partial("split", fingerprint.id).mkdir(parents=True)
+    assert here.status("split").reasons == ("interrupted; make split continues",)
+
+
+def test_a_stage_that_runs_elsewhere_is_seen(space):
+    here = space()
+    with here.store.lock("split", here.fingerprints["split"].id, "theirs"):
+        status = here.status("split")
+    assert status.state is State.RUNNING
+    assert "made by theirs (process" in status.reasons[0]
+
+
+def test_records_of_a_moved_checkout_are_known_again(space, tmp_path):
+    here = space()
+    seal(here, "split")
+    shutil.rmtree(here.store.root / ".references")
+    register_references(tmp_path / "work", here.store)
+    (result,) = here.store.results()
+    assert result.references == ("tiny",)
+
+
+def test_records_hold_their_fingerprint(space):
+    here = space()
+    seal(here, "split")
+    record = json.loads(here.record_path("split").read_text())
+    assert record["fingerprint"] == here.fingerprints["split"].to_dict()
