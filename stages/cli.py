@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from pipeline.errors import S4MError
@@ -45,17 +43,7 @@ app.add_typer(data_commands.app, name="data")
 def main() -> None:
     """Run the command line. A user's mistake ends in its message and exit status 1, never in a traceback."""
     try:
-        status = app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        status = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        err.print("stopped")
-        status = 130
-    except BrokenPipeError:  # the reader of a pipe has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 141
+        app()
     except S4MError as error:
         err.print(str(error))
-        status = 1
-    sys.exit(status if isinstance(status, int) else 0)
+        sys.exit(1)

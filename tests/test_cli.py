@@ -1,0 +1,207 @@
+"""The command line: what people type, what they read, and that nothing heavy is imported for it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from pipeline.experiment.loading import load_experiment
+from stages.cli import main
+from tests.tiny_coco import tiny_coco, write_json
+from tests.tiny_experiment import make_experiment_files
+
+
+@dataclass(frozen=True)
+class Told:
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def s4m(tmp_path, monkeypatch, capsys):
+    """Runs a command line in a folder of its own."""
+    monkeypatch.setenv("S4M_WORK", str(tmp_path / "work"))
+    monkeypatch.setenv("S4M_STORE", str(tmp_path / "stores"))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> Told:
+        monkeypatch.setattr(sys, "argv", ["s4m", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = capsys.readouterr()
+        assert "Traceback" not in told.err
+        return Told(ended.value.code or 0, told.out, told.err)
+
+    return run
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    return make_experiment_files(tmp_path)
+
+
+def test_config_prints_the_resolved_experiment(s4m, experiment, tmp_path):
+    told = s4m("config", "--exp", experiment, "--set", "refine.preset=s4m", "--set", "refine.passes=4")
+    assert told.status == 0
+    resolved = tmp_path / "tiny2.yaml"
+    resolved.write_text(told.out)
+    again = load_experiment(resolved)
+    assert (again.refine.preset, again.refine.passes, again.refine.box) == ("s4m", 4, "none")
+
+
+def test_an_experiment_is_found_by_name(s4m, experiment, tmp_path):
+    folder = tmp_path / "configs/experiments"
+    folder.mkdir(parents=True)
+    experiment.rename(folder / "tiny.yaml")
+    assert s4m("config", "--exp", "tiny").status == 0
+    missing = s4m("config", "--exp", "other")
+    assert missing.status == 1
+    assert "configs/experiments/other.yaml: 1 problem" in missing.err
+
+
+def test_problems_end_in_their_messages_and_status_1(s4m, experiment):
+    told = s4m("refine", "--exp", experiment, "--set", "refine.pionts=5", "--set", "teacher.iterations=0")
+    assert told.status == 1
+    assert told.err.splitlines()[0] == f"{experiment}: 2 problems"
+    assert "did you mean refine.points?" in told.err
+
+
+def test_a_wrong_command_line_says_so(s4m):
+    told = s4m("refine")
+    assert told.status == 2
+    assert "Missing option '--exp'" in told.err
+    assert s4m("refien").status == 2
+
+
+def test_new_writes_a_starter_and_leaves_what_is_there_alone(s4m, tmp_path):
+    told = s4m("new", "mine")
+    path = tmp_path / "configs/experiments/mine.yaml"
+    assert told.status == 0
+    assert "make report EXP=mine" in told.out
+    before = path.read_text()
+    assert before.startswith("# An experiment of the S4M pipeline. Run it with: make report EXP=mine")
+    refused = s4m("new", "mine")
+    assert refused.status == 1
+    assert "already there and was left alone" in refused.err
+    assert path.read_text() == before
+    assert s4m("new", "../x").status == 1
+
+
+def test_status_tells_done_stale_and_to_do(s4m, experiment, tmp_path):
+    s4m("split", "--exp", experiment)
+    done = s4m("status", "--exp", experiment).out.splitlines()
+    assert done[0] == f"tiny: records in {tmp_path}/work/tiny, results in {tmp_path}/stores"
+    assert done[1].split()[:2] == ["split", "done"]
+    assert "labelled 3; unlabelled 3" in done[1]
+    assert done[2].strip().startswith(f"{tmp_path}/stores/split/")
+    assert done[3].split() == ["distill", "to", "do"]
+    stale = s4m("status", "--exp", experiment, "--set", "data.percent=70").out.splitlines()
+    assert stale[1].split(maxsplit=2) == ["split", "stale", "data.percent 50.0 -> 70.0"]
+    left_out = s4m("status", "--exp", experiment, "--set", "teacher.distillation_weight=0").out
+    assert "left out" in left_out
+
+
+def test_status_looks_at_images_when_asked(s4m, experiment, tmp_path):
+    s4m("split", "--exp", experiment)
+    (tmp_path / "images/0001.png").write_bytes(b"changed")
+    assert s4m("status", "--exp", experiment).status == 0
+    assert s4m("status", "--exp", experiment, "--look").status == 0
+
+
+def test_stores_lists_what_made_each_result_and_who_uses_it(s4m, experiment):
+    assert "0 results" in s4m("stores").out
+    s4m("split", "--exp", experiment)
+    s4m("split", "--exp", experiment, "--set", "name=second")
+    told = s4m("stores").out
+    assert "used by second, tiny" in told
+    assert "data.percent: 50.0" in told
+
+
+def test_prune_asks_and_removes_only_what_nobody_uses(s4m, experiment, tmp_path, monkeypatch):
+    s4m("split", "--exp", experiment)
+    s4m("split", "--exp", experiment, "--set", "data.percent=70")
+    folder = tmp_path / "stores/split"
+    assert len(list(folder.iterdir())) == 2
+    monkeypatch.setattr("typer.confirm", lambda question: False)
+    assert "nothing was removed" in s4m("stores", "prune").out
+    assert len(list(folder.iterdir())) == 2
+    assert "removed 1 results" in s4m("stores", "prune", "--yes").out
+    assert len(list(folder.iterdir())) == 1
+    assert "every result is in use" in s4m("stores", "prune", "--yes").out
+    used = s4m("status", "--exp", experiment, "--set", "data.percent=70").out.splitlines()
+    assert used[1].split()[:2] == ["split", "done"]
+
+
+def test_prune_spares_what_a_moved_work_folder_uses(s4m, experiment, tmp_path, monkeypatch):
+    s4m("split", "--exp", experiment)
+    (tmp_path / "work").rename(tmp_path / "moved")
+    monkeypatch.setenv("S4M_WORK", str(tmp_path / "moved"))
+    assert "every result is in use" in s4m("stores", "prune", "--yes").out
+
+
+def test_verify_names_a_damaged_file(s4m, experiment, tmp_path):
+    s4m("split", "--exp", experiment)
+    assert "1 results are whole" in s4m("stores", "verify").out
+    (result,) = (tmp_path / "stores/split").iterdir()
+    content = bytearray((result / "labelled.json").read_bytes())
+    content[10] ^= 1
+    (result / "labelled.json").write_bytes(bytes(content))
+    told = s4m("stores", "verify")
+    assert told.status == 1
+    assert f"{result}/labelled.json: content changed" in told.err
+    assert "Remove the damaged folders" in told.err
+
+
+def test_data_check_reports_and_fails_on_errors(s4m, tmp_path):
+    made = tiny_coco(tmp_path / "set")
+    good = s4m("data", "check", made.annotations, made.image_root)
+    assert good.status == 0
+    assert "  images      4, 0 of them without instances" in good.out
+    assert "0 errors" in good.out
+    (made.image_root / "0002.png").unlink()
+    made.content["annotations"][0]["category_id"] = 99
+    write_json(made.annotations, made.content)
+    bad = s4m("data", "check", made.annotations, made.image_root)
+    assert bad.status == 1
+    assert "1 errors:" in bad.out
+    assert "1 bad images:" in bad.out
+    assert s4m("data", "check", made.annotations, tmp_path / "nowhere").status == 2
+
+
+def test_data_shapes_makes_a_dataset_and_a_sheet(s4m, tmp_path):
+    first = s4m("data", "shapes", "made", "--images", 3, "--validation", 1, "--sheet", "sheet.png")
+    assert "made: made, 3 + 1 pictures" in first.out
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
+    assert "there already" in s4m("data", "shapes", "made", "--images", 3, "--validation", 1).out
+    other = s4m("data", "shapes", "made", "--images", 4, "--validation", 1)
+    assert other.status == 1
+    assert s4m("data", "shapes", "x", "--difficulty", "absurd").status == 1
+
+
+def test_data_coco_split_writes_a_list_that_split_takes(s4m, experiment, tmp_path):
+    assert s4m("data", "coco-split", tmp_path / "annotations.json", tmp_path / "list.json", "--percent", 34).status == 0
+    assert len(json.loads((tmp_path / "list.json").read_text())) == 2
+    told = s4m("split", "--exp", experiment, "--set", "data.percent=null", "--set", "data.labelled_list=list.json")
+    assert told.status == 0, told.err
+    assert "labelled 2, unlabelled 4" in told.out
+
+
+@pytest.mark.parametrize("words", [["--help"], ["status", "--exp", "EXPERIMENT"], ["graph", "--exp", "EXPERIMENT"]])
+def test_light_commands_import_nothing_heavy(experiment, tmp_path, words):
+    words = [str(experiment) if word == "EXPERIMENT" else word for word in words]
+    program = (
+        "import sys; from stages.cli import main\n"
+        f"sys.argv = ['s4m', *{words!r}]\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'mmdet', 'mmengine', 'mmcv', 'dask', 'distributed', 'zarr', 'cv2', 'numpy', 'PIL'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
+    )
+    environment = {"S4M_WORK": str(tmp_path / "work"), "S4M_STORE": str(tmp_path / "stores"), "PATH": ""}
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    assert told.stdout.splitlines()[-1] == "HEAVY []"
