@@ -1,5 +1,4 @@
-"""
-How long the commands take that people type all day: help, status, and a make that has nothing to do.
+"""How long the commands take that people type all day: help, status, and a make that has nothing to do.
 
     python benchmarks/commands.py --folder DIR [--images 100000] [--repeats 7]
 

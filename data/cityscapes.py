@@ -1,5 +1,4 @@
-"""
-Cityscapes' fine annotations as COCO instance files: an annotation for each instance, groups as crowds.
+"""Cityscapes' fine annotations as COCO instance files: an annotation for each instance, groups as crowds.
 
 A `*_gtFine_instanceIds.png` holds, for every pixel, `class * 1000 + number` where the pixel belongs to an
 instance and the bare class everywhere else. The bare number of a class that has instances marks a group of
@@ -110,8 +109,7 @@ def convert_cityscapes(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> tuple[ConvertedSplit, ...]:
-    """
-    Write `output`/{split}.json for every split of the Cityscapes folder `root`.
+    """Write `output`/{split}.json for every split of the Cityscapes folder `root`.
 
     File names in it are relative to `root`/leftImg8bit/{split}. DatasetError lists everything that is wrong
     with all splits; then nothing is written.

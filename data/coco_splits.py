@@ -1,5 +1,4 @@
-"""
-COCO percent splits: which images of an annotation file play the labelled ones, as a JSON list of ids.
+"""COCO percent splits: which images of an annotation file play the labelled ones, as a JSON list of ids.
 
 Three sources of a split:
 
@@ -53,8 +52,7 @@ class CocoSplit:
 
 
 def make_coco_split(annotations: Path, output: Path, settings: CocoSplitSettings) -> CocoSplit:
-    """
-    Write the labelled images' ids as a JSON list, for `data.labelled_list` of an experiment.
+    """Write the labelled images' ids as a JSON list, for `data.labelled_list` of an experiment.
 
     An output that holds the same list already is left alone; one that holds anything else is refused.
     """

@@ -1,5 +1,4 @@
-"""
-The shapes dataset: generated pictures with COCO annotations, to try everything without a download.
+"""The shapes dataset: generated pictures with COCO annotations, to try everything without a download.
 
     <folder>/train/images/000001.png …        <folder>/train.json
     <folder>/validation/images/000001.png …   <folder>/validation.json
@@ -86,8 +85,7 @@ class _Drawn:
 
 
 def make_shapes(folder: Path, settings: ShapesSettings, *, workers: int = 1, progress: Progress | None = None) -> bool:
-    """
-    Generate the dataset in `folder`; False where the same settings have made it already.
+    """Generate the dataset in `folder`; False where the same settings have made it already.
 
     It is written aside and appears whole or not at all. A folder with anything else in it is refused.
     """

@@ -1,5 +1,4 @@
-"""
-One picture of the shapes dataset: textured objects with random outlines on a textured background.
+"""One picture of the shapes dataset: textured objects with random outlines on a textured background.
 
 The class of an object is its texture, which is easy to tell. Its outline is drawn at random and says nothing
 about the class, so what a detector has left to learn is the outline itself.

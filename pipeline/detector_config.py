@@ -9,8 +9,7 @@ from pipeline.errors import S4MError
 
 
 def config_files(config: Path) -> tuple[Path, ...]:
-    """
-    A config and the files it inherits from, in order of first mention.
+    """A config and the files it inherits from, in order of first mention.
 
     Bases inside a package (`mmdet::…`) are known by that package's pinned version and left out.
     """

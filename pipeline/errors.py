@@ -36,6 +36,9 @@ class ProblemsError(S4MError):
             lines.append(f"  … and {count - self.shown} more")
         super().__init__("\n".join(lines))
 
+    def __reduce__(self) -> tuple[type[ProblemsError], tuple[str, tuple[Problem, ...]]]:
+        return type(self), (self.source, self.problems)  # a worker's error reaches the command whole
+
 
 class ExperimentError(ProblemsError):
     """An experiment file, or a value set over it, is not what the schema allows."""

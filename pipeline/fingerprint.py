@@ -13,8 +13,7 @@ ID_LENGTH = 16
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """
-    Everything that matters to one stage's result, and nothing else.
+    """Everything that matters to one stage's result, and nothing else.
 
     version: of the stage's own code and format.
     settings: the experiment's values by dotted key.
@@ -45,8 +44,7 @@ class Fingerprint:
 
     @property
     def id(self) -> str:
-        """
-        The short name of what this fingerprint makes.
+        """The short name of what this fingerprint makes.
 
         The node that an upstream result belongs to is left out: round 2's labels are no other labels.
         """

@@ -1,5 +1,4 @@
-"""
-The stage graph of an experiment: its nodes, what each reads, and what enters each fingerprint.
+"""The stage graph of an experiment: its nodes, what each reads, and what enters each fingerprint.
 
 `make` reads these edges too. A node is a stage in a round: `refine`, and `refine-2` where a second round
 refines the labels of the first student.
@@ -44,8 +43,7 @@ STAGES: Final[dict[str, Stage]] = {
 
 @dataclass(frozen=True)
 class Node:
-    """
-    A stage in a round of one experiment.
+    """A stage in a round of one experiment.
 
     settings: values that enter the fingerprint, by dotted key.
     inputs: dotted keys whose content enters it.

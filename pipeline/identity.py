@@ -1,5 +1,4 @@
-"""
-What files hold, known by content: a fast hash, remembered by size and time of change.
+"""What files hold, known by content: a fast hash, remembered by size and time of change.
 
 Hashing 100,000 images takes minutes, looking at their sizes and times well under a second. The memory is
 one SQLite file that may be deleted at any time.
@@ -92,8 +91,7 @@ class IdentityCache:
         return digest
 
     def images(self, folder: Path, images: ImageList, *, trust: bool = False) -> str:
-        """
-        The digest of a set of images: ids, names and contents.
+        """The digest of a set of images: ids, names and contents.
 
         With `trust`, the digest of the last look is given without looking at the images again.
         """

@@ -1,5 +1,4 @@
-"""
-The one way from an image file to pixels, used by SAM and by the detectors alike.
+"""The one way from an image file to pixels, used by SAM and by the detectors alike.
 
 Two loaders that disagree on a turned photograph or on 16-bit grey would put masks beside their objects. Every
 failure is an `ImageError` with a reason fit for a report; nothing is printed and no warning shown.
@@ -42,8 +41,7 @@ _UNDO = {Transpose.ROTATE_270: Transpose.ROTATE_90, Transpose.ROTATE_90: Transpo
 
 
 def read_image(path: Path, expected_size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """
-    Read an image as RGB, uint8 (height, width, 3); ImageError with the reason where it cannot be used.
+    """Read an image as RGB, uint8 (height, width, 3); ImageError with the reason where it cannot be used.
 
     `expected_size` is (width, height), as the annotations have it. A photograph's EXIF orientation is
     applied, unless only the pixels as stored have the expected size: then it was labelled without. Of an

@@ -25,8 +25,7 @@ class _Listing(msgspec.Struct):
 
 
 def read_contents(experiment: Experiment, cache: IdentityCache, *, trust: bool = False) -> dict[str, str]:
-    """
-    Content digests by dotted key, for every file and image set that the experiment names.
+    """Content digests by dotted key, for every file and image set that the experiment names.
 
     With `trust`, images are taken to be as they were at the last look.
     """
@@ -66,8 +65,7 @@ def _listing(annotations: Path, digest: str) -> ImageList:
 
 
 def _listed(annotations: Path) -> Sequence[str]:
-    """
-    `id, tab, file name` of every image of a COCO file.
+    """`id, tab, file name` of every image of a COCO file.
 
     A file that is not as it should be gives none here: `split` reads it in full and says what is wrong.
     """

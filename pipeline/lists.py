@@ -1,5 +1,4 @@
-"""
-The lists of images that all stages work from, written once from what an experiment names.
+"""The lists of images that all stages work from, written once from what an experiment names.
 
 labelled.json       images and annotations to learn from
 unlabelled.json     images alone

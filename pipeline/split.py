@@ -33,8 +33,7 @@ class Split:
 
 
 def split_by_percent(dataset: CocoDataset, percent: float, seed: int) -> Split:
-    """
-    Label round(images * percent / 100) images, at least one; DatasetError for an impossible percent.
+    """Label round(images * percent / 100) images, at least one; DatasetError for an impossible percent.
 
     The choice depends on seed and ids, not on the order of the file; with one seed, the 5 % are among the
     10 %. Images that show every category come first, so that each is labelled where there is room.
@@ -54,8 +53,7 @@ def _draw(seed: int, image_id: int) -> bytes:
 
 
 def _covering_images(dataset: CocoDataset, shuffled: Iterable[int]) -> dict[int, None]:
-    """
-    The first images of the order, as keys: for each category, rarest first, one that shows most others.
+    """The first images of the order, as keys: for each category, rarest first, one that shows most others.
 
     Crowds show nothing: no detector is trained on them.
     """
@@ -85,8 +83,7 @@ class _Entry:
 
 
 def split_by_list(dataset: CocoDataset, path: Path) -> Split:
-    """
-    Label the images of a list; DatasetError with every entry that is unknown, ambiguous or repeated.
+    """Label the images of a list; DatasetError with every entry that is unknown, ambiguous or repeated.
 
     The list is a text file of one image a line, a JSON list, or a COCO file of the labelled images. An
     image is named by its id, its file name or its base name, with or without suffix, Cityscapes' also without
@@ -136,7 +133,7 @@ def _read_entries(path: Path) -> list[_Entry]:
         if data.lstrip().startswith(b"["):
             values = msgspec.json.decode(data, type=list[int | str])
             return [_Entry(f"entry {number}", value) for number, value in enumerate(values, start=1)]
-        lines = [line.strip() for line in data.decode("utf-8").splitlines()]
+        lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
     except ValueError as error:  # msgspec's and Unicode's errors are ValueErrors
         message = f"is neither a text file nor a JSON list of ids and names: {error}"
         raise DatasetError(str(path), [Problem("", message)]) from error

@@ -1,5 +1,4 @@
-"""
-The store: results of stages, named by their fingerprints, that experiments, users and machines share.
+"""The store: results of stages, named by their fingerprints, that experiments, users and machines share.
 
 <root>/<stage>/<id>/            a sealed result: it never changes again
 <root>/<stage>/<id>/seal.json   its completion record, written last
@@ -36,8 +35,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Seal:
-    """
-    The completion record of a result.
+    """The completion record of a result.
 
     digest: of all files, names and contents; the same wherever and however often the result was made.
     made_by: experiment, user and host, and versions of the libraries.
@@ -224,8 +222,7 @@ class StoreRoot:
 
     @contextmanager
     def lock(self, stage: str, result_id: str, experiment: str) -> Iterator[None]:
-        """
-        Be the only one to make a result. Raises BlockingIOError where somebody else is.
+        """Be the only one to make a result. Raises BlockingIOError where somebody else is.
 
         The lock is the operating system's: it goes with the process, however that ends.
         """

@@ -1,5 +1,4 @@
-"""
-An experiment's own folder: the fingerprint of every node, and a record that points at its result.
+"""An experiment's own folder: the fingerprint of every node, and a record that points at its result.
 
 <work>/<experiment>/<node>.fingerprint   changes only when something that matters to the node does
 <work>/<experiment>/<node>.done          the result in use; make compares the times of the two
@@ -73,8 +72,7 @@ class Workspace:
         self.fingerprints = fingerprints(self.nodes, read_contents(experiment, cache, trust=trust_images))
 
     def refresh(self) -> Path:
-        """
-        Bring fingerprints, records and edges on disk up to date; gives the file that make includes.
+        """Bring fingerprints, records and edges on disk up to date; gives the file that make includes.
 
         A result that the store already holds is taken into use at once, whoever made it, and a record
         whose result is gone from the store is withdrawn: what make then finds missing is what must run.
@@ -207,8 +205,7 @@ def _write_if_changed(path: Path, text: str) -> None:
 
 
 def register_references(root: Path, store: StoreRoot) -> None:
-    """
-    Note in the store what the records below a work root point at.
+    """Note in the store what the records below a work root point at.
 
     A checkout that was moved or copied is known again by this, before anything is pruned.
     """

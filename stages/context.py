@@ -15,13 +15,15 @@ from pipeline.split import LABELLED, TRUTH, UNLABELLED
 Summary = Mapping[str, Any]
 """A stage's own figures, for its completion record."""
 
+LABELS = "labels.zarr"
+"""Name of the label store in the results of `predict` and `refine`."""
+
 MAY_MEASURE = frozenset({"evaluate", "report"})
 
 
 @dataclass(frozen=True)
 class StageContext:
-    """
-    folder: where the stage writes its result; what an interrupted run left lies there.
+    """folder: where the stage writes its result; what an interrupted run left lies there.
 
     results: folders of the results it reads, by node. The split's is not among them: stages see its lists
     by the methods below, so that only those that measure ever see the unlabelled images' truth.
@@ -29,6 +31,7 @@ class StageContext:
 
     experiment: Experiment
     node: Node
+    fingerprint: Mapping[str, Any]
     folder: Path
     results: Mapping[str, Path]
     split_folder: Path | None
@@ -48,6 +51,13 @@ class StageContext:
             raise StageError(f"{self.node.stage} may not see the truth of unlabelled images: it only measures")
         path = self._split() / TRUTH
         return path if path.is_file() else None
+
+    def unlabelled_images(self) -> Path:
+        """The folder that the file names of the unlabelled images start from."""
+        data = self.experiment.data
+        images = data.annotated or data.unlabelled
+        assert images is not None  # by the checks of the experiment
+        return images.images
 
     def _split(self) -> Path:
         if self.split_folder is None:

@@ -21,7 +21,7 @@ from stages.console import err, out, size_text
 from stages.context import StageContext, Summary
 from stages.options import workspace
 
-BUILT = {"split": "stages.split"}
+BUILT = {"split": "stages.split", "predict": "stages.predict", "refine": "stages.refine"}
 """The module of each stage that is built; each has a `run(context) -> Summary`."""
 
 LIBRARIES = ("s4m", "torch", "onedl-mmdetection", "segment-anything", "zarr", "numpy")
@@ -132,6 +132,7 @@ def _run(space: Workspace, key: str) -> None:
     context = StageContext(
         experiment=space.experiment,
         node=node,
+        fingerprint=fingerprint.to_dict(),
         folder=folder,
         results={name: space.result(name) for name in node.reads if name != "split"},
         split_folder=space.result("split") if "split" in node.reads else None,

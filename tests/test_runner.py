@@ -133,7 +133,7 @@ def test_only_what_measures_sees_the_truth_of_unlabelled_images(folder):
     truth.parent.mkdir()
     truth.write_text("{}")
     for key, node in space.nodes.items():
-        context = StageContext(experiment, node, folder, {}, folder, print)
+        context = StageContext(experiment, node, {}, folder, {}, folder, print)
         if key in ("evaluate", "report"):
             assert context.unlabelled_truth() == truth
         else:

@@ -1,5 +1,4 @@
-"""
-COCO instance files: read and checked once, by one door, for every stage.
+"""COCO instance files: read and checked once, by one door, for every stage.
 
 `reading.read_coco` gives a whole, trusted dataset or raises `DatasetError` with every problem found.
 `checking.check_coco` reports the same errors and, besides, what is odd but usable. The line between the two:

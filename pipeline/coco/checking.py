@@ -50,8 +50,7 @@ class AreaCounts:
 
 @dataclass(frozen=True)
 class CocoReport:
-    """
-    What a COCO file holds; counts are of what is usable, so they mean little while there are errors.
+    """What a COCO file holds; counts are of what is usable, so they mean little while there are errors.
 
     `bad_images` has the images whose files are missing or cannot be used, if the image folder was looked at.
     Warnings are summed up by kind, with a few examples.
@@ -82,8 +81,7 @@ def check_coco(
     annotations_required: bool = True,
     decode_pixels: bool = False,
 ) -> CocoReport:
-    """
-    Count and check a COCO file and, where `image_root` is given, the image files it names.
+    """Count and check a COCO file and, where `image_root` is given, the image files it names.
 
     Of an image file only the header is read, which finds missing files and wrong sizes; `decode_pixels`
     reads it whole. An unusable annotation file is a report with errors, not an exception.

@@ -30,8 +30,7 @@ _TYPE_NAMES = {
 
 
 def read_json_object(path: Path) -> dict[str, msgspec.Raw]:
-    """
-    The JSON text of every key of the file's top-level object; DatasetError where the file is not that.
+    """The JSON text of every key of the file's top-level object; DatasetError where the file is not that.
 
     NaN and Infinity, which are not JSON but which Python writes, are let through to the fields they stand in.
     """

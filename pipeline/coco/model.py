@@ -38,8 +38,7 @@ class CocoCategory(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class CocoAnnotation(msgspec.Struct, frozen=True, gc=False):
-    """
-    One instance; `bbox` is COCO's (x, y, width, height) in pixels, `area` in square pixels.
+    """One instance; `bbox` is COCO's (x, y, width, height) in pixels, `area` in square pixels.
 
     `segmentation` is its JSON text, a view that keeps the bytes of the whole file alive; `CocoDataset.rle`
     and `CocoDataset.mask` decode it.

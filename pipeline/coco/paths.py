@@ -36,8 +36,7 @@ def file_name_problem(file_name: str) -> str | None:
 
 
 def resolve_image_path(root: Path, file_name: str) -> Path:
-    """
-    Join the image folder and an annotation's file name; ImageError where the name would leave the folder.
+    """Join the image folder and an annotation's file name; ImageError where the name would leave the folder.
 
     Links inside the folder are followed: whoever owns the folder made them, an annotation file cannot.
     """

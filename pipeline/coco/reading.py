@@ -49,8 +49,7 @@ class Scan:
 
 
 def read_coco(path: Path, *, annotations_required: bool = True) -> CocoDataset:
-    """
-    Read and check a COCO instance file; DatasetError with every problem where there is any.
+    """Read and check a COCO instance file; DatasetError with every problem where there is any.
 
     With `annotations_required=False` (unlabelled images) `annotations` and `categories` may be missing.
     """

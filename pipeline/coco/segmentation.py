@@ -1,9 +1,8 @@
-"""
-The three forms of a COCO segmentation: polygons, compressed RLE, uncompressed RLE.
+"""The three forms of a COCO segmentation: polygons, compressed RLE, uncompressed RLE.
 
 A segmentation is kept as its JSON text (`msgspec.Raw`, a view into the file's bytes), so that a dataset of a
 million instances holds no decoded coordinates. RLE arithmetic is pycocotools'; checked here is what it takes
-on trust: it would read past the end of a cut text and follow a polygon to any place.
+on trust: that a text does not end too early, that runs fill the image, that no point is far away.
 """
 
 from __future__ import annotations
@@ -67,8 +66,7 @@ def encode_segmentation(segmentation: Sequence[Sequence[float]] | CompressedRle)
 
 
 def require_usable(segmentation: Polygons | RleJson, width: int, height: int) -> None:
-    """
-    Raise SegmentationError unless it is fit for an image of width x height.
+    """Raise SegmentationError unless it is fit for an image of width x height.
 
     Of compressed RLE only the form is checked; `compressed_counts_problems` does the sums, many at a time.
     """
@@ -116,10 +114,9 @@ def _counts_problem(total: int, shortest: int, pixels: int) -> str | None:
 
 
 def compressed_counts_problems(counts: Sequence[str], pixels: Sequence[int]) -> list[str | None]:
-    """
-    For each compressed RLE's text, say what is wrong with its run lengths, given its image's pixel count.
+    """For each compressed RLE's text, say what is wrong with its run lengths, given its image's pixel count.
 
-    All are decoded in one sweep of numpy: pycocotools would not notice, and Python takes 10 times as long.
+    All are decoded in one sweep of numpy: pycocotools cannot tell, and Python takes 10 times as long.
     """
     codes = np.frombuffer("".join(counts).encode("ascii"), dtype=np.uint8) - 48
     run_ends = np.flatnonzero(codes < 32) + 1  # in characters, as are the next two
@@ -130,12 +127,12 @@ def compressed_counts_problems(counts: Sequence[str], pixels: Sequence[int]) -> 
     starts = np.concatenate(([0], ends[:-1]))
     runs = _undo_differences(_stored_values(codes, run_starts, run_characters), starts, ends)
     totals, shortest = np.add.reduceat(runs, starts), np.minimum.reduceat(runs, starts)
-    longest_text = np.maximum.reduceat(run_characters, starts)
+    most_characters = np.maximum.reduceat(run_characters, starts)
     return [
         f"holds a run of more than {_MAX_RUN_CHARACTERS} characters"
         if characters > _MAX_RUN_CHARACTERS
         else _counts_problem(int(total), int(least), wanted)
-        for total, least, characters, wanted in zip(totals, shortest, longest_text, pixels, strict=True)
+        for total, least, characters, wanted in zip(totals, shortest, most_characters, pixels, strict=True)
     ]
 
 
@@ -163,10 +160,8 @@ def _undo_differences(
     third = starts[ends - starts > 2] + 2
     stored[third] -= stored[third - 2]  # the third too, from here on
     lengths = np.empty_like(stored)
-    for parity in (
-        0,
-        1,
-    ):  # every other run of the whole sweep: a text's own begin where the text before it ended
+    for parity in (0, 1):
+        # Every other run of the whole sweep, summed up; less what the texts before its own have added.
         sums = np.cumsum(stored[parity::2])
         begin, end = (starts + 1 - parity) // 2, (ends + 1 - parity) // 2
         before = np.concatenate(([0], sums))[begin]

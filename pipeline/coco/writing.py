@@ -28,8 +28,7 @@ def write_coco(
     categories: Iterable[CocoCategory],
     annotations: Iterable[CocoAnnotation] | None,
 ) -> None:
-    """
-    Write a COCO file in the order given, one element a line; with None it has no key `annotations` at all.
+    """Write a COCO file in the order given, one element a line; with None it has no key `annotations` at all.
 
     Segmentations are written as they were read, byte for byte.
     """

@@ -37,19 +37,31 @@ def load_experiment(
     *,
     check_files: bool = True,
 ) -> Experiment:
-    """
-    The experiment in `path` with `overrides` over it and defaults and presets filled in, frozen.
+    """The experiment in `path` with `overrides` over it and defaults and presets filled in, frozen.
 
     Raises ExperimentError with every problem, by dotted key. With `check_files=False` the paths it
     names need not exist yet.
     """
     raw = _read(path)
+    raw.setdefault("name", path.stem)
+    return _resolve(str(path), raw, overrides, environment, check_files=check_files)
+
+
+def experiment_without_data(overrides: Sequence[str]) -> Experiment:
+    """An experiment for commands that bring their own images: what is set, and defaults for the rest."""
+    nowhere = {"annotations": "none", "images": "none"}
+    raw = {"name": "without-data", "data": {"annotated": nowhere, "percent": 50}}
+    return _resolve("settings", raw, overrides, {}, check_files=False)
+
+
+def _resolve(
+    source: str, raw: dict[str, Any], overrides: Sequence[str], environment: Mapping[str, str], *, check_files: bool
+) -> Experiment:
     if "S4M_STORE" in environment:
         raw["store"] = environment["S4M_STORE"]
     parsed, problems = _parse_overrides(overrides)
     for override in parsed:
         problems += _set(raw, override)
-    raw.setdefault("name", path.stem)
     _fill_preset(raw)
     experiment, found = _validate(raw)
     problems += found
@@ -59,7 +71,7 @@ def load_experiment(
     if experiment is None or problems:
         overridden = {override.key for override in parsed}
         raise ExperimentError(
-            str(path),
+            source,
             [Problem(f"{p.where} (set over the file)", p.message) if p.where in overridden else p for p in problems],
         )
     return experiment

@@ -1,5 +1,4 @@
-"""
-The schema of an experiment file: every key, its type, its range, its default and what it is for.
+"""The schema of an experiment file: every key, its type, its range, its default and what it is for.
 
 Three kinds of keys never change a result and so never enter a fingerprint: `name`, `store` and all of
 `compute`. Paths never do either: what counts is the content they lead to.

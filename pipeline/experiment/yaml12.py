@@ -1,5 +1,4 @@
-"""
-YAML as people expect it: of version 1.2's core types, without code, duplicate keys or surprises.
+"""YAML as people expect it: of version 1.2's core types, without code, duplicate keys or surprises.
 
 PyYAML follows YAML 1.1, where `off` is false, `1e-4` is text and a key given twice silently wins.
 """

@@ -1,0 +1,149 @@
+"""Runs shards: in this process, in processes of this machine, or on a Dask cluster that is there already.
+
+A shard is some images of a stage. What is done with it is the stage's own plain code; here is only who does it,
+what happens when a worker dies, and who is told how far things are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from pipeline.errors import StageError
+from pipeline.experiment.schema import ComputeSettings
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+Row = TypeVar("Row")
+Report = TypeVar("Report")
+Report_co = TypeVar("Report_co", covariant=True)
+DEATHS = 3
+"""A shard that was on a worker as it died this often is taken apart, image by image."""
+CONNECT_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some images of a stage, by id; `index` is its place among all shards."""
+
+    index: int
+    image_ids: tuple[int, ...]
+
+
+class ShardWork(Protocol[Row, Report_co]):
+    """What a stage does with a shard: a small frozen value that travels to the workers."""
+
+    def compute(self, shard: Shard) -> list[Row]:
+        """The rows of a shard's images, in their order."""
+        ...
+
+    def publish(self, shard: Shard, rows: Sequence[Row]) -> Report_co:
+        """Make a shard's rows part of the result, atomically; gives a small record of them."""
+        ...
+
+    def given_up(self, image_id: int, reason: str) -> Row:
+        """The row of an image that cannot be worked on."""
+        ...
+
+
+def run_shards(
+    work: ShardWork[Row, Report],
+    shards: Sequence[Shard],
+    compute: ComputeSettings,
+    done: Callable[[Report], None],
+) -> None:
+    """Compute and publish all shards, in any order; `done` is told of each that is published."""
+    if compute.scheduler is None and compute.workers == 1:
+        for shard in shards:
+            done(work.publish(shard, work.compute(shard)))
+    elif shards:
+        with _client(compute, len(shards)) as client:
+            _run_on(client, work, shards, done)
+
+
+def _compute_and_publish(work: ShardWork[Row, Report], shard: Shard) -> Report:
+    return work.publish(shard, work.compute(shard))
+
+
+def _run_on(
+    client: Client, work: ShardWork[Row, Report], shards: Sequence[Shard], done: Callable[[Report], None]
+) -> None:
+    from distributed import KilledWorker, as_completed
+
+    by_future = {
+        client.submit(
+            _compute_and_publish, work, shard, key=f"shard-{shard.index}-{id(work)}", **_resources(client)
+        ): shard
+        for shard in shards
+    }
+    killers: list[Shard] = []
+    for future in as_completed(by_future):
+        error = future.exception() if future.status == "error" else None
+        if isinstance(error, KilledWorker):
+            killers.append(by_future[future])
+        else:
+            done(future.result())
+        future.release()
+    for shard in killers:
+        done(
+            work.publish(shard, [row for image_id in shard.image_ids for row in _alone(client, work, shard, image_id)])
+        )
+
+
+def _alone(client: Client, work: ShardWork[Row, Any], shard: Shard, image_id: int) -> list[Row]:
+    """One image of a shard that killed its workers; given up if it is the one that does so."""
+    from distributed import KilledWorker
+
+    future = client.submit(work.compute, Shard(shard.index, (image_id,)), pure=False, **_resources(client))
+    try:
+        rows: list[Row] = future.result()
+    except KilledWorker:
+        return [work.given_up(image_id, f"its worker died {DEATHS} times, as when memory runs out")]
+    return rows
+
+
+def _resources(client: Client) -> dict[str, dict[str, int]]:
+    """Where workers offer a GPU each, ask for one, so that no worker loads two models."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return {"resources": {"GPU": 1}} if workers and all("GPU" in each["resources"] for each in workers) else {}
+
+
+@contextmanager
+def _client(compute: ComputeSettings, shards: int) -> Iterator[Client]:
+    import dask
+    from distributed import Client, LocalCluster
+
+    settings = {
+        "distributed.scheduler.allowed-failures": DEATHS - 1,
+        "distributed.comm.timeouts.connect": CONNECT_SECONDS,
+        "distributed.admin.log-format": "%(message)s",
+    }
+    with dask.config.set(settings):
+        if compute.scheduler is not None:
+            try:
+                client = Client(compute.scheduler, timeout=CONNECT_SECONDS)
+            except (OSError, ValueError) as error:
+                raise StageError(
+                    f"compute.scheduler: no Dask scheduler answers at {compute.scheduler} ({error}); "
+                    f"start one, or leave it out to use this machine"
+                ) from error
+            with client:
+                yield client
+            return
+        workers = min(compute.workers, shards)
+        with (
+            LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address=None,
+                silence_logs="CRITICAL",
+                env={"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))},
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            yield client

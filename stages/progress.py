@@ -1,0 +1,60 @@
+"""How far a sharded stage is: a bar in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from stages.console import err
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class ShardProgress:
+    """Counts images, decisions and failures as shards come in, and shows them."""
+
+    def __init__(self, what: str, images: int, done_before: int) -> None:
+        self._what, self._images = what, images
+        self._done_before = self._done = done_before
+        self._counts: Counter[str] = Counter()
+        self._begun = self._said = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[about]}"),
+            console=err,
+        )
+        self._task = self._bar.add_task(what, total=images, completed=done_before, about="")
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the progress while this is entered."""
+        if self._done:
+            err.print(f"{self._what}: {self._done:,} of {self._images:,} images were done before")
+        if err.is_terminal:
+            with self._bar:
+                yield
+        else:
+            yield
+
+    def add(self, images: int, counts: Mapping[str, int], failures: Mapping[str, str]) -> None:
+        """Note a finished shard."""
+        self._done += images
+        self._counts.update(counts)
+        for name, reason in failures.items():
+            self._counts["failed"] += 1
+            err.print(f"{name}: {reason}")
+        elapsed = time.monotonic() - self._begun
+        rate = (self._done - self._done_before) / elapsed if elapsed else 0.0
+        about = "  ".join([f"{rate:.1f} images/s", *(f"{name} {count:,}" for name, count in self._counts.items())])
+        self._bar.update(self._task, completed=self._done, about=about)
+        if not err.is_terminal and time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
+            self._said = time.monotonic()
+            left = (self._images - self._done) / rate if rate else 0.0
+            err.print(f"{self._what}: {self._done:,} of {self._images:,} images, {left:.0f} s to go, {about}")

@@ -1,0 +1,170 @@
+"""Shards are computed once, wherever, and whoever dies on the way."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.compute import DEATHS, Shard, run_shards
+from pipeline.errors import DatasetError, StageError
+from pipeline.experiment.schema import ComputeSettings
+from pipeline.labels.rows import Status
+from pipeline.labels.sealing import seal
+from pipeline.labels.shards import completed_shards, divide
+from pipeline.labels.store import LabelStore
+from tests.shard_work import CountingWork, noted
+
+PLAN = divide(range(1, 41), 4)
+ONE, TWO = ComputeSettings(), ComputeSettings(workers=2)
+
+
+def shards(folder: Path) -> list[Shard]:
+    """Those that are not there yet."""
+    complete = completed_shards(folder / "shards", PLAN)
+    return [Shard(index, ids) for index, ids in enumerate(PLAN) if index not in complete]
+
+
+def run(work: CountingWork, compute: ComputeSettings) -> int:
+    counted: list[int] = []
+    run_shards(work, shards(work.folder), compute, counted.append)
+    return sum(counted)
+
+
+def sealed(folder: Path) -> LabelStore:
+    path = folder / "labels.zarr"
+    seal(folder / "shards", PLAN, path, [], {})
+    return LabelStore.open(path)
+
+
+@pytest.fixture(scope="module")
+def digest(tmp_path_factory):
+    """Of the store that an undisturbed run in one process makes."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert run(CountingWork(folder), ONE) == 40
+    return sealed(folder).attributes.digest
+
+
+def test_two_processes_make_the_same_store(tmp_path, digest):
+    assert run(CountingWork(tmp_path), TWO) == 40
+    assert sealed(tmp_path).attributes.digest == digest
+    assert sorted(map(int, noted(tmp_path / "published"))) == list(range(10))
+
+
+def test_a_cluster_that_is_there_makes_the_same_store(tmp_path, digest):
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs="CRITICAL") as cluster:
+        assert run(CountingWork(tmp_path), ComputeSettings(scheduler=cluster.scheduler_address)) == 40
+    assert sealed(tmp_path).attributes.digest == digest
+
+
+def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.compute.CONNECT_SECONDS", 1)
+    with pytest.raises(StageError, match="no Dask scheduler answers at tcp://127.0.0.1:9"):
+        run(CountingWork(tmp_path), ComputeSettings(scheduler="tcp://127.0.0.1:9"))
+
+
+def test_an_image_that_kills_its_workers_is_given_up_and_no_other(tmp_path):
+    work = CountingWork(tmp_path, killer=6)
+    assert run(work, TWO) == 40
+    store = sealed(tmp_path)
+    failed = [row for row in store if row.status is Status.FAILED]
+    assert [(row.image_id, row.message) for row in failed] == [
+        (6, f"its worker died {DEATHS} times, as when memory runs out")
+    ]
+    assert len(noted(tmp_path / "killed")) == 2 * DEATHS  # with its shard, then alone
+
+
+def test_an_error_of_a_worker_arrives_whole(tmp_path):
+    with pytest.raises(DatasetError, match="30: is wrong"):
+        run(CountingWork(tmp_path, wrong=30), TWO)
+    with pytest.raises(DatasetError, match="30: is wrong"):
+        run(CountingWork(tmp_path, wrong=30), ONE)
+
+
+RUN = """
+import sys
+from pathlib import Path
+from pipeline.experiment.schema import ComputeSettings
+from tests.shard_work import CountingWork
+from tests.test_compute import run
+if __name__ == "__main__":
+    run(CountingWork(Path(sys.argv[1]), seconds=float(sys.argv[3])), ComputeSettings(workers=int(sys.argv[2])))
+"""
+
+
+def started(folder: Path, workers: int, seconds: float) -> subprocess.Popen[bytes]:
+    """A run in a session of its own, so that all of its processes can be killed at once."""
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, str(folder), str(workers), str(seconds)],
+        cwd=Path(__file__).parent.parent,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def wait_for_shards(folder: Path, more_than: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(noted(folder / "published")) <= more_than and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def test_a_run_killed_again_and_again_computes_no_shard_twice(tmp_path, digest):
+    random_ = random.Random(3)
+    kills = 0
+    while shards(tmp_path) and kills < 12:
+        process = started(tmp_path, 1, 0.02)
+        wait_for_shards(tmp_path, len(noted(tmp_path / "published")) - (kills % 3 == 0))
+        time.sleep(random_.uniform(0, 0.12))
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills >= 4
+    run(CountingWork(tmp_path), ONE)
+    assert sealed(tmp_path).attributes.digest == digest
+    published = noted(tmp_path / "published")
+    # A kill can fall between a shard's publication and its note, never the other way round.
+    assert len(published) == len(set(published))
+
+
+def worker_processes(process: subprocess.Popen[bytes]) -> list[int]:
+    """The Dask workers below a run."""
+    found: list[int] = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and os.getsid(int(entry.name)) == process.pid:
+                command = (entry / "cmdline").read_bytes()
+                if b"multiprocessing.spawn" in command or b"multiprocessing.forkserver" in command:
+                    found.append(int(entry.name))
+        except (OSError, ProcessLookupError):
+            continue
+    return found
+
+
+def test_workers_killed_at_random_change_nothing(tmp_path, digest):
+    random_ = random.Random(5)
+    process = started(tmp_path, 2, 0.1)
+    wait_for_shards(tmp_path, 0)
+    kills = 0
+    while process.poll() is None and kills < 6:
+        time.sleep(random_.uniform(0.1, 0.5))
+        workers = worker_processes(process)
+        if workers:
+            os.kill(random_.choice(workers), signal.SIGKILL)
+            kills += 1
+    assert kills >= 3
+    assert process.wait(timeout=120) == 0
+    assert sealed(tmp_path).attributes.digest == digest
+    published = noted(tmp_path / "published")
+    assert len(set(published)) == len(PLAN)
+    # Again only where the worker died after it had published and before it could say so.
+    assert len(published) <= len(PLAN) + kills
