@@ -1,0 +1,103 @@
+"""What must hold of rows before they are stored: afterwards everybody takes it on trust."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import isfinite
+
+from pycocotools import mask as coco_mask
+
+from pipeline.coco.segmentation import (
+    RleJson,
+    SegmentationError,
+    compressed_counts_problems,
+    require_usable,
+)
+from pipeline.errors import Problem
+from pipeline.labels.rows import ImageLabels, InstanceLabel, Status
+from pipeline.labels.soft_mask import SOFT_MASK_SIDE, SoftMask
+
+_INT32_MAX = 2**31 - 1
+_INT64 = range(-(2**63), 2**63)
+_CANDIDATES = range(128)
+
+
+def row_problems(rows: Sequence[ImageLabels]) -> list[Problem]:
+    """Everything that keeps rows from being stored; the place is the image's id and the field."""
+    problems: list[Problem] = []
+    seen_ids: set[int] = set()
+    for row in rows:
+        found = [*_image_problems(row)]
+        if row.image_id in seen_ids:
+            found.append(("", "is there twice"))
+        seen_ids.add(row.image_id)
+        for index, instance in enumerate(row.instances):
+            found += [
+                (f"instances[{index}].{field}", message)
+                for field, message in _instance_problems(instance, row.width, row.height)
+            ]
+        if not found:  # the sums need texts and sizes that passed
+            found += _rle_sum_problems(row)
+        problems += [Problem(f"image {row.image_id}, {field}".removesuffix(", "), message) for field, message in found]
+    return problems
+
+
+def _image_problems(row: ImageLabels) -> Iterator[tuple[str, str]]:
+    if row.image_id not in _INT64:
+        yield "image_id", "does not fit into 64 bits"
+    smallest = 0 if row.status is Status.FAILED else 1
+    for field, value in (("width", row.width), ("height", row.height)):
+        if not smallest <= value <= _INT32_MAX:
+            yield field, f"is {value}"
+    if (row.status is Status.OK) != bool(row.instances):
+        yield "status", f"is {row.status} with {len(row.instances)} instances"
+    if (row.status is Status.FAILED) != bool(row.message):
+        yield "message", f"is {row.message!r} where the status is {row.status}"
+
+
+def _instance_problems(instance: InstanceLabel, width: int, height: int) -> Iterator[tuple[str, str]]:
+    if instance.category_id not in _INT64:
+        yield "category_id", "does not fit into 64 bits"
+    if not 0 <= instance.score <= 1:
+        yield "score", f"is {instance.score}, not a confidence between 0 and 1"
+    x0, y0, x1, y1 = instance.box_xyxy
+    if not (all(map(isfinite, instance.box_xyxy)) and x0 <= x1 and y0 <= y1):
+        yield "box_xyxy", f"is {instance.box_xyxy}, not left, top, right, bottom"
+    for field in ("predicted_iou", "stability", "agreement"):
+        value = getattr(instance, field)
+        if value is not None and not isfinite(value):
+            yield field, f"is {value}; what does not apply is None"
+    if instance.candidate is not None and instance.candidate not in _CANDIDATES:
+        yield "candidate", f"is {instance.candidate}"
+    if instance.soft_mask is not None:
+        yield from _soft_mask_problems(instance.soft_mask, width, height)
+    try:
+        counts = instance.rle_counts.decode("ascii")
+        require_usable(RleJson((height, width), counts), width, height)
+    except SegmentationError as error:
+        yield f"rle_counts{error.field}".removesuffix(".counts"), str(error)
+    except UnicodeDecodeError:
+        yield "rle_counts", "is not ASCII"
+
+
+def _soft_mask_problems(soft_mask: SoftMask, width: int, height: int) -> Iterator[tuple[str, str]]:
+    x0, y0, x1, y1 = soft_mask.crop_box_xyxy
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        yield "soft_mask.crop_box_xyxy", f"is {soft_mask.crop_box_xyxy} in an image of {width}x{height}"
+    shape, dtype = soft_mask.probabilities.shape, soft_mask.probabilities.dtype
+    if shape != (SOFT_MASK_SIDE, SOFT_MASK_SIDE) or dtype != "uint8":
+        yield "soft_mask.probabilities", f"is {dtype} {shape}, not uint8 {(SOFT_MASK_SIDE, SOFT_MASK_SIDE)}"
+
+
+def _rle_sum_problems(row: ImageLabels) -> Iterator[tuple[str, str]]:
+    """Run lengths that do not add up to the image, areas that are not the masks'."""
+    if not row.instances:
+        return
+    texts = [instance.rle_counts.decode("ascii") for instance in row.instances]
+    sums = compressed_counts_problems(texts, [row.width * row.height] * len(texts))
+    for index, (instance, problem) in enumerate(zip(row.instances, sums, strict=True)):
+        if problem is not None:
+            yield f"instances[{index}].rle_counts", problem
+        # One at a time: pycocotools' area takes no list of more than 255.
+        elif (area := int(coco_mask.area(row.rle(instance)))) != instance.area:
+            yield f"instances[{index}].area", f"is {instance.area}, the mask has {area} pixels"

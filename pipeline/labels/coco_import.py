@@ -1,0 +1,289 @@
+"""From COCO to labels: the results list or the dataset of any detector or annotation tool.
+
+A results list names images and categories by the ids of the dataset that the labels are for. A dataset has
+ids of its own: its images are known by file name and its categories by name. Scores are the file's, 1 where
+a dataset has none. Boxes and areas are taken from the masks; masks without a pixel are passed over; a crowd
+becomes a dropped instance, whose pixels are to be ignored. Every mask counts as the teacher's.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import xxhash
+
+from pipeline.coco.json_text import field_problem, read_json_object
+from pipeline.coco.model import CocoCategory, CocoImage, Id
+from pipeline.coco.segmentation import (
+    RleJson,
+    SegmentationError,
+    compressed_counts_problems,
+    decode_segmentation,
+    require_usable,
+    to_rle,
+)
+from pipeline.errors import DatasetError, Problem
+from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_rle
+
+_COUNTS_AT_ONCE = 256
+_NO_SEGMENTATION = msgspec.Raw(b"null")
+_ABSENT = (b"null", b"[]", b"{}")
+_MASKS_NEEDED = "boxes alone cannot be refined: export masks, as RLE or polygons"
+
+Listed = TypeVar("Listed", CocoImage, CocoCategory)
+Known = TypeVar("Known")
+
+
+class _EntryJson(msgspec.Struct, frozen=True, gc=False):
+    """What counts of an annotation or a result."""
+
+    image_id: Id
+    category_id: Id
+    segmentation: msgspec.Raw = _NO_SEGMENTATION
+    score: float | None = None
+    iscrowd: int = 0
+
+
+@dataclass(frozen=True)
+class _File:
+    """The entries of a file and what its ids mean.
+
+    key: where the entries are, as places in problems begin.
+    image_by_id: the image to be labelled by the file's id; None where it is none, which has been told.
+    category_by_id: the category's id in the dataset by the file's id; None likewise.
+    """
+
+    key: str
+    entry_texts: list[msgspec.Raw]
+    image_by_id: Mapping[int, CocoImage | None]
+    category_by_id: Mapping[int, int | None]
+    scores_required: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Detection:
+    category_id: int
+    score: float
+    decision: Decision
+    segmentation: msgspec.Raw
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The labels of a COCO file, checked. A mask stays text until its image's labels are asked for."""
+
+    path: Path
+    images: tuple[CocoImage, ...]
+    _by_image: Mapping[int, Sequence[_Detection]]
+
+    def __iter__(self) -> Iterator[ImageLabels]:
+        return map(self.labels, self.images)
+
+    def labels(self, image: CocoImage) -> ImageLabels:
+        """The labels of one of the images, in the order of the file; empty where the file has none."""
+        instances = (_instance(each, image) for each in self._by_image.get(image.id, ()))
+        seen = tuple(instance for instance in instances if instance.area > 0)
+        return ImageLabels.of_instances(image.id, image.file_name, image.width, image.height, seen)
+
+
+def read_detections(path: Path, images: Sequence[CocoImage], categories: Sequence[CocoCategory]) -> Detections:
+    """Read and check a results list or a dataset; DatasetError with every problem where there is any.
+
+    images, categories: those of the dataset that the labels are for.
+    """
+    problems: list[Problem] = []
+    file = _opened(path, images, categories, problems)
+    by_image = _EntryReader(file, problems).read()
+    if problems:
+        raise DatasetError(str(path), problems)
+    return Detections(path, tuple(images), by_image)
+
+
+def _instance(detection: _Detection, image: CocoImage) -> InstanceLabel:
+    rle = to_rle(decode_segmentation(detection.segmentation), image.width, image.height)
+    return label_from_rle(rle, detection.category_id, detection.score, detection.decision)
+
+
+def _opened(
+    path: Path, images: Sequence[CocoImage], categories: Sequence[CocoCategory], problems: list[Problem]
+) -> _File:
+    if _is_results_list(path):
+        return _File(
+            key="",
+            entry_texts=_read_results_list(path),
+            image_by_id={image.id: image for image in images},
+            category_by_id={category.id: category.id for category in categories},
+            scores_required=True,
+        )
+    top = read_json_object(path)
+    absent = [name for name in ("images", "annotations", "categories") if name not in top]
+    if absent:
+        problems = [Problem(name, "is missing; a results list is a JSON list") for name in absent]
+        raise DatasetError(str(path), problems)
+    try:
+        entry_texts = msgspec.json.decode(top["annotations"], type=list[msgspec.Raw])
+    except ValueError as error:
+        raise DatasetError(str(path), [Problem(*field_problem("annotations", top["annotations"], error))]) from error
+    return _File(
+        key="annotations",
+        entry_texts=entry_texts,
+        image_by_id=_images_by_name(_listed(top, "images", CocoImage, problems), images, problems),
+        category_by_id=_categories_by_name(_listed(top, "categories", CocoCategory, problems), categories, problems),
+        scores_required=False,
+    )
+
+
+def _is_results_list(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(64).lstrip().startswith(b"[")
+    except OSError as error:
+        raise DatasetError(str(path), [Problem("", f"cannot be read: {error.strerror}")]) from error
+
+
+def _read_results_list(path: Path) -> list[msgspec.Raw]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[msgspec.Raw])
+    except ValueError as error:
+        message = f"not JSON: {error}. JSON knows no NaN and no Infinity"
+        raise DatasetError(str(path), [Problem("", message)]) from error
+
+
+def _listed(top: Mapping[str, msgspec.Raw], key: str, element: type[Listed], problems: list[Problem]) -> list[Listed]:
+    try:
+        return msgspec.json.decode(top[key], type=list[element])  # type: ignore[valid-type]
+    except ValueError as error:
+        problems.append(Problem(*field_problem(key, top[key], error)))
+        return []
+
+
+def _images_by_name(
+    listed: Sequence[CocoImage], images: Sequence[CocoImage], problems: list[Problem]
+) -> dict[int, CocoImage | None]:
+    by_name = {image.file_name: image for image in images}
+    found: dict[int, CocoImage | None] = {}
+    for index, given in enumerate(listed):
+        image = by_name.get(given.file_name)
+        where = f"images[{index}]"
+        if image is None:
+            problems.append(
+                Problem(f"{where}.file_name", f"{given.file_name!r} is not among the images to be labelled")
+            )
+        elif (given.width, given.height) != (image.width, image.height):
+            sizes = f"{given.width}x{given.height}, the image is {image.width}x{image.height}"
+            problems.append(Problem(f"{where}.width", f"the labels are for {sizes}"))
+        if given.id in found:
+            problems.append(Problem(f"{where}.id", f"{given.id} is used twice"))
+        found[given.id] = image
+    return found
+
+
+def _categories_by_name(
+    listed: Sequence[CocoCategory], categories: Sequence[CocoCategory], problems: list[Problem]
+) -> dict[int, int | None]:
+    by_name = {category.name: category.id for category in categories}
+    found: dict[int, int | None] = {}
+    for index, given in enumerate(listed):
+        where = f"categories[{index}]"
+        if given.name not in by_name:
+            names = ", ".join(sorted(by_name))
+            problems.append(Problem(f"{where}.name", f"{given.name!r} is not a category of the dataset ({names})"))
+        if given.id in found:
+            problems.append(Problem(f"{where}.id", f"{given.id} is used twice"))
+        found[given.id] = by_name.get(given.name)
+    return found
+
+
+class _EntryReader:
+    """Reads the annotations or results of one file and adds what is wrong with them to `problems`."""
+
+    def __init__(self, file: _File, problems: list[Problem]) -> None:
+        self._file = file
+        self._problems = problems
+        self._first_by_content: dict[tuple[int, int, bytes], int] = {}
+        # Compressed RLEs whose run lengths are still to be summed: entry, counts, pixels of the image.
+        self._pending: list[tuple[int, str, int]] = []
+
+    def read(self) -> dict[int, list[_Detection]]:
+        """The detections by the id of the image to be labelled."""
+        by_image: dict[int, list[_Detection]] = defaultdict(list)
+        entries = list(self._entries())
+        if entries and all(bytes(entry.segmentation) in _ABSENT for _, entry in entries):
+            self._problems.append(Problem(self._file.key, f"there is no mask in the file: {_MASKS_NEEDED}"))
+            return by_image
+        for index, entry in entries:
+            image = self._known(index, "image_id", entry.image_id, self._file.image_by_id)
+            category_id = self._known(index, "category_id", entry.category_id, self._file.category_by_id)
+            score = self._score(index, entry.score)
+            if image is not None and category_id is not None:
+                self._check_segmentation(index, entry.segmentation, image)
+                self._check_first(index, entry, image)
+                decision = Decision.DROPPED if entry.iscrowd else Decision.TEACHER
+                by_image[image.id].append(_Detection(category_id, score, decision, entry.segmentation))
+        self._sum_pending()
+        return by_image
+
+    def _entries(self) -> Iterator[tuple[int, _EntryJson]]:
+        decoder = msgspec.json.Decoder(_EntryJson)
+        for index, text in enumerate(self._file.entry_texts):
+            try:
+                yield index, decoder.decode(text)
+            except (ValueError, RecursionError) as error:
+                self._refuse(index, *field_problem("", text, error))
+
+    def _refuse(self, index: int, field: str, message: str) -> None:
+        place = f"{self._file.key}[{index}]"
+        self._problems.append(Problem(f"{place}.{field.removeprefix('.')}".removesuffix("."), message))
+
+    def _known(self, index: int, field: str, file_id: int, known: Mapping[int, Known | None]) -> Known | None:
+        if file_id not in known:
+            where = "in the file" if self._file.key else "in the dataset to be labelled"
+            self._refuse(index, field, f"{file_id} is not {where}")
+        return known.get(file_id)
+
+    def _score(self, index: int, score: float | None) -> float:
+        if score is None:
+            if self._file.scores_required:
+                self._refuse(index, "score", "is missing: a result has the detector's confidence, 0 to 1")
+            return 1.0
+        if not 0 <= score <= 1:
+            self._refuse(index, "score", f"is {score:g}, not a confidence between 0 and 1")
+        return score
+
+    def _check_segmentation(self, index: int, text: msgspec.Raw, image: CocoImage) -> None:
+        if bytes(text) in _ABSENT:
+            self._refuse(index, "segmentation", f"is missing: {_MASKS_NEEDED}")
+            return
+        try:
+            segmentation = decode_segmentation(text)
+            require_usable(segmentation, image.width, image.height)
+        except SegmentationError as error:
+            self._refuse(index, f"segmentation{error.field}", str(error))
+            return
+        except (ValueError, RecursionError) as error:
+            self._refuse(index, *field_problem("segmentation", text, error))
+            return
+        if isinstance(segmentation, RleJson) and isinstance(segmentation.counts, str):
+            self._pending.append((index, segmentation.counts, image.width * image.height))
+            if len(self._pending) == _COUNTS_AT_ONCE:
+                self._sum_pending()
+
+    def _check_first(self, index: int, entry: _EntryJson, image: CocoImage) -> None:
+        content = (image.id, entry.category_id, xxhash.xxh3_128_digest(bytes(entry.segmentation)))
+        first = self._first_by_content.setdefault(content, index)
+        if first != index:
+            self._refuse(index, "", f"is the same mask and category as {self._file.key}[{first}]")
+
+    def _sum_pending(self) -> None:
+        if not self._pending:
+            return
+        indices, counts, pixels = zip(*self._pending, strict=True)
+        for index, problem in zip(indices, compressed_counts_problems(counts, pixels), strict=True):
+            if problem is not None:
+                self._refuse(index, "segmentation.counts", problem)
+        self._pending.clear()

@@ -1,0 +1,110 @@
+"""Refining a COCO file: what comes back is the file, with other masks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from pipeline.coco.reading import read_coco
+from pipeline.errors import DatasetError
+from pipeline.labels.rows import Decision, ImageLabels, label_from_mask
+from pipeline.labels.sealing import write_store
+from pipeline.labels.store import LabelStore
+from pipeline.refinement.coco_file import read_scores, rows_to_refine, write_refined
+from tests.tiny_coco import TinyCoco, tiny_coco, write_json
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Two images; annotation 2 is a crowd, annotation 3 has a score and a key of its own."""
+    made = tiny_coco(tmp_path / "set", images=2)
+    made.content["annotations"][1]["iscrowd"] = 1
+    made.content["annotations"][1]["segmentation"] = made.content["annotations"][1]["segmentation"]
+    made.content["annotations"][2] |= {"score": 0.25, "colour": "red"}
+    write_json(made.annotations, made.content)
+    return made
+
+
+def refined(made: TinyCoco, tmp_path: Path, change) -> tuple[dict[str, Any], Any]:
+    """Refine by a function of a row, and read what was written."""
+    dataset = read_coco(made.annotations)
+    rows = [change(row) for row in rows_to_refine(dataset, read_scores(made.annotations))]
+    write_store(tmp_path / "refined.zarr", rows, dataset.categories, {})
+    result = write_refined(
+        made.annotations, dataset, LabelStore.open(tmp_path / "refined.zarr"), tmp_path / "out.json"
+    )
+    return json.loads((tmp_path / "out.json").read_text()), result
+
+
+def shrunk(row: ImageLabels) -> ImageLabels:
+    """Every mask without its outermost pixels, as SAM's."""
+    instances = []
+    for instance in row.instances:
+        mask = row.mask(instance)
+        inner = mask.copy()
+        for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1)):
+            inner &= np.roll(mask, step, axis)
+        label = label_from_mask(inner, instance.category_id, instance.score, Decision.SAM)
+        instances.append(replace(label, agreement=0.5))
+    return replace(row, instances=tuple(instances))
+
+
+def test_crowds_are_not_refined(made):
+    rows = list(rows_to_refine(read_coco(made.annotations), {}))
+    assert [len(row.instances) for row in rows] == [2, 3]
+
+
+def test_masks_change_and_everything_else_stays(made, tmp_path):
+    content, result = refined(made, tmp_path, shrunk)
+    assert result.decisions == {"sam": 5, "unchanged": 1}
+    assert content["images"] == made.content["images"]
+    before = {each["id"]: each for each in made.content["annotations"]}
+    assert [each["id"] for each in content["annotations"]] == list(before)
+    for after in content["annotations"]:
+        for key in ("image_id", "category_id", "iscrowd"):
+            assert after[key] == before[after["id"]][key]
+    third = content["annotations"][2]
+    assert (third["score"], third["colour"]) == (0.25, "red")
+    assert third["refinement"] == {"decision": "sam", "agreement": 0.5}
+    assert content["annotations"][1] == before[2]
+    mask = coco_mask.decode(third["segmentation"]).astype(bool)
+    assert mask.sum() == third["area"] < made.masks[3].sum()
+    assert third["bbox"] == coco_mask.toBbox(third["segmentation"]).tolist()
+    read_coco(tmp_path / "out.json")
+
+
+def test_dropped_instances_are_taken_out_and_listed(made, tmp_path):
+    def dropping(row: ImageLabels) -> ImageLabels:
+        first, *rest = row.instances
+        return replace(row, instances=(replace(first, decision=Decision.DROPPED), *rest))
+
+    content, result = refined(made, tmp_path, dropping)
+    assert result.decisions == {"dropped": 2, "teacher": 3, "unchanged": 1}
+    assert content["refinement"]["dropped_ids"] == [1, 4]
+    assert [each["id"] for each in content["annotations"]] == [2, 3, 5, 6]
+
+
+def test_annotations_of_an_image_that_fails_stay_as_they_are(made, tmp_path):
+    def failing(row: ImageLabels) -> ImageLabels:
+        if row.image_id == 1:
+            return ImageLabels.of_failure(1, row.file_name, "the file is empty", row.width, row.height)
+        return row
+
+    content, result = refined(made, tmp_path, failing)
+    assert result.failures == {"0001.png": "the file is empty"}
+    assert content["annotations"][0] == made.content["annotations"][0]
+    assert content["refinement"]["failed_images"] == {"0001.png": "the file is empty"}
+
+
+@pytest.mark.parametrize("score", [1.5, -0.1, "high", True, None])
+def test_a_score_that_is_none_is_refused(made, score):
+    made.content["annotations"][2]["score"] = score
+    write_json(made.annotations, made.content)
+    with pytest.raises(DatasetError, match="annotation 3, score: given"):
+        read_scores(made.annotations)

@@ -1,0 +1,232 @@
+"""Sealing: the same store whatever the shards were, readable with zarr, and every flipped byte found."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from pipeline.coco.model import CocoCategory
+from pipeline.errors import StoreError
+from pipeline.labels import schema, sealing
+from pipeline.labels.columns import columns_from_rows
+from pipeline.labels.schema import COLUMNS
+from pipeline.labels.sealing import seal, write_store
+from pipeline.labels.shards import divide, shard_path, write_shard
+from pipeline.labels.store import LabelStore, verify
+from tests.tiny_labels import CATEGORIES, tiny_row, tiny_store
+
+ROWS = [tiny_row(image_id) for image_id in range(40)]
+
+
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("sealed") / "labels.zarr"
+    write_store(path, ROWS, CATEGORIES, {"made by": "test"})
+    return path
+
+
+@pytest.fixture
+def store_path(sealed, tmp_path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(sealed, tmp_path / "labels.zarr"))
+
+
+@pytest.fixture
+def small_chunks(monkeypatch) -> None:
+    """Chunks of 64 bytes and shards of 2 or 4 of them: the tiny store has as many files as a large one."""
+    monkeypatch.setattr(schema, "_CHUNK_BYTES", 64)
+    monkeypatch.setattr(schema, "_CHUNKS_PER_SHARD", 2)
+    monkeypatch.setattr(schema, "_CHUNKS_PER_BULK_SHARD", 4)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def seal_shuffled(folder: Path, images_per_shard: int) -> Path:
+    """Shards of another size, written in another order."""
+    plan = divide([row.image_id for row in ROWS], images_per_shard)
+    by_id = {row.image_id: row for row in ROWS}
+    for index in random.Random(images_per_shard).sample(range(len(plan)), len(plan)):
+        write_shard(folder / "shards", index, [by_id[image_id] for image_id in plan[index]])
+    seal(folder / "shards", plan, folder / "labels.zarr", CATEGORIES, {"made by": "test"})
+    return folder / "labels.zarr"
+
+
+@pytest.mark.parametrize("images_per_shard", [1, 7, 40])
+def test_a_store_is_the_same_byte_for_byte_whatever_the_shards_were(sealed, tmp_path, images_per_shard):
+    assert files(seal_shuffled(tmp_path, images_per_shard)) == files(sealed)
+
+
+def test_the_digest_is_of_the_content_not_of_files_or_provenance(sealed, tmp_path, small_chunks):
+    write_store(tmp_path / "a.zarr", ROWS, CATEGORIES, {"made by": "somebody else"})
+    assert len(files(tmp_path / "a.zarr")) > 2 * len(files(sealed))
+    assert verify(tmp_path / "a.zarr") == []
+    digest = LabelStore.open(tmp_path / "a.zarr").attributes.digest
+    assert digest == LabelStore.open(sealed).attributes.digest
+
+
+def test_the_digest_changes_with_any_content(sealed, tmp_path):
+    changed = {
+        "order": (ROWS[::-1], CATEGORIES),
+        "images": (ROWS[:-1], CATEGORIES),
+        "categories": (ROWS, (*CATEGORIES, CocoCategory(9, "cow"))),
+    }
+    digests = {LabelStore.open(sealed).attributes.digest}
+    for name, (rows, categories) in changed.items():
+        digests.add(write_store(tmp_path / name, rows, categories, {"made by": "test"}).digest)
+    assert len(digests) == 4
+
+
+@pytest.mark.parametrize("chunks", ["chunks as they are", "small chunks"])
+def test_plain_zarr_reads_every_column(tmp_path, request, chunks):
+    if chunks == "small chunks":
+        request.getfixturevalue("small_chunks")
+    store = tiny_store(tmp_path / "labels.zarr", ROWS)
+    group = zarr.open(tmp_path / "labels.zarr", mode="r")
+    for name, expected in columns_from_rows(ROWS).items():
+        array = group[name]
+        assert array.dtype == COLUMNS[name].dtype
+        assert array.attrs["meaning"] == COLUMNS[name].meaning
+        assert np.array_equal(array[...], expected, equal_nan=expected.dtype.kind == "f")
+        assert np.array_equal(store.column(name), expected, equal_nan=expected.dtype.kind == "f")
+    assert {f"{part}/{name}" for part in group.group_keys() for name in group[part].array_keys()} == set(COLUMNS)
+
+
+def test_the_attributes_tell_what_is_in_the_store(sealed):
+    attributes = LabelStore.open(sealed).attributes
+    assert dict(zarr.open(sealed, mode="r").attrs)["digest"] == attributes.digest
+    assert (attributes.images, attributes.instances) == (40, sum(len(row.instances) for row in ROWS))
+    assert attributes.statuses == {"ok": 32, "empty": 4, "failed": 4}
+    decisions = [str(instance.decision) for row in ROWS for instance in row.instances]
+    assert attributes.decisions == {name: decisions.count(name) for name in ("sam", "teacher", "dropped")}
+    assert attributes.categories == CATEGORIES
+    assert attributes.provenance == {"made by": "test"}
+
+
+@pytest.mark.parametrize("rows", [[], [tiny_row(4)], [tiny_row(5)]], ids=["no image", "failed", "no instance"])
+def test_a_store_of_nothing_is_a_store(tmp_path, rows):
+    store = tiny_store(tmp_path / "labels.zarr", rows)
+    assert list(store) == rows
+    assert verify(store.path) == []
+    assert zarr.open(store.path, mode="r")["instances/rle_bytes"].shape == (0,)
+
+
+def test_missing_shards_are_told_and_nothing_is_written(tmp_path):
+    plan = divide(range(20), 5)
+    for index in (0, 2):
+        write_shard(tmp_path / "shards", index, [tiny_row(image_id) for image_id in plan[index]])
+    with pytest.raises(StoreError, match=r"2 of 4 shards are missing, the first is number 1\. Run the stage"):
+        seal(tmp_path / "shards", plan, tmp_path / "labels.zarr", CATEGORIES, {})
+    assert [each.name for each in tmp_path.iterdir()] == ["shards"]
+
+
+def test_an_image_in_two_shards_is_refused(tmp_path):
+    plan = [[1, 2], [3, 1]]
+    for index, image_ids in enumerate(plan):
+        write_shard(tmp_path / "shards", index, [tiny_row(image_id) for image_id in image_ids])
+    with pytest.raises(StoreError, match="image 1 is in the plan more than once"):
+        seal(tmp_path / "shards", plan, tmp_path / "labels.zarr", CATEGORIES, {})
+
+
+def test_a_store_that_is_there_is_never_written_over(store_path):
+    before = files(store_path)
+    with pytest.raises(StoreError, match="is there already, and sealed labels never change"):
+        write_store(store_path, [], (), {})
+    assert files(store_path) == before
+    assert [each.name for each in store_path.parent.iterdir()] == [store_path.name]
+
+
+def test_of_two_that_seal_at_the_same_time_the_first_wins(store_path, tmp_path, monkeypatch):
+    write_shard(tmp_path / "shards", 0, [tiny_row(1)])
+
+    def other_is_faster(_folder: Path) -> None:
+        store_path.rename(tmp_path / "new.zarr")
+
+    monkeypatch.setattr(sealing, "_sync_tree", other_is_faster)
+    with pytest.raises(StoreError, match=r"new\.zarr is there already"):
+        seal(tmp_path / "shards", [[1]], tmp_path / "new.zarr", CATEGORIES, {})
+    assert verify(tmp_path / "new.zarr") == []
+    assert len(LabelStore.open(tmp_path / "new.zarr")) == len(ROWS)
+
+
+def test_what_a_killed_run_left_is_gone_when_the_store_is_there(tmp_path):
+    left = tmp_path / ".labels.zarr-ab12"
+    left.mkdir()
+    (left / "000000-0123456789abcdef.shard").write_bytes(b"half")
+    tiny_store(tmp_path / "labels.zarr", ROWS[:3])
+    assert [each.name for each in tmp_path.iterdir()] == ["labels.zarr"]
+
+
+def test_an_interrupted_sealing_leaves_the_shards_and_nothing_else(tmp_path, monkeypatch):
+    def interrupted(_folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    plan = divide(range(10), 5)
+    for index, image_ids in enumerate(plan):
+        write_shard(tmp_path / "shards", index, [tiny_row(image_id) for image_id in image_ids])
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(sealing, "_sync_tree", interrupted)
+        seal(tmp_path / "shards", plan, tmp_path / "labels.zarr", CATEGORIES, {})
+    assert [each.name for each in tmp_path.iterdir()] == ["shards"]
+    assert len(list((tmp_path / "shards").iterdir())) == 2
+
+
+def test_a_damaged_shard_is_not_sealed(tmp_path):
+    path = write_shard(tmp_path / "shards", 0, [tiny_row(1)])
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="the shard is damaged"):
+        seal(tmp_path / "shards", [[1]], tmp_path / "labels.zarr", CATEGORIES, {})
+    assert path == shard_path(tmp_path / "shards", 0, [1])
+    assert [each.name for each in tmp_path.iterdir()] == ["shards"]
+
+
+def test_the_sealed_store_is_as_open_to_others_as_other_new_folders(sealed, tmp_path):
+    (tmp_path / "new").mkdir()
+    assert sealed.stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
+def test_verify_finds_a_flipped_byte_in_any_file_of_values(store_path):
+    generator = random.Random(0)
+    for path in sorted(store_path.glob("*/*/c/**/*")):
+        if path.is_dir():
+            continue
+        column = path.relative_to(store_path).as_posix().partition("/c/")[0]
+        content = path.read_bytes()
+        damaged = bytearray(content)
+        damaged[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
+        path.write_bytes(damaged)
+        problems = verify(store_path)
+        path.write_bytes(content)
+        assert len(problems) == 1, path
+        assert f"column {column} is damaged" in problems[0]
+        assert "does not match its checksum" in problems[0]
+    assert verify(store_path) == []
+
+
+def test_verify_finds_files_that_are_cut_off_or_gone_or_of_another_store(store_path, tmp_path):
+    path = store_path / "instances/score/c/0"
+    content = path.read_bytes()
+    for cut in (0, 3, len(content) - 1):
+        path.write_bytes(content[:cut])
+        assert ["score" in problem for problem in verify(store_path)] == [True]
+    path.unlink()
+    assert ["No such file" in problem for problem in verify(store_path)] == [True]
+    # Another store's file of the same length: every checksum in it is right.
+    rows = [tiny_row(image_id) for image_id in range(40)]
+    other = columns_from_rows(rows)["instances/score"][::-1]
+    zarr.open(store_path, mode="r+")["instances/score"][...] = other
+    assert verify(store_path) == [f"{store_path}: column instances/score does not hold the values that were sealed."]
+
+
+def test_verify_finds_other_attributes(store_path):
+    path = store_path / "zarr.json"
+    path.write_text(path.read_text().replace('"name": "cat"', '"name": "dog"'))
+    assert verify(store_path) == [f"{store_path}: the attributes are not those that were sealed."]

@@ -1,0 +1,149 @@
+"""Reading a sealed store: any image, in any order, from any process, and never a damaged one."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import pickle
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import StoreError
+from pipeline.labels import schema, store
+from pipeline.labels.columns import columns_from_rows
+from pipeline.labels.rows import ImageLabels
+from pipeline.labels.schema import COLUMNS, layout
+from pipeline.labels.store import LabelStore
+from tests.tiny_labels import HARD_NAMES, tiny_row, tiny_store
+
+IMAGE_IDS = np.random.default_rng(0).permutation(100).tolist()
+ROWS = [tiny_row(image_id) for image_id in IMAGE_IDS]
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory) -> LabelStore:
+    return tiny_store(tmp_path_factory.mktemp("store") / "labels.zarr", ROWS)
+
+
+def test_images_come_in_the_order_of_the_plan(labels):
+    assert len(labels) == 100
+    assert labels.image_ids.tolist() == IMAGE_IDS
+    assert list(labels) == ROWS
+    assert labels.file_names() == [row.file_name for row in ROWS]
+
+
+def test_an_image_is_found_by_position_id_and_name(labels):
+    for position in (0, 63, 64, 99, -1, -100):
+        assert labels[position] == ROWS[position]
+    for row in ROWS:
+        assert labels.by_id(row.image_id) == row
+        assert labels.by_name(row.file_name) == row
+    assert all(labels.by_name(name).image_id == image_id for image_id, name in enumerate(HARD_NAMES))
+
+
+@pytest.mark.parametrize("cut", [(0, 100), (10, 75), (90, 1000), (5, 5), (70, 3), (200, 300)], ids=str)
+def test_a_range_of_images_is_what_a_list_would_give(labels, cut):
+    assert labels.rows(*cut) == ROWS[slice(*cut)]
+
+
+def test_what_is_not_there_is_told(labels):
+    for position in (100, -101):
+        with pytest.raises(IndexError):
+            labels[position]
+    for image_id in (-1, 100, 10**12):
+        with pytest.raises(StoreError, match=f"labels.zarr: there is no image with the id {image_id}"):
+            labels.by_id(image_id)
+    with pytest.raises(StoreError, match=r"labels.zarr: there is no image named 'nobody\.jpg'"):
+        labels.by_name("nobody.jpg")
+
+
+def test_columns_come_whole(labels):
+    for name, expected in columns_from_rows(ROWS).items():
+        assert np.array_equal(labels.column(name), expected, equal_nan=expected.dtype.kind == "f")
+
+
+def test_rows_that_span_chunks_and_files_are_put_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(schema, "_CHUNK_BYTES", 48)
+    monkeypatch.setattr(schema, "_CHUNKS_PER_SHARD", 2)
+    monkeypatch.setattr(schema, "_CHUNKS_PER_BULK_SHARD", 3)
+    monkeypatch.setattr(store, "_CACHED_CHUNKS", 4)
+    rows = ROWS[:30]
+    labels = tiny_store(tmp_path / "labels.zarr", rows)
+    assert len(list((labels.path / "instances/rle_bytes/c").iterdir())) > 10
+    assert list(labels) == rows
+    assert [labels[position] for position in range(len(rows))] == rows
+
+
+def test_a_layout_has_whole_chunks_and_is_small_where_there_is_little():
+    for column in COLUMNS.values():
+        for rows in (0, 1, 1000, 10**7):
+            cut = layout(column, rows)
+            assert cut.shard_rows % cut.chunk_rows == 0
+            assert cut.chunk_rows * column.row_bytes <= 1 << 16
+            assert cut.chunk_rows <= max(rows, 1)
+
+
+def test_a_store_goes_to_other_processes_and_threads(labels):
+    copy = pickle.loads(pickle.dumps(labels))
+    assert copy.by_id(17) == labels.by_id(17)
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(copy.by_id, IMAGE_IDS)) == ROWS
+    list(labels)  # a store with filled caches is forked, and sent to a process that starts from nothing
+    for method in ("fork", "spawn"):
+        with multiprocessing.get_context(method).Pool(2) as pool:
+            assert pool.map(labels.by_id, IMAGE_IDS[:20]) == ROWS[:20]
+
+
+def test_reading_imports_neither_zarr_nor_torch(labels):
+    code = (
+        "import sys; from pathlib import Path; from pipeline.labels.store import LabelStore;"
+        f"list(LabelStore.open(Path({str(labels.path)!r})));"
+        "print(sorted({'zarr', 'torch', 'dask', 'mmdet'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_flipped_byte_is_found_when_it_is_read(labels, tmp_path):
+    path = Path(shutil.copytree(labels.path, tmp_path / "labels.zarr"))
+    file = path / "instances/score/c/0"
+    content = bytearray(file.read_bytes())
+    content[10] ^= 4
+    file.write_bytes(content)
+    with pytest.raises(StoreError, match=r"labels.zarr: column instances/score is damaged: .*checksum"):
+        list(LabelStore.open(path))
+    file.unlink()
+    with pytest.raises(StoreError, match=r"column instances/score is damaged: .*No such file"):
+        list(LabelStore.open(path))
+
+
+def test_what_is_no_store_of_this_format_is_refused(labels, tmp_path):
+    with pytest.raises(StoreError, match="nowhere: there is no label store"):
+        LabelStore.open(tmp_path / "nowhere")
+    path = Path(shutil.copytree(labels.path, tmp_path / "labels.zarr"))
+    group = json.loads((path / "zarr.json").read_text())
+    for changed, message in (
+        ("{", "not a label store, or it is damaged"),
+        ({"attributes": {}}, "not a label store, or it is damaged"),
+        ({"attributes": group["attributes"] | {"format": "pictures"}}, "of the format 'pictures'"),
+        ({"attributes": group["attributes"] | {"version": 9}}, "of format version 9, this program reads version 1"),
+        ({"attributes": group["attributes"] | {"rows": None}}, "the attributes are damaged"),
+    ):
+        (path / "zarr.json").write_text(changed if isinstance(changed, str) else json.dumps(changed))
+        with pytest.raises(StoreError, match=message):
+            LabelStore.open(path)
+
+
+def test_a_row_of_a_store_is_a_plain_value(labels):
+    row = labels.by_id(0)
+    assert isinstance(row, ImageLabels)
+    instance = row.instances[0]
+    assert [type(value) for value in (instance.category_id, instance.score, instance.area)] == [int, float, int]
+    assert [type(edge) for edge in instance.box_xyxy] == [float] * 4
+    assert type(instance.rle_counts) is bytes
