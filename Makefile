@@ -19,7 +19,7 @@ SETUP := $(if $(filter $(shell ./setup.sh --state),$(file < .venv/ready)),,setup
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check format format-check lint types status config stores clean $(STAGES) \
-	bench-data
+	bench-data bench-commands bench-store bench-refine sam-tiny
 .DELETE_ON_ERROR:
 # Only the rules below: make need not look for C files and the like.
 MAKEFLAGS += --no-builtin-rules
@@ -98,8 +98,20 @@ lint: $(SETUP) ## Look for mistakes in the code
 types: $(SETUP) ## Check the types
 	@$(BIN)/mypy
 
-bench-data: $(SETUP) ## Measure reading, checking and splitting 100,000 images
+bench-data: $(SETUP) ## Measure reading, checking and splitting 100,000 images with 1,000,000 instances
 	@$(BIN)/python benchmarks/large_annotations.py --folder work/bench-data
+
+bench-commands: $(SETUP) ## Measure help, status and an up-to-date make on 100,000 images
+	@$(BIN)/python benchmarks/commands.py --folder work/bench-commands
+
+bench-store: $(SETUP) ## Measure the label store on 100,000 images with 1,000,000 instances
+	@$(BIN)/python benchmarks/store.py --folder work/bench-store
+
+bench-refine: $(SETUP) ## Measure SAM's engine against plain loops of segment_anything
+	@$(BIN)/python benchmarks/refine.py
+
+sam-tiny: $(SETUP) ## Train the small SAM again; goes on where it was stopped (MINUTES=120)
+	@$(BIN)/python -m data.sam_tiny.train --work work/sam-tiny --minutes $(or $(MINUTES),120)
 
 clean: ## Remove caches of tools; experiments and stores stay
 	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -6,7 +6,6 @@ what happens when a worker dies, and who is told how far things are.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -142,7 +141,7 @@ def _client(compute: ComputeSettings, shards: int) -> Iterator[Client]:
                 processes=True,
                 dashboard_address=None,
                 silence_logs="CRITICAL",
-                env={"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))},
+                env={"OMP_NUM_THREADS": "1"},  # a worker is a core
             ) as cluster,
             Client(cluster) as client,
         ):

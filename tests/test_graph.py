@@ -111,7 +111,6 @@ SETTINGS: dict[str, tuple[object, frozenset[str]]] = {
     "compute.batch_images": (2, NOTHING),
     "compute.loader_workers": (4, NOTHING),
     "compute.checkpoint_every": (7, NOTHING),
-    "compute.cache_embeddings": (True, NOTHING),
     "compute.logger": ("wandb", NOTHING),
 }
 

@@ -284,7 +284,7 @@ class ComputeSettings(Section):
     """Machines and progress. Nothing here changes a result beyond rounding, or causes a rerun."""
 
     workers: Count = 1
-    """Processes for sharded stages; 1 computes in the command itself."""
+    """Processes for sharded stages, of one core or GPU each; 1 computes in the command itself."""
     scheduler: str | None = None
     """Address of a running Dask scheduler to use instead."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -299,8 +299,6 @@ class ComputeSettings(Section):
     """Processes that load images for training."""
     checkpoint_every: Count = 500
     """Training iterations between checkpoints."""
-    cache_embeddings: bool = False
-    """Keep SAM's image embeddings in the store, for refining again with other prompts."""
     logger: Literal["tensorboard", "wandb"] = "tensorboard"
     """Where training curves go, besides the JSON log."""
 

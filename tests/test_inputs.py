@@ -1,0 +1,111 @@
+"""The contents that an experiment depends on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.detector_config import config_files
+from pipeline.errors import S4MError
+from pipeline.experiment.loading import load_experiment
+from pipeline.identity import IdentityCache
+from pipeline.inputs import read_contents
+from tests.tiny_experiment import make_experiment_files
+
+
+@pytest.fixture
+def contents(tmp_path):
+    """Reads the contents of the tiny experiment with values set over it."""
+
+    def read(*overrides: str) -> dict[str, str]:
+        experiment = load_experiment(make_experiment_files(tmp_path), overrides, {})
+        return read_contents(experiment, IdentityCache(tmp_path / "memory.sqlite"))
+
+    return read
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {key for key in before | after if before.get(key) != after.get(key)}
+
+
+def test_every_content_is_known_by_its_key(contents):
+    assert set(contents()) == {
+        "data.annotated.annotations",
+        "data.annotated.images",
+        "sam.checkpoint",
+        "teacher.detector",
+    }
+
+
+def test_an_image_changes_the_images_alone(contents, tmp_path):
+    before = contents()
+    (tmp_path / "images/0001.png").write_bytes(b"other")
+    assert changed(before, contents()) == {"data.annotated.images"}
+
+
+def test_an_annotation_changes_the_annotations_alone(contents, tmp_path):
+    before = contents()
+    path = tmp_path / "annotations.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["category_id"] = 7
+    path.write_text(json.dumps(content))
+    assert changed(before, contents()) == {"data.annotated.annotations"}
+
+
+def test_another_id_for_an_image_is_another_set_of_images(contents, tmp_path):
+    before = contents()
+    path = tmp_path / "annotations.json"
+    path.write_text(path.read_text().replace('"id": 6', '"id": 66').replace('"image_id": 6', '"image_id": 66'))
+    assert "data.annotated.images" in changed(before, contents())
+
+
+def test_a_folder_of_unlabelled_images_is_known_by_what_is_in_it(tmp_path):
+    path = make_experiment_files(
+        tmp_path,
+        {
+            "data": {
+                "labelled": {"annotations": "annotations.json", "images": "images"},
+                "unlabelled": {"images": "images"},
+            }
+        },
+    )
+    experiment = load_experiment(path, (), {})
+
+    def read() -> dict[str, str]:
+        return read_contents(experiment, IdentityCache(tmp_path / "memory.sqlite"))
+
+    before = read()
+    (tmp_path / "images/notes.txt").write_text("no image")
+    assert read() == before
+    (tmp_path / "images/new.png").write_bytes(b"new")
+    assert changed(before, read()) == {"data.unlabelled.images"}
+
+
+def test_annotations_that_cannot_be_read_are_left_to_the_split(contents, tmp_path):
+    (tmp_path / "annotations.json").write_text("{")
+    assert "data.annotated.images" in contents()
+
+
+def test_a_base_of_the_detector_config_counts(contents, tmp_path):
+    base = tmp_path / "base.py"
+    base.write_text("depth = 18\n")
+    (tmp_path / "detector2.py").write_text("_base_ = ['base.py', 'mmdet::_base_/models/mask-rcnn_r50_fpn.py']\n")
+    before = contents(f"teacher.detector={tmp_path}/detector2.py")
+    base.write_text("depth = 34\n")
+    assert changed(before, contents(f"teacher.detector={tmp_path}/detector2.py")) == {"teacher.detector"}
+
+
+def test_configs_inherit_without_end_and_once(tmp_path):
+    for name, base in (("a", "'b.py'"), ("b", "('a.py', 'c.py')"), ("c", "'missing.py'")):
+        (tmp_path / f"{name}.py").write_text(f"_base_ = {base}\n")
+    assert [path.name for path in config_files(tmp_path / "a.py")] == ["a.py", "b.py", "c.py", "missing.py"]
+
+
+@pytest.mark.parametrize("text", ["def (:", "_base_ = [name for name in ()]"])
+def test_a_config_that_cannot_be_read_is_named(tmp_path: Path, text: str):
+    path = tmp_path / "bad.py"
+    path.write_text(text)
+    with pytest.raises(S4MError, match=str(path)):
+        config_files(path)
