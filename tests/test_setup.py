@@ -1,0 +1,80 @@
+"""`setup.sh` where something is missing: a clear word, and what to do."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TOOLS = ("bash", "cat", "cksum", "dirname", "env", "grep", "mkdir", "nproc", "rm", "sed", "tail", "tee", "tr")
+
+# A Python that makes virtual environments of itself, installs everything but mmcv, and has no compiler beside it.
+PYTHON = """#!/bin/bash
+case "$*" in
+    --version) echo "Python 3.11.0" ;;
+    "-m venv --clear .venv")
+        mkdir -p .venv/bin
+        cp "$0" .venv/bin/python
+        echo "VIRTUAL_ENV=$PWD/.venv" >.venv/bin/activate
+        ;;
+    *"--only-binary onedl-mmcv"*) exit 1 ;;
+esac
+"""
+
+
+@pytest.fixture
+def setup(tmp_path):
+    """Runs setup.sh in a checkout of its own, with nothing but the named tools."""
+    checkout, tools = tmp_path / "checkout", tmp_path / "bin"
+    checkout.mkdir()
+    tools.mkdir()
+    for name in ("setup.sh", "constraints.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, checkout)
+    for name in (*TOOLS, "cp"):
+        (tools / name).symlink_to(shutil.which(name))
+
+    def run(python: str | None = None) -> subprocess.CompletedProcess[str]:
+        if python is not None:
+            shutil.rmtree(checkout / ".venv/bin", ignore_errors=True)
+            (tools / "python3.11").write_text(python)
+            (tools / "python3.11").chmod(0o755)
+        return subprocess.run(
+            ["bash", "setup.sh"], cwd=checkout, env={"PATH": str(tools)}, capture_output=True, text=True, timeout=60
+        )
+
+    return run
+
+
+def test_without_python_it_says_which_one_is_needed(setup):
+    told = setup()
+    assert told.returncode == 1
+    assert "setup: Python 3.11 or 3.12 is needed and was not found" in told.stderr
+    assert "make setup PYTHON=" in told.stderr
+
+
+def test_without_a_compiler_it_says_so(setup):
+    told = setup(PYTHON)
+    assert told.returncode == 1
+    assert "setup: no C++ compiler (c++): mmcv is built from source" in told.stderr
+    assert "run make setup again" in told.stderr
+
+
+def test_a_step_that_fails_shows_the_end_of_its_output(setup):
+    told = setup(
+        PYTHON.replace('--only-binary onedl-mmcv"', 'install torch torchvision"').replace("exit", "echo lost; exit")
+    )
+    assert told.returncode == 1
+    assert "lost\nsetup: failed: .venv/bin/python -m pip install torch torchvision numpy" in told.stderr
+    assert ".venv.setup.log" in told.stderr
+
+
+def test_a_half_finished_setup_is_begun_again_and_a_finished_one_is_left_alone(setup):
+    working = PYTHON.replace("exit 1", "exit 0")
+    assert setup(PYTHON).returncode == 1
+    first = setup(working)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.splitlines()[-1] == "setup: done"
+    assert setup().stdout == "set up already: .venv\n"
