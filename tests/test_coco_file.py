@@ -36,9 +36,7 @@ def refined(made: TinyCoco, tmp_path: Path, change) -> tuple[dict[str, Any], Any
     dataset = read_coco(made.annotations)
     rows = [change(row) for row in rows_to_refine(dataset, read_scores(made.annotations))]
     write_store(tmp_path / "refined.zarr", rows, dataset.categories, {})
-    result = write_refined(
-        made.annotations, dataset, LabelStore.open(tmp_path / "refined.zarr"), tmp_path / "out.json"
-    )
+    result = write_refined(made.annotations, dataset, LabelStore.open(tmp_path / "refined.zarr"), tmp_path / "out.json")
     return json.loads((tmp_path / "out.json").read_text()), result
 
 

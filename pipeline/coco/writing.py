@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import msgspec
 import numpy as np
 
 from pipeline.coco.model import CocoAnnotation, CocoCategory, CocoImage
+from pipeline.files import open_atomically
 
 
 def _plain_number(value: object) -> object:
@@ -32,16 +31,8 @@ def write_coco(
 
     Segmentations are written as they were read, byte for byte.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            file.writelines(_lines(images, categories, annotations))
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with open_atomically(path) as file:
+        file.writelines(_lines(images, categories, annotations))
 
 
 def _lines(

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Prompt:
-    """
-    One instance's prompt. Everything optional; an empty prompt is refused by the engine.
+    """One instance's prompt. Everything optional; an empty prompt is refused by the engine.
 
     points_xy_full: (P, 2) float32, x then y, in pixels of the full image (pixel centres at +0.5).
     point_labels: (P,) int64, 1 inside the object, 0 outside.
@@ -28,8 +27,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Candidates:
-    """
-    SAM's answers to one prompt, best guess not yet chosen.
+    """SAM's answers to one prompt, best guess not yet chosen.
 
     mask_logits_lowres: (C, h, w) float32 in SAM's low-resolution frame; above 0 is inside.
     predicted_iou: (C,) float32, SAM's own estimate of each candidate's IoU.
