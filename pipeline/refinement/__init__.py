@@ -1,0 +1,1 @@
+"""Refinement of one batch of images: prompts, candidates, choice, clean-up, gate."""

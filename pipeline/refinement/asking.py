@@ -1,0 +1,180 @@
+"""Asking SAM about instances: prompts in, one cleaned mask each out, with what SAM itself says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, replace
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ImageError
+from pipeline.experiment.schema import RefineSettings
+from pipeline.labels.soft_mask import SoftMask
+from pipeline.refinement.choice import Choice, choose
+from pipeline.refinement.cleanup import best_component, fill_holes
+from pipeline.refinement.geometry import LowresFrame, Window, nonzero_window
+from pipeline.refinement.masks import CropMask
+from pipeline.refinement.prompts import build_prompt, instance_rng
+from pipeline.refinement.soft import SoftView, shifted, soft_lowres, soft_view
+from pipeline.sam.frame import full_logits
+from pipeline.sam.prompt import Candidates, Prompt
+
+PROMPTS_AT_ONCE = 256
+"""Instances whose candidates are in memory at once: 200 MB of logits for SAM's own low-resolution side of 256."""
+
+BAND_PIXELS = 1 << 22
+"""Pixels of a mask that are interpolated at once."""
+
+EmbeddingsT = TypeVar("EmbeddingsT")
+
+
+class Engine(Protocol[EmbeddingsT]):
+    """What refinement needs of SAM; `pipeline.sam.engine.SamEngine` has it."""
+
+    @property
+    def input_side(self) -> int: ...
+    @property
+    def lowres_side(self) -> int: ...
+
+    def encode(self, images: Sequence[NDArray[np.uint8]]) -> EmbeddingsT:
+        """Embeddings of RGB images (height, width, 3), of any sizes."""
+
+    def decode(
+        self, embeddings: EmbeddingsT, image_indices: Sequence[int], prompts: Sequence[Prompt]
+    ) -> list[Candidates]:
+        """Candidates for prompts, each about the image at its index."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One instance to ask SAM about.
+
+    image_id, instance: whose it is; they seed its random numbers. view: the pixels that SAM sees it in, by their
+    place among the images asked about. window: the part of the image that these show. soft_mask: the teacher's,
+    in pixels of the image.
+    """
+
+    image_id: int
+    instance: int
+    view: int
+    window: Window
+    soft_mask: SoftMask
+
+
+@dataclass(frozen=True)
+class Answer:
+    """SAM's mask of one instance, cleaned, in pixels of its image; empty where SAM sees nothing."""
+
+    mask: CropMask
+    candidate: int
+    predicted_iou: float
+    stability: float
+
+
+def ask(
+    pixels: Sequence[NDArray[np.uint8]],
+    questions: Sequence[Question],
+    engine: Engine[EmbeddingsT],
+    settings: RefineSettings,
+) -> Iterator[Answer]:
+    """Encode the views once and answer every question, in order."""
+    if not questions:
+        return
+    embeddings = engine.encode(pixels)
+    for first in range(0, len(questions), PROMPTS_AT_ONCE):
+        some = [_Asked.of(question, engine, settings) for question in questions[first : first + PROMPTS_AT_ONCE]]
+        for asked, choice in zip(some, _decode(some, embeddings, engine, settings), strict=True):
+            yield _answer(asked, choice, settings)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A question with all that its prompt is made of, in the frame of its view."""
+
+    question: Question
+    frame: LowresFrame
+    view: SoftView
+    probability_lowres: NDArray[np.float32]
+    prompt: Prompt
+
+    @classmethod
+    def of(cls, question: Question, engine: Engine[EmbeddingsT], settings: RefineSettings) -> _Asked:
+        window = question.window
+        frame = LowresFrame(window.height, window.width, engine.input_side, engine.lowres_side)
+        soft_mask = shifted(question.soft_mask, -window.x0, -window.y0)
+        view = soft_view(soft_mask)
+        probability_lowres = soft_lowres(soft_mask, frame)
+        rng = instance_rng(settings.seed, question.image_id, question.instance)
+        prompt = build_prompt(view, probability_lowres, frame, settings, rng)
+        return cls(question, frame, view, probability_lowres, prompt)
+
+
+def _decode(
+    asked: Sequence[_Asked], embeddings: EmbeddingsT, engine: Engine[EmbeddingsT], settings: RefineSettings
+) -> list[Choice]:
+    """The candidates chosen in the last pass; every pass but the first is shown those of the one before."""
+    views = [each.question.view for each in asked]
+    prompts = [each.prompt for each in asked]
+    choices: list[Choice] = []
+    for _ in range(settings.passes):
+        if choices:
+            prompts = [
+                replace(prompt, mask_logits_lowres=choice.mask_logits_lowres)
+                for prompt, choice in zip(prompts, choices, strict=True)
+            ]
+        answered = engine.decode(embeddings, views, prompts)
+        choices = [
+            _checked(choose(candidates, each.probability_lowres, each.frame, settings.choice), each.question)
+            for each, candidates in zip(asked, answered, strict=True)
+        ]
+    return choices
+
+
+def _checked(choice: Choice, question: Question) -> Choice:
+    if not (np.isfinite(choice.predicted_iou) and np.isfinite(choice.mask_logits_lowres).all()):
+        raise ImageError(
+            f"SAM's answer for instance {question.instance} of image {question.image_id} is not a number: its "
+            "weights are damaged, or compute.precision is too low for them (try fp32)"
+        )
+    return choice
+
+
+def _answer(asked: _Asked, choice: Choice, settings: RefineSettings) -> Answer:
+    logits_lowres = choice.mask_logits_lowres
+    content = asked.frame.content
+    region = asked.frame.to_image(nonzero_window(logits_lowres[: content.height, : content.width] > 0))
+    mask = _interpolated(logits_lowres, asked.frame, region)
+    if settings.largest_component:
+        mask = best_component(mask, *_votes(asked.view, region))
+    if settings.fill_holes:
+        mask = fill_holes(mask)
+    window = asked.question.window
+    return Answer(
+        mask=CropMask.of_array(mask, region.moved(window.x0, window.y0)),
+        candidate=choice.index,
+        predicted_iou=choice.predicted_iou,
+        stability=choice.stability,
+    )
+
+
+def _interpolated(logits_lowres: NDArray[np.float32], frame: LowresFrame, region: Window) -> NDArray[np.bool_]:
+    """The mask in a region of its view, (height, width), a band of rows at a time: logits take 4 bytes a pixel."""
+    mask = np.empty((region.height, region.width), dtype=np.bool_)
+    band_rows = max(1, BAND_PIXELS // max(1, region.width))
+    for y0 in range(region.y0, region.y1, band_rows):
+        band = replace(region, y0=y0, y1=min(y0 + band_rows, region.y1))
+        logits = full_logits(logits_lowres, (frame.height, frame.width), frame.input_side, astuple(band))
+        np.greater(logits, 0, out=mask[region.slices(band)])
+    return mask
+
+
+def _votes(view: SoftView, region: Window) -> tuple[NDArray[np.float32], NDArray[np.intp], NDArray[np.intp]]:
+    """The soft mask's probabilities within a region, and the rows and columns of the region that they are for."""
+    rows, columns = np.indices(view.probability.shape)
+    points_xy = view.points_xy(rows.ravel(), columns.ravel())
+    xs = np.floor(points_xy[:, 0]).astype(np.intp) - region.x0
+    ys = np.floor(points_xy[:, 1]).astype(np.intp) - region.y0
+    within = (xs >= 0) & (xs < region.width) & (ys >= 0) & (ys < region.height)
+    return view.probability.ravel()[within], ys[within], xs[within]

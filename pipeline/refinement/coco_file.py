@@ -1,0 +1,117 @@
+"""Refining the masks of a COCO file, annotation by annotation: for people who have masks to sharpen, and no more.
+
+Every annotation keeps its id, category, score and whatever else the file says of it. Its mask, box and area are
+those decided on; what was decided, and why, stands under `refinement`. Crowds, empty masks and annotations of
+images that cannot be used stay as they are. Dropped instances are taken out and listed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pycocotools import mask as coco_mask
+
+from pipeline.coco.model import CocoAnnotation, CocoDataset
+from pipeline.errors import DatasetError, Problem
+from pipeline.files import write_atomically
+from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_rle
+from pipeline.labels.store import LabelStore
+
+UNCHANGED = "unchanged"
+
+
+@dataclass(frozen=True)
+class RefinedFile:
+    """What became of a file's annotations, by decision, and of its images; failures are reasons by file name."""
+
+    decisions: Mapping[str, int]
+    failures: Mapping[str, str]
+
+
+def rows_to_refine(dataset: CocoDataset, scores: Mapping[int, float]) -> Iterator[ImageLabels]:
+    """The dataset's annotations as teacher labels, image by image; `scores` by annotation id, else 1."""
+    for image in dataset.images:
+        instances = tuple(
+            label_from_rle(dataset.rle(each), each.category_id, scores.get(each.id, 1.0), Decision.TEACHER)
+            for each in _refinable(dataset, image.id)
+        )
+        yield ImageLabels.of_instances(image.id, image.file_name, image.width, image.height, instances)
+
+
+def read_scores(path: Path) -> dict[int, float]:
+    """The scores of a dataset's annotations, where they have any between 0 and 1, by annotation id."""
+    annotations = _read(path)["annotations"]
+    scores = {each["id"]: each["score"] for each in annotations if "score" in each}
+    wrong = [
+        Problem(f"annotation {key}, score", f"given {json.dumps(score)}; expected a number from 0 to 1")
+        for key, score in scores.items()
+        if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1
+    ]
+    if wrong:
+        raise DatasetError(str(path), wrong)
+    return scores
+
+
+def write_refined(source: Path, dataset: CocoDataset, refined: LabelStore, target: Path) -> RefinedFile:
+    """Write the file again with the refined masks in it."""
+    content = _read(source)
+    decided: dict[int, InstanceLabel] = {}
+    failures: dict[str, str] = {}
+    for row in refined:
+        if row.message:
+            failures[row.file_name] = row.message
+        for annotation, instance in zip(_refinable(dataset, row.image_id), row.instances, strict=False):
+            decided[annotation.id] = instance
+    counts: Counter[str] = Counter()
+    kept: list[dict[str, Any]] = []
+    dropped: list[int] = []
+    for annotation in content["annotations"]:
+        label = decided.get(annotation["id"])
+        counts[str(label.decision) if label else UNCHANGED] += 1
+        if label is None:
+            kept.append(annotation)
+        elif label.decision is Decision.DROPPED:
+            dropped.append(annotation["id"])
+        else:
+            image = dataset.image_by_id[annotation["image_id"]]
+            kept.append(annotation | _refined_keys(label, image.height, image.width))
+    content["annotations"] = kept
+    content["refinement"] = {"decisions": dict(counts), "dropped_ids": dropped, "failed_images": failures}
+    write_atomically(target, json.dumps(content, ensure_ascii=True) + "\n")
+    return RefinedFile(dict(counts), failures)
+
+
+def _refined_keys(instance: InstanceLabel, height: int, width: int) -> dict[str, Any]:
+    rle = {"size": [height, width], "counts": instance.rle_counts}
+    measures = {
+        "predicted_iou": instance.predicted_iou,
+        "stability": instance.stability,
+        "agreement": instance.agreement,
+    }
+    return {
+        "segmentation": {"size": [height, width], "counts": instance.rle_counts.decode("ascii")},
+        "bbox": [float(value) for value in coco_mask.toBbox(rle)],
+        "area": instance.area,
+        "refinement": {
+            "decision": str(instance.decision),
+            **{name: round(value, 4) for name, value in measures.items() if value is not None},
+        },
+    }
+
+
+def _refinable(dataset: CocoDataset, image_id: int) -> list[CocoAnnotation]:
+    return [
+        each
+        for each in dataset.annotations_by_image[image_id]
+        if not each.iscrowd and coco_mask.area(dataset.rle(each)) > 0
+    ]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_bytes())
+    return content

@@ -1,0 +1,129 @@
+"""The gate: SAM's mask, the teacher's, or neither."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from pipeline.errors import StageError
+from pipeline.experiment.schema import RefineSettings
+from pipeline.labels.rows import Decision
+
+
+class Evidence(Protocol):
+    """What is known of SAM's mask of one instance; all in 0..1.
+
+    agreement: IoU with the teacher's mask. predicted_iou: SAM's own estimate. stability: IoU under a shift of
+    SAM's threshold. area_match: the smaller of the two masks' areas over the larger.
+    """
+
+    @property
+    def agreement(self) -> float: ...
+    @property
+    def predicted_iou(self) -> float: ...
+    @property
+    def stability(self) -> float: ...
+    @property
+    def area_match(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Measures:
+    """`Evidence` as plain values."""
+
+    agreement: float
+    predicted_iou: float
+    stability: float
+    area_match: float
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """SAM's mask is taken where every measure reaches its threshold; 0 asks nothing."""
+
+    min_agreement: float = 0.0
+    min_predicted_iou: float = 0.0
+    min_stability: float = 0.0
+    min_area_match: float = 0.0
+
+    def met_by(self, evidence: Evidence) -> bool:
+        """Whether every measure reaches its threshold."""
+        return (
+            evidence.agreement >= self.min_agreement
+            and evidence.predicted_iou >= self.min_predicted_iou
+            and evidence.stability >= self.min_stability
+            and evidence.area_match >= self.min_area_match
+        )
+
+
+@dataclass(frozen=True)
+class Line:
+    """An expected IoU as a linear function of one measure, cut to 0..1."""
+
+    intercept: float = 0.0
+    slope: float = 1.0
+
+    def at(self, measure: float) -> float:
+        """The value for a measure."""
+        return min(1.0, max(0.0, self.intercept + self.slope * measure))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whose mask is taken, and the IoU with the truth, 0..1, that is expected of it."""
+
+    decision: Decision
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Decides from SAM's evidence whose mask an instance gets.
+
+    thresholds: what SAM's mask must reach; None takes the teacher's always.
+    drop_below_agreement: below it neither mask is believed.
+    expected_sam: IoU expected of SAM's mask, by its predicted IoU times its agreement.
+    expected_teacher: IoU expected of the teacher's mask, by its agreement with SAM's. Both lines are only a
+        ranking, no estimate, until `calibrate` fits them.
+    """
+
+    thresholds: Thresholds | None = Thresholds()
+    drop_below_agreement: float = 0.0
+    expected_sam: Line = Line()
+    expected_teacher: Line = Line()
+
+    def judge(self, evidence: Evidence) -> Verdict:
+        """Decide about one instance that has both masks."""
+        if evidence.agreement < self.drop_below_agreement:
+            return Verdict(Decision.DROPPED, 0.0)
+        if self.thresholds is not None and self.thresholds.met_by(evidence):
+            merit = evidence.predicted_iou * evidence.agreement
+            return Verdict(Decision.SAM, self.expected_sam.at(merit))
+        return Verdict(Decision.TEACHER, self.expected_teacher.at(evidence.agreement))
+
+
+def fixed_gate(settings: RefineSettings) -> Gate:
+    """The gate by the thresholds of the settings."""
+    return Gate(
+        thresholds=Thresholds(
+            min_agreement=settings.min_agreement,
+            min_predicted_iou=settings.min_predicted_iou,
+            min_stability=settings.min_stability,
+            min_area_match=1 / settings.max_area_change,
+        ),
+        drop_below_agreement=settings.drop_below_agreement,
+    )
+
+
+def make_gate(settings: RefineSettings, calibrated: Gate | None = None) -> Gate:
+    """The gate that the settings ask for; `calibrated` is the fitted one that `gate: calibrated` needs."""
+    if settings.gate == "none":
+        return Gate()
+    if settings.gate == "fixed":
+        return fixed_gate(settings)
+    if calibrated is None:
+        raise StageError(
+            "refine.gate is 'calibrated', but the gate was not fitted: that takes labelled instances that the "
+            "teacher did not train on; give some, or set refine.gate to 'fixed'"
+        )
+    return calibrated

@@ -1,0 +1,168 @@
+"""Refining the labels of a few images: SAM is asked about every instance, and the gate decides.
+
+What comes out for an instance depends on its image, that image's labels and the settings, never on what shares
+its batch. Of N instances never N dense masks are held: a mask is dense while it is being made, within the part of
+the image that it takes up, and run lengths after that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from pipeline.errors import ImageError
+from pipeline.experiment.schema import RefineSettings
+from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_rle
+from pipeline.refinement.asking import Answer, EmbeddingsT, Engine, Question, ask
+from pipeline.refinement.gate import Gate, Measures
+from pipeline.refinement.masks import CropMask, without_overlap
+from pipeline.refinement.soft import soften
+from pipeline.refinement.zoom import View, plan_views
+
+
+@dataclass(frozen=True)
+class RefineInput:
+    """An image, uint8 (height, width, 3) RGB, and the teacher's labels of it."""
+
+    image_rgb: NDArray[np.uint8]
+    labels: ImageLabels
+
+
+@dataclass(frozen=True)
+class RefinedInstance:
+    """A teacher's instance after refinement.
+
+    label: class and score are the teacher's, mask, box and area those of the mask decided on; SAM's measures are
+    there for every decision. gate_confidence: IoU with the truth that the gate expects of the mask, 0 to 1.
+    """
+
+    label: InstanceLabel
+    gate_confidence: float
+
+
+def refine_images(
+    inputs: Sequence[RefineInput], engine: Engine[EmbeddingsT], settings: RefineSettings, gate: Gate
+) -> list[list[RefinedInstance]]:
+    """Refine every instance of every image; for each image its instances in the order given.
+
+    Raises ImageError where an image does not fit its labels or holds values that are not numbers.
+    """
+    for each in inputs:
+        _require_usable(each)
+    views = [(place, view) for place, each in enumerate(inputs) for view in _views(each, engine, settings)]
+    answers: list[dict[int, Answer]] = [{} for _ in inputs]
+    # Views of zoomed images come on top of the batch: no more are embedded at once than it has images.
+    for first in range(0, len(views), max(1, len(inputs))):
+        some = views[first : first + len(inputs)]
+        pixels = [_shown(inputs[place].image_rgb, view) for place, view in some]
+        asked = [(place, instance) for place, view in some for instance in view.instances]
+        questions = [
+            _question(inputs[place].labels, instance, index, view)
+            for index, (place, view) in enumerate(some)
+            for instance in view.instances
+        ]
+        for (place, instance), answer in zip(asked, ask(pixels, questions, engine, settings), strict=True):
+            answers[place][instance] = answer
+    return [_refined(each.labels, answers[place], settings, gate) for place, each in enumerate(inputs)]
+
+
+def _require_usable(each: RefineInput) -> None:
+    labels, image = each.labels, each.image_rgb
+    if image.dtype != np.uint8 or image.shape != (labels.height, labels.width, 3):
+        raise ImageError(
+            f"image {labels.image_id} has pixels of shape {image.shape} and type {image.dtype}, its labels are for "
+            f"uint8 {(labels.height, labels.width, 3)}"
+        )
+    for index, instance in enumerate(labels.instances):
+        if not all(isfinite(value) for value in (instance.score, *instance.box_xyxy)):
+            raise ImageError(f"image {labels.image_id}: instance {index} has a score or a box that is not a number")
+
+
+def _views(each: RefineInput, engine: Engine[EmbeddingsT], settings: RefineSettings) -> list[View]:
+    """The views of one image; instances without a pixel are in none of them."""
+    labels = each.labels
+    visible = [index for index, instance in enumerate(labels.instances) if instance.area > 0]
+    boxes_xyxy = [labels.instances[index].box_xyxy for index in visible]
+    planned = plan_views(boxes_xyxy, labels.height, labels.width, engine.input_side, settings.zoom_below_px)
+    return [replace(view, instances=tuple(visible[place] for place in view.instances)) for view in planned]
+
+
+def _shown(image_rgb: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
+    window = view.window
+    return image_rgb[window.y0 : window.y1, window.x0 : window.x1]
+
+
+def _question(labels: ImageLabels, instance: int, index: int, view: View) -> Question:
+    label = labels.instances[instance]
+    soft_mask = label.soft_mask
+    if soft_mask is None or not soft_mask.probabilities.any():
+        soft_mask = soften(labels.rle(label))
+    return Question(labels.image_id, instance, index, view.window, soft_mask)
+
+
+def _refined(
+    labels: ImageLabels, answers: Mapping[int, Answer], settings: RefineSettings, gate: Gate
+) -> list[RefinedInstance]:
+    refined = [
+        _decided(labels, instance, answers[index], gate) if index in answers else _dropped(instance)
+        for index, instance in enumerate(labels.instances)
+    ]
+    return _separated(labels, answers, refined) if settings.separate else refined
+
+
+def _dropped(instance: InstanceLabel) -> RefinedInstance:
+    """An instance without a pixel: there is nothing to ask SAM about."""
+    return RefinedInstance(replace(instance, decision=Decision.DROPPED, soft_mask=None), 0.0)
+
+
+def _decided(labels: ImageLabels, teacher: InstanceLabel, answer: Answer, gate: Gate) -> RefinedInstance:
+    rle = answer.mask.to_rle(labels.height, labels.width)
+    sam = label_from_rle(rle, teacher.category_id, teacher.score, Decision.SAM)
+    measures = Measures(
+        agreement=float(coco_mask.iou([rle], [labels.rle(teacher)], [0])[0, 0]),
+        predicted_iou=answer.predicted_iou,
+        stability=answer.stability,
+        area_match=min(sam.area, teacher.area) / max(sam.area, teacher.area),
+    )
+    # A mask without a pixel is none to take.
+    verdict = (gate if sam.area else replace(gate, thresholds=None)).judge(measures)
+    chosen = sam if verdict.decision is Decision.SAM else replace(teacher, decision=verdict.decision)
+    label = replace(
+        chosen,
+        predicted_iou=measures.predicted_iou,
+        stability=measures.stability,
+        agreement=measures.agreement,
+        candidate=answer.candidate,
+        soft_mask=None,
+    )
+    return RefinedInstance(label, verdict.confidence)
+
+
+def _separated(
+    labels: ImageLabels, answers: Mapping[int, Answer], refined: Sequence[RefinedInstance]
+) -> list[RefinedInstance]:
+    """The same instances, no pixel claimed twice; one of which nothing is left is dropped, as it was."""
+    kept = [index for index, each in enumerate(refined) if each.label.decision is not Decision.DROPPED]
+    masks = [
+        answers[index].mask
+        if refined[index].label.decision is Decision.SAM
+        else CropMask.of_rle(labels.rle(refined[index].label))
+        for index in kept
+    ]
+    separate = without_overlap(masks, [refined[index].label.score for index in kept])
+    result = list(refined)
+    for index, before, after in zip(kept, masks, separate, strict=True):
+        label = refined[index].label
+        if after.is_empty:
+            result[index] = RefinedInstance(replace(label, decision=Decision.DROPPED), 0.0)
+        elif after != before:
+            rle = after.to_rle(labels.height, labels.width)
+            cut = label_from_rle(rle, label.category_id, label.score, label.decision)
+            cut_label = replace(label, rle_counts=cut.rle_counts, area=cut.area, box_xyxy=cut.box_xyxy)
+            result[index] = replace(refined[index], label=cut_label)
+    return result

@@ -1,0 +1,47 @@
+"""What the gate is fitted on: refined instances of labelled images, beside the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pycocotools import mask as coco_mask
+
+from pipeline.coco.segmentation import CompressedRle
+from pipeline.labels.rows import Decision, ImageLabels
+from pipeline.quality import match_to_truth
+from pipeline.refinement.calibrate import Sample
+from pipeline.refinement.image import RefinedInstance
+
+MATCH_IOU = 0.3
+"""A teacher's mask shows the truth that it overlaps most from here on: poor masks are what a gate is for."""
+
+
+def gate_samples(
+    labels: ImageLabels, refined: Sequence[RefinedInstance], truths: Sequence[CompressedRle]
+) -> list[Sample]:
+    """Samples of one image: of each teacher's instance that shows one of the truths and has a mask of SAM's.
+
+    refined: the same instances refined with `refine.gate` none, so that every mask of SAM's is seen.
+    """
+    teacher_rles = [labels.rle(instance) for instance in labels.instances]
+    samples = []
+    matches = match_to_truth(teacher_rles, truths, MATCH_IOU)
+    for teacher, teacher_rle, each, match in zip(labels.instances, teacher_rles, refined, matches, strict=True):
+        label = each.label
+        if match is None or label.decision is not Decision.SAM:
+            continue
+        assert label.agreement is not None
+        assert label.predicted_iou is not None
+        assert label.stability is not None
+        ious = coco_mask.iou([teacher_rle, labels.rle(label)], [truths[match]], [0])[:, 0]
+        samples.append(
+            Sample(
+                agreement=label.agreement,
+                predicted_iou=label.predicted_iou,
+                stability=label.stability,
+                area_match=min(label.area, teacher.area) / max(label.area, teacher.area),
+                teacher_iou=float(ious[0]),
+                sam_iou=float(ious[1]),
+            )
+        )
+    return samples

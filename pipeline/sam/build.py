@@ -1,0 +1,142 @@
+"""Building SAM models, with weights from files that are not trusted, or with random ones."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import struct
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from segment_anything import sam_model_registry
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+
+from pipeline.errors import S4MError
+from pipeline.sam.tiny import build_sam_tiny
+from pipeline.sam.weights import PUBLISHED, identify_weights
+
+MODELS = ("sam_tiny", *PUBLISHED)
+NAMES_SHOWN = 3
+"""Tensors named in a message that could name hundreds."""
+
+_DAMAGE = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    struct.error,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What torch.load lets escape where bytes of a file are changed."""
+
+
+def build_sam(model: str, checkpoint: Path | None = None, *, random_weights_seed: int | None = None) -> Sam:
+    """A SAM in evaluation mode on the CPU, with its own weights, those of a checkpoint, or random ones.
+
+    The tensors stay in the file, mapped into memory: processes that load the same file share them.
+    """
+    if model not in MODELS:
+        raise S4MError(f"{model}: no such SAM; there are {', '.join(MODELS)}")
+    if random_weights_seed is not None:
+        return _random(model, random_weights_seed)
+    weights = identify_weights(model, checkpoint)
+    state = read_state(weights.path)
+    skeleton = _skeleton(model)
+    _check_state(state, skeleton, model, weights.path)
+    if model == "sam_tiny":
+        return build_sam_tiny(state=state)
+    skeleton.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
+    return skeleton.eval()
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name; S4MError for whatever else a file may hold.
+
+    Nothing in the file is run: `weights_only` refuses it.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            raise S4MError(f"{path}: truncated, or not a file of torch.save (a zip archive): fetch it again")
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except _DAMAGE as error:
+        # Only these words of torch's message: it goes on to say how to run the code after all.
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and asked is not None:
+            raise S4MError(
+                f"{path}: holds more than tensors ({asked[1]}), which is refused, as loading it could run programs: "
+                "save the model's state_dict alone"
+            ) from error
+        raise S4MError(f"{path}: damaged, or not a checkpoint ({type(error).__name__}): fetch it again") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        held = sorted(map(str, state)) if isinstance(state, Mapping) else [type(state).__name__]
+        raise S4MError(
+            f"{path}: expected a state_dict (names to tensors), found {_some(held)}: save the model's state_dict alone"
+        )
+    return dict(state)
+
+
+def _random(model: str, seed: int) -> Sam:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        sam: Sam = build_sam_tiny() if model == "sam_tiny" else sam_model_registry[model]()
+        for name, tensor in sam.image_encoder.named_parameters():
+            # segment_anything starts positions at zero, which would leave them without effect.
+            if name == "pos_embed" or ".rel_pos_" in name:
+                nn.init.normal_(tensor, std=0.1)
+    return sam.eval()
+
+
+def _skeleton(model: str) -> Sam:
+    """The model without memory for its tensors."""
+    with torch.device("meta"):
+        sam: Sam = build_sam_tiny() if model == "sam_tiny" else sam_model_registry[model]()
+    return sam
+
+
+def _check_state(state: Mapping[str, Tensor], skeleton: Sam, model: str, path: Path) -> None:
+    expected = skeleton.state_dict()
+    found_shapes = _shapes(state)
+    if found_shapes != _shapes(expected):
+        for other in MODELS:
+            if other != model and found_shapes == _shapes(_skeleton(other).state_dict()):
+                raise S4MError(f"{path}: these are weights of {other}, not of {model}: set sam.model to {other}")
+        raise S4MError(f"{path}: does not fit {model}: {'; '.join(_differences(state, expected))}")
+    for name, tensor in state.items():
+        if tensor.is_floating_point() != expected[name].is_floating_point():
+            raise S4MError(f"{path}: does not fit {model}: {name} is {tensor.dtype}, expected {expected[name].dtype}")
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
+
+
+def _differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    reshaped = [
+        f"{name} is {tuple(found[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    differences = []
+    if missing:
+        differences.append(f"missing: {_some(missing)}")
+    if unknown:
+        differences.append(f"unknown: {_some(unknown)}")
+    if reshaped:
+        differences.append(_some(reshaped))
+    return differences
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more

@@ -1,0 +1,220 @@
+"""SAM over many images and prompts at once: images in, embeddings out, prompts in, candidates out.
+
+The results are those of segment_anything's `SamPredictor`, given the same images and prompts one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from segment_anything.modeling import Sam
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.errors import ImageError, StageError
+from pipeline.sam import frame
+from pipeline.sam.attention import fast_encoder
+from pipeline.sam.decoder import BatchedMaskDecoder
+from pipeline.sam.prompt import Candidates, Prompt
+from pipeline.sam.prompt_tensors import PromptForm, form_of, prompt_tensors
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+CPU_INPUT_PIXELS = 1024 * 1024
+"""Input pixels of all images encoded at once on a CPU: more images gain nothing there and leave the cache."""
+
+CPU_IMAGE_TOKENS = 4096
+"""Image tokens of all prompts decoded at once on a CPU: those of one prompt of the published models."""
+
+GPU_PROMPTS = 64
+"""Prompts decoded at once on a GPU."""
+
+
+@dataclass(frozen=True)
+class ImageEmbeddings:
+    """Encoded images: what `SamEngine` needs of them to answer prompts.
+
+    features: B x C x h x w float32, on the engine's device. image_hw: height and width of each image.
+    """
+
+    features: Tensor
+    image_hw: tuple[tuple[int, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.image_hw)
+
+    def to_numpy(self) -> NDArray[np.float16]:
+        """The features in half precision, to be kept; `SamEngine.restore` takes them back."""
+        return np.asarray(self.features.half().cpu().numpy())
+
+
+class SamEngine:
+    """A SAM on a device, in a precision.
+
+    It takes the model over: moves it to the device and, in bf16, changes the type of a ViT encoder's weights.
+    Masks of the two precisions differ by single pixels of their outlines.
+    """
+
+    def __init__(
+        self,
+        sam: Sam,
+        device: str | torch.device = "cpu",
+        precision: Precision = "auto",
+        *,
+        batch_images: int = 8,
+    ) -> None:
+        self.device = torch.device(device)
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise StageError("device cuda: torch sees no GPU here; choose cpu, or install a driver that fits torch")
+        self.precision = resolve_precision(precision, self.device)
+        sam = sam.to(self.device).eval().requires_grad_(False)
+        self.input_side: int = sam.image_encoder.img_size
+        self.lowres_side: int = sam.prompt_encoder.mask_input_size[0]
+        self._pixel_mean, self._pixel_std = sam.pixel_mean, sam.pixel_std
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        self._encoder = fast_encoder(sam.image_encoder, dtype)
+        self._prompt_encoder = sam.prompt_encoder
+        with torch.inference_mode():
+            positions = sam.prompt_encoder.get_dense_pe()
+            self._decoder = BatchedMaskDecoder(sam.mask_decoder, positions)
+        if self.device.type == "cpu":
+            self._images_at_once = min(batch_images, max(1, CPU_INPUT_PIXELS // self.input_side**2))
+            self._prompts_at_once = max(1, CPU_IMAGE_TOKENS // positions[0, 0].numel())
+        else:
+            self._images_at_once, self._prompts_at_once = batch_images, GPU_PROMPTS
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[NDArray[np.uint8]]) -> ImageEmbeddings:
+        """Embeddings of RGB images, uint8 (height, width, 3), of any sizes."""
+        features = []
+        for first in range(0, len(images), self._images_at_once):
+            some = images[first : first + self._images_at_once]
+            inputs = torch.stack([self._preprocess(image) for image in some])
+            with self._autocast():
+                features.append(self._encoder(inputs).float())
+        if not features:
+            raise ValueError("no images to encode")
+        return ImageEmbeddings(torch.cat(features), tuple((image.shape[0], image.shape[1]) for image in images))
+
+    def restore(self, features: NDArray[np.floating], image_hw: Sequence[tuple[int, int]]) -> ImageEmbeddings:
+        """Embeddings of images of these sizes from features that `ImageEmbeddings.to_numpy` gave."""
+        on_device = torch.from_numpy(features).to(self.device, torch.float32)
+        return ImageEmbeddings(on_device, tuple(image_hw))
+
+    @torch.inference_mode()
+    def decode(
+        self, embeddings: ImageEmbeddings, image_indices: Sequence[int], prompts: Sequence[Prompt]
+    ) -> list[Candidates]:
+        """The three candidates of each prompt, about the image at its index; in the order of the prompts."""
+        image_tokens = _tokens(embeddings.features)
+        candidates: dict[int, Candidates] = {}
+        for places in self._batches(prompts):
+            indices = [image_indices[place] for place in places]
+            image_hw = [embeddings.image_hw[index] for index in indices]
+            some = [prompts[place] for place in places]
+            tensors = prompt_tensors(some, image_hw, self.input_side, self.device)
+            sparse, dense = self._prompt_encoder(tensors.points, tensors.boxes, tensors.masks)
+            with self._autocast():
+                logits, ious = self._decoder.candidates(self._decoder(image_tokens[indices], sparse, dense))
+            for place, mask_logits, iou in zip(places, _numpy(logits), _numpy(ious), strict=True):
+                candidates[place] = Candidates(mask_logits_lowres=mask_logits, predicted_iou=iou)
+        return [candidates[place] for place in range(len(prompts))]
+
+    @torch.inference_mode()
+    def decoder_features(
+        self, embeddings: ImageEmbeddings, image_index: int, points_xy_full: NDArray[np.float32]
+    ) -> Iterator[Tensor]:
+        """The decoder's upscaled feature maps, each point (P, 2) being a positive prompt alone, in their order.
+
+        Some points at a time, p x c x lowres_side x lowres_side float32 on the engine's device: what the
+        decoder's mask hyper-networks multiply. A point lies at `frame.to_input_xy` times lowres_side / input_side.
+        """
+        image_tokens = _tokens(embeddings.features[image_index : image_index + 1])
+        points_xy = frame.to_input_xy(points_xy_full, embeddings.image_hw[image_index], self.input_side)
+        for some in torch.split(torch.from_numpy(points_xy).to(self.device), self._prompts_at_once):
+            labels = torch.ones(len(some), 1, dtype=torch.int64, device=self.device)
+            sparse, dense = self._prompt_encoder(points=(some[:, None], labels), boxes=None, masks=None)
+            with self._autocast():
+                upscaled = self._decoder(image_tokens.expand(len(some), -1, -1), sparse, dense).upscaled
+            yield self._decoder.to_grid(upscaled.transpose(1, 2)).float()
+
+    def full_logits(
+        self,
+        mask_logits_lowres: NDArray[np.float32],
+        image_hw: tuple[int, int],
+        region_xyxy: tuple[int, int, int, int],
+    ) -> NDArray[np.float32]:
+        """Logits (..., lowres_side, lowres_side) in pixels of the image, for a region of it, the ends excluded."""
+        return frame.full_logits(mask_logits_lowres, image_hw, self.input_side, region_xyxy)
+
+    def _batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
+        """Places of prompts that are decoded at once: of one form, not too many."""
+        places_by_form: dict[PromptForm, list[int]] = {}
+        for place, prompt in enumerate(prompts):
+            places_by_form.setdefault(form_of(prompt, self.lowres_side), []).append(place)
+        for places in places_by_form.values():
+            for first in range(0, len(places), self._prompts_at_once):
+                yield places[first : first + self._prompts_at_once]
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def _preprocess(self, image: NDArray[np.uint8]) -> Tensor:
+        """3 x input_side x input_side float32: resized, normalised, padded with zeros right and below."""
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ImageError(f"SAM needs uint8 pixels (height, width, 3), not {image.dtype} {image.shape}")
+        height, width = frame.resized_hw((image.shape[0], image.shape[1]), self.input_side)
+        resized = resize_pixels(image, (height, width), self.device)
+        normalised = (resized - self._pixel_mean) / self._pixel_std
+        return F.pad(normalised, (0, self.input_side - width, 0, self.input_side - height))
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
+    """`auto` is bf16 where the device multiplies matrices faster in it.
+
+    CPUs do with tile registers (AMX). AVX-512 alone has bf16 instructions too, but Intel's run at half the
+    speed of float32.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    has_tiles = device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False)
+    return "bf16" if has_tiles else "fp32"
+
+
+def resize_pixels(image: NDArray[np.uint8], size_hw: tuple[int, int], device: torch.device) -> Tensor:
+    """Pixels 3 x h x w on a device, resized as segment_anything does it: by Pillow, bilinear, antialiased.
+
+    On a GPU, Pillow's two passes are done there, rounded after each as Pillow does.
+    """
+    if device.type == "cpu":
+        height, width = size_hw
+        resized = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+        return torch.from_numpy(resized).permute(2, 0, 1)
+    # A copy where torch cannot share the memory: a read-only array or a reversed view.
+    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).to(device)
+    return resize_in_two_passes(pixels.permute(2, 0, 1), size_hw)
+
+
+def resize_in_two_passes(pixels: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Pixels 3 x H x W in another size, as float32 of whole numbers."""
+    for size in ((pixels.shape[1], size_hw[1]), size_hw):
+        exact = F.interpolate(pixels[None].float(), size, mode="bilinear", align_corners=False, antialias=True)[0]
+        pixels = (exact + 0.5).floor().clamp(0, 255)
+    return pixels
+
+
+def _tokens(features: Tensor) -> Tensor:
+    """B x C x h x w to B x h w x C."""
+    return features.flatten(2).transpose(1, 2).contiguous()
+
+
+def _numpy(tensor: Tensor) -> NDArray[np.float32]:
+    return np.asarray(tensor.float().cpu().numpy())

@@ -1,0 +1,84 @@
+"""From pixels of the image to SAM's input frame, and from its low-resolution logits back to any region of the image.
+
+segment_anything upsamples logits to its input side, cuts the padding off and resizes to the image. Both steps
+are bilinear, so the two together are one matrix for the rows and one for the columns, and any region of the
+result is a product of three small matrices: no array of the input's or the image's size is made.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+KEPT_MATRICES = 64
+"""Images of a dataset mostly share their sizes; a matrix takes 1 to 2 MB for images of 1,000 to 2,000 pixels."""
+
+
+def resized_hw(image_hw: tuple[int, int], input_side: int) -> tuple[int, int]:
+    """Height and width at which an image enters SAM, before padding, rounded as segment_anything rounds them."""
+    scale = input_side * 1.0 / max(image_hw)
+    height, width = (max(int(side * scale + 0.5), 1) for side in image_hw)
+    return height, width
+
+
+def to_input_xy(points_xy_full: NDArray[np.float32], image_hw: tuple[int, int], input_side: int) -> NDArray[np.float32]:
+    """Points (..., 2) from pixels of the image to pixels of SAM's input, as `ResizeLongestSide.apply_coords`."""
+    height, width = image_hw
+    resized_height, resized_width = resized_hw(image_hw, input_side)
+    scale_xy = np.array([resized_width / width, resized_height / height])
+    return np.asarray(points_xy_full * scale_xy, dtype=np.float32)
+
+
+def full_logits(
+    mask_logits_lowres: NDArray[np.float32],
+    image_hw: tuple[int, int],
+    input_side: int,
+    region_xyxy: tuple[int, int, int, int],
+) -> NDArray[np.float32]:
+    """segment_anything's `postprocess_masks` inside a region of the image.
+
+    mask_logits_lowres: (..., lowres_side, lowres_side). region_xyxy: whole pixels, the ends excluded.
+    Returns (..., region height, region width).
+    """
+    x0, y0, x1, y1 = region_xyxy
+    lowres_side = mask_logits_lowres.shape[-1]
+    rows, columns = (
+        _interpolation(lowres_side, input_side, resized, full)
+        for resized, full in zip(resized_hw(image_hw, input_side), image_hw, strict=True)
+    )
+    row_weights, seen_rows = _used(rows[y0:y1])
+    column_weights, seen_columns = _used(columns[x0:x1])
+    seen = mask_logits_lowres[..., seen_rows, seen_columns]
+    return np.asarray(row_weights @ seen @ column_weights.T, dtype=np.float32)
+
+
+def _used(weights: NDArray[np.float32]) -> tuple[NDArray[np.float32], slice]:
+    """Interpolation weights without the logits that none of the pixels takes from, and which ones are left."""
+    used = np.flatnonzero(weights.any(axis=0))
+    kept = slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 0)
+    return weights[:, kept], kept
+
+
+@lru_cache(maxsize=KEPT_MATRICES)
+def _interpolation(lowres_side: int, input_side: int, resized: int, full: int) -> NDArray[np.float32]:
+    """Along one axis: what each of `full` pixels takes from each logit, (full, lowres_side)."""
+    to_input = _bilinear(lowres_side, input_side)[:resized]
+    matrix = _bilinear_rows(to_input, full)
+    matrix.setflags(write=False)  # it is shared
+    return matrix
+
+
+def _bilinear(source: int, target: int) -> NDArray[np.float32]:
+    return _bilinear_rows(np.eye(source, dtype=np.float32), target)
+
+
+def _bilinear_rows(values: NDArray[np.float32], target: int) -> NDArray[np.float32]:
+    """`torch.nn.functional.interpolate` along the first axis, bilinear, align_corners False, no antialiasing."""
+    source = values.shape[0]
+    positions = np.maximum((np.arange(target) + 0.5) * (source / target) - 0.5, 0)
+    lower = positions.astype(np.intp)
+    upper = np.minimum(lower + 1, source - 1)
+    share = (positions - lower).astype(np.float32)[:, None]
+    return np.asarray(values[lower] * (1 - share) + values[upper] * share, dtype=np.float32)

@@ -1,0 +1,78 @@
+"""From prompts to the tensors that segment_anything's prompt encoder takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.sam.frame import to_input_xy
+from pipeline.sam.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class PromptForm:
+    """What prompts must have in common to be decoded at once.
+
+    segment_anything pads points that come without a box with one that is not a point. Padding them any further
+    would change the answer, so that only prompts of as many points go together.
+    """
+
+    points: int
+    has_box: bool
+    has_mask: bool
+
+
+@dataclass(frozen=True)
+class PromptTensors:
+    """P prompts of one form, as the prompt encoder's arguments.
+
+    points: (P x n x 2 float32 in SAM's input frame, P x n int64), boxes: P x 4 float32 in SAM's input frame,
+    masks: P x 1 x lowres_side x lowres_side float32.
+    """
+
+    points: tuple[Tensor, Tensor] | None
+    boxes: Tensor | None
+    masks: Tensor | None
+
+
+def form_of(prompt: Prompt, lowres_side: int) -> PromptForm:
+    """The form of a prompt; ValueError for one that cannot be decoded."""
+    points, labels = prompt.points_xy_full, prompt.point_labels
+    box, mask = prompt.box_xyxy_full, prompt.mask_logits_lowres
+    if not len(labels) and box is None and mask is None:
+        raise ValueError("an empty prompt: give points, a box or mask logits")
+    if points.shape != (len(labels), 2) or not np.isin(labels, (0, 1)).all():
+        raise ValueError(f"points {points.shape} need as many labels, each 0 or 1: {labels.tolist()}")
+    if box is not None and box.shape != (4,):
+        raise ValueError(f"a box must be x0, y0, x1, y1, is {box.tolist()}")
+    if mask is not None and mask.shape != (lowres_side, lowres_side):
+        raise ValueError(f"mask logits must be {lowres_side} x {lowres_side}, are {mask.shape}")
+    return PromptForm(len(labels), has_box=box is not None, has_mask=mask is not None)
+
+
+def prompt_tensors(
+    prompts: Sequence[Prompt], image_hw: Sequence[tuple[int, int]], input_side: int, device: torch.device
+) -> PromptTensors:
+    """Tensors of prompts of one form, each about an image of its height and width."""
+    points_xy, boxes_xyxy, masks = [], [], []
+    for prompt, hw in zip(prompts, image_hw, strict=True):
+        points_xy.append(to_input_xy(prompt.points_xy_full, hw, input_side))
+        if prompt.box_xyxy_full is not None:
+            boxes_xyxy.append(to_input_xy(prompt.box_xyxy_full.reshape(2, 2), hw, input_side).ravel())
+        if prompt.mask_logits_lowres is not None:
+            masks.append(prompt.mask_logits_lowres[None])
+
+    def tensor(rows: Sequence[NDArray[np.generic]], dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(np.stack(rows)).to(device, dtype)
+
+    labels = [prompt.point_labels for prompt in prompts]
+    return PromptTensors(
+        points=(tensor(points_xy, torch.float32), tensor(labels, torch.int64)) if len(labels[0]) else None,
+        boxes=tensor(boxes_xyxy, torch.float32) if boxes_xyxy else None,
+        masks=tensor(masks, torch.float32) if masks else None,
+    )

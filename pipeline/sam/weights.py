@@ -1,0 +1,180 @@
+"""Weight files: what a file is by its content, and fetching the published ones. Needs no torch."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPException
+from pathlib import Path
+from typing import IO, Final
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from data.sam_tiny import WEIGHTS_FILE
+from pipeline.errors import S4MError
+from pipeline.sam.files import PUBLISHED_FILES, checkpoint_path
+
+PUBLISHER: Final = "https://dl.fbaipublicfiles.com/segment_anything"
+SILENCE_SECONDS: Final = 60
+"""How long the publisher may send nothing before the connection counts as lost."""
+
+BLOCK_BYTES: Final = 1 << 20
+
+Progress = Callable[[int, int], None]
+"""Called with bytes so far and bytes in all."""
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A checkpoint as segment_anything's authors publish it."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+PUBLISHED: Final[dict[str, PublishedFile]] = {
+    model: PublishedFile(PUBLISHED_FILES[model], size, sha256)
+    for model, size, sha256 in (
+        ("vit_b", 375_042_383, "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
+        ("vit_l", 1_249_524_607, "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
+        ("vit_h", 2_564_550_879, "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Which weights a file holds. `published`: they are the model's own, by digest; else custom ones."""
+
+    model: str
+    path: Path
+    sha256: str
+    published: bool
+
+
+def identify_weights(model: str, checkpoint: Path | None = None) -> Weights:
+    """Look at a model's weight file, its own or a custom one; S4MError where it cannot be that model's.
+
+    Whether the tensors of custom weights fit is found when they are loaded.
+    """
+    path = checkpoint_path(model, checkpoint)
+    if not path.is_file():
+        raise S4MError(_missing(model, path, "there is no such file"))
+    own = PUBLISHED.get(model)
+    if own is not None and path.name == own.name and path.stat().st_size < own.bytes:
+        raise S4MError(
+            f"{path}: truncated: {path.stat().st_size:,} bytes of {own.bytes:,}. Delete it and run "
+            f"`s4m weights get {model}`"
+        )
+    sha256 = hash_weights(path)
+    for name, published in PUBLISHED.items():
+        if sha256 == published.sha256 and name != model:
+            raise S4MError(f"{path}: these are the weights of {name}, not of {model}: set sam.model to {name}")
+    is_published = path == WEIGHTS_FILE if own is None else sha256 == own.sha256
+    if own is not None and path.name == own.name and not is_published:
+        raise S4MError(
+            f"{path}: has the name of {model}'s published weights, but not their content: expected SHA-256 "
+            f"{own.sha256}, found {sha256}. If it is damaged, delete it and run `s4m weights get {model}`; if "
+            "these are weights of your own, rename the file and set sam.checkpoint to it"
+        )
+    return Weights(model, path, sha256, is_published)
+
+
+def hash_weights(path: Path) -> str:
+    """SHA-256 of a file's content, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def download_weights(model: str, folder: Path, progress: Progress | None = None, publisher: str = PUBLISHER) -> Weights:
+    """Fetch a model's published weights into a folder, unless they are there; goes on where a try before stopped.
+
+    What has arrived lies in a `.part` file, which gets its name when its content is checked.
+    """
+    published = _published(model)
+    path = folder / published.name
+    if not path.exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _fill(path, f"{publisher}/{published.name}", published, progress)
+        except BlockingIOError as error:
+            raise S4MError(f"{path}: another process is fetching this file: wait for it") from error
+        except (OSError, HTTPException) as error:
+            raise S4MError(_missing(model, path, f"{_reason(error)}; what has arrived is kept")) from error
+    return identify_weights(model, path)
+
+
+def _fill(path: Path, url: str, published: PublishedFile, progress: Progress | None) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.touch()
+    with part.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.exists():  # another process has just fetched it
+            return
+        _fetch(url, file, published.bytes, progress)
+        file.flush()
+        os.fsync(file.fileno())
+        sha256 = hash_weights(part)
+        if sha256 != published.sha256:
+            part.unlink()
+            raise S4MError(
+                f"{url}: what arrived has SHA-256 {sha256}, expected {published.sha256}: it was deleted. Try again; "
+                f"if it stays so, get {published.name} elsewhere and put it in {path.parent}"
+            )
+        part.rename(path)
+
+
+def _fetch(url: str, file: IO[bytes], total: int, progress: Progress | None) -> None:
+    """Append to a file what it lacks of `total` bytes."""
+    if file.seek(0, os.SEEK_END) > total:
+        _empty(file)
+    if file.tell() == total:
+        return
+    request = Request(url, headers={"Range": f"bytes={file.tell()}-"} if file.tell() else {})  # noqa: S310
+    with urlopen(request, timeout=SILENCE_SECONDS) as answer:  # noqa: S310
+        if answer.status != HTTPStatus.PARTIAL_CONTENT:  # all of it, whatever was asked for
+            _empty(file)
+        while file.tell() < total and (block := answer.read(BLOCK_BYTES)):
+            file.write(block)
+            if progress is not None:
+                progress(file.tell(), total)
+    if file.tell() < total:
+        raise ConnectionError(f"the connection ended after {file.tell():,} of {total:,} bytes")
+
+
+def _empty(file: IO[bytes]) -> None:
+    file.seek(0)
+    file.truncate()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, HTTPError):
+        return f"the server answered {error.code} {error.reason}"
+    if isinstance(error, URLError):
+        return f"the server cannot be reached ({error.reason})"
+    return str(error)
+
+
+def _published(model: str) -> PublishedFile:
+    if model not in PUBLISHED:
+        raise S4MError(f"{model}: has no published weights to fetch; those that have: {', '.join(PUBLISHED)}")
+    return PUBLISHED[model]
+
+
+def _missing(model: str, path: Path, reason: str) -> str:
+    """What to say when a model's weights are not at a path."""
+    own = PUBLISHED.get(model)
+    if path == WEIGHTS_FILE:
+        return f"{path}: no weights for {model}: {reason}. It is part of this program: install it again"
+    if own is None or path.name != own.name:
+        return f"{path}: no weights for {model}: {reason}: check sam.checkpoint"
+    return (
+        f"{path}: no weights for {model}: {reason}. `s4m weights get {model}` fetches them. Without a network, "
+        f"put {PUBLISHER}/{own.name} ({own.bytes:,} bytes, SHA-256 {own.sha256}) there, or set S4M_WEIGHTS to the "
+        "folder that has it"
+    )

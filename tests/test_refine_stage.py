@@ -1,0 +1,249 @@
+"""The stages `predict` (with imported labels) and `refine`, whole, with the shipped SAM."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from pipeline.errors import StageError
+from pipeline.experiment.loading import load_experiment
+from pipeline.experiment.schema import Experiment
+from pipeline.labels.rows import Status
+from pipeline.labels.store import LabelStore
+from stages.context import LABELS
+from stages.options import workspace
+from stages.runner import run_stage
+from tests.tiny_coco import write_json
+from tests.tiny_experiment import environment, make_experiment_files
+
+SETTINGS = {"student": {"start": "scratch"}, "predict": {"results": "results.json", "score_threshold": 0.5}}
+
+
+def rle(mask: np.ndarray) -> dict[str, Any]:
+    encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(mask.shape), "counts": encoded["counts"].decode()}
+
+
+def result(image_id: int, mask: np.ndarray, score: float = 0.9) -> dict[str, Any]:
+    return {"image_id": image_id, "category_id": 3, "score": score, "segmentation": rle(mask)}
+
+
+def box_mask(x0: int, y0: int, x1: int, y1: int, size_hw: tuple[int, int] = (48, 64)) -> np.ndarray:
+    mask = np.zeros(size_hw, dtype=bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Writes an experiment on images with results of somebody's detector; gives its file."""
+    monkeypatch.setenv("S4M_WORK", str(tmp_path / "work"))
+    monkeypatch.setenv("S4M_STORE", str(tmp_path / "stores"))
+
+    def make(entries: list[dict[str, Any]], unlabelled: dict[int, np.ndarray | bytes] | None = None) -> Path:
+        images = tmp_path / "unlabelled"
+        images.mkdir(exist_ok=True)
+        listed = []
+        for image_id, pixels in (unlabelled or {1: np.full((48, 64, 3), 80, np.uint8)}).items():
+            path = images / f"{image_id}.png"
+            height, width = (48, 64) if isinstance(pixels, bytes) else pixels.shape[:2]
+            if isinstance(pixels, bytes):
+                path.write_bytes(pixels)
+            else:
+                Image.fromarray(pixels).save(path, compress_level=1)
+            listed.append({"id": image_id, "file_name": path.name, "width": width, "height": height})
+        write_json(tmp_path / "unlabelled.json", {"images": listed})
+        write_json(tmp_path / "results.json", entries)
+        data = {
+            "labelled": {"annotations": "annotations.json", "images": "images"},
+            "unlabelled": {"annotations": "unlabelled.json", "images": "unlabelled"},
+        }
+        make_experiment_files(tmp_path)
+        return make_experiment_files(tmp_path, {"data": data, **SETTINGS})
+
+    return make
+
+
+def refine(path: Path, *overrides: str) -> LabelStore:
+    experiment = load_experiment(path, overrides)
+    for stage in ("split", "predict", "refine"):
+        run_stage(experiment, stage, 1)
+    return opened(experiment, "refine")
+
+
+def opened(experiment: Experiment, key: str) -> LabelStore:
+    return LabelStore.open(workspace(experiment).result(key) / LABELS)
+
+
+def noise(seed: int, size_hw: tuple[int, int] = (48, 64)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (*size_hw, 3), dtype=np.uint8)
+
+
+def many_images(count: int) -> dict[int, np.ndarray | bytes]:
+    return {image_id: noise(image_id) for image_id in range(1, count + 1)}
+
+
+def test_imported_labels_are_refined_and_keep_class_and_score(files):
+    path = files([result(1, box_mask(5, 5, 40, 30), 0.75), result(1, box_mask(45, 5, 60, 30), 0.3)])
+    store = refine(path)
+    (row,) = store
+    (instance,) = row.instances  # the other is below the score threshold
+    assert (instance.category_id, round(instance.score, 6)) == (3, 0.75)
+    assert instance.predicted_iou is not None
+    assert instance.agreement is not None
+    assert store.attributes.provenance["fingerprint"]["stage"] == "refine"
+
+
+def test_odd_instances_and_images_are_rows(files):
+    path = files(
+        [
+            result(1, box_mask(30, 20, 31, 21)),  # one pixel
+            result(1, box_mask(0, 0, 64, 48)),  # the whole image
+            result(1, box_mask(0, 10, 20, 48)),  # at two borders
+            result(3, box_mask(5, 5, 20, 20)),
+            result(4, box_mask(5, 5, 20, 20)),
+        ],
+        {1: noise(1), 2: noise(2), 3: b"", 4: b"\x89PNG\r\n\x1a\nand no more"},
+    )
+    store = refine(path)
+    assert [row.status for row in store] == [Status.OK, Status.EMPTY, Status.FAILED, Status.FAILED]
+    assert len(store[0].instances) == 3
+    assert store[2].message == "the file is empty"
+    for instance in store[0].instances:
+        assert store[0].mask(instance).shape == (48, 64)
+
+
+def test_an_image_with_300_instances(files):
+    corners = [(x, y) for x in range(0, 56, 3) for y in range(0, 40, 2)][:300]
+    path = files([result(1, box_mask(x, y, x + 8, y + 7)) for x, y in corners], {1: noise(0)})
+    store = refine(path, "predict.max_instances=300")
+    assert len(store[0].instances) == 300
+
+
+def test_a_very_large_image(files):
+    size_hw = (6000, 8000)
+    picture = np.zeros((*size_hw, 3), dtype=np.uint8)
+    picture[1000:4000, 2000:5000] = 200
+    path = files([result(1, box_mask(2000, 1000, 5000, 4000, size_hw))], {1: picture})
+    (row,) = refine(path)
+    assert (row.width, row.height) == (8000, 6000)
+    assert row.instances[0].area > 0
+
+
+def test_workers_do_not_change_the_result(files, monkeypatch, tmp_path):
+    path = files([result(i, box_mask(5, 5, 40, 30)) for i in range(1, 71)], many_images(70))
+    digests = set()
+    for workers in (1, 2):
+        monkeypatch.setenv("S4M_STORE", str(tmp_path / f"stores{workers}"))
+        digests.add(refine(path, f"compute.workers={workers}").attributes.digest)
+    assert len(digests) == 1
+
+
+def test_a_calibrated_gate_without_samples_says_what_it_needs(files):
+    path = files([result(1, box_mask(5, 5, 40, 30))])
+    with pytest.raises(StageError, match="refine.gate is 'calibrated'"):
+        refine(path, "refine.gate=calibrated")
+
+
+def test_predicting_with_the_teacher_says_that_it_is_not_built(files):
+    path = files([])
+    experiment = load_experiment(path, ["predict.results=null", "student.start=scratch"])
+    run_stage(experiment, "split", 1)
+    with pytest.raises(StageError, match=r"predict needs train-teacher first"):
+        run_stage(experiment, "predict", 1)
+
+
+def test_a_store_is_shared_by_experiments_that_ask_for_the_same(files):
+    path = files([result(1, box_mask(5, 5, 40, 30))])
+    refine(path)
+    other = load_experiment(path, ["name=other", "compute.workers=2"])
+    space = workspace(other)
+    space.refresh()
+    assert space.is_done("refine")
+
+
+def command(path: Path, stage: str) -> list[str]:
+    return [sys.executable, "-c", "from stages.cli import main; main()", stage, "--exp", str(path)]
+
+
+def test_a_refinement_killed_again_and_again_ends_in_the_same_store(files, tmp_path, monkeypatch):
+    path = files([result(i, box_mask(5, 5, 40, 30)) for i in range(1, 161)], many_images(160))
+    undisturbed = refine(path).attributes.digest
+    other = tmp_path / "other"
+    monkeypatch.setenv("S4M_STORE", str(other))
+    random_ = random.Random(1)
+    experiment = load_experiment(path)
+    for stage in ("split", "predict"):
+        run_stage(experiment, stage, 1)
+    kept: set[str] = set()
+    kills = 0
+    for _ in range(4):
+        process = subprocess.Popen(
+            command(path, "refine"),
+            env={**environment(tmp_path), "S4M_STORE": str(other)},
+            start_new_session=True,
+            stderr=subprocess.PIPE,
+            cwd=tmp_path,
+        )
+        before = set(shards(other))
+        while process.poll() is None and set(shards(other)) == before:
+            time.sleep(0.02)
+        time.sleep(random_.uniform(0, 0.3))
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+        process.communicate()
+        assert kept <= set(shards(other)) or not shards(other)
+        kept = set(shards(other))
+    assert kills >= 1
+    times = {name: (next(other.rglob(name))).stat().st_mtime_ns for name in kept}
+    run_stage(experiment, "refine", 1)
+    assert times or kills < 4
+    assert opened(experiment, "refine").attributes.digest == undisturbed
+
+
+def shards(store: Path) -> list[str]:
+    return [path.name for path in store.rglob("*.shard") if not path.name.startswith(".")]
+
+
+def test_two_refinements_at_once_share_the_work(files, tmp_path):
+    path = files([result(i, box_mask(5, 5, 40, 30)) for i in range(1, 65)], many_images(64))
+    experiment = load_experiment(path)
+    for stage in ("split", "predict"):
+        run_stage(experiment, stage, 1)
+    both = [
+        subprocess.Popen(
+            command(path, "refine"),
+            env=environment(tmp_path),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    told = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert sum("refine is done" in out for out, _ in told) == 1
+    assert workspace(experiment).is_done("refine")
+
+
+def test_what_was_made_can_be_exported(files, tmp_path):
+    from stages.label_commands import export
+
+    path = files([result(1, box_mask(5, 5, 40, 30))])
+    refine(path)
+    export(f"{path}:refine", tmp_path / "out.json", results=True)
+    (entry,) = json.loads((tmp_path / "out.json").read_text())
+    assert entry["category_id"] == 3

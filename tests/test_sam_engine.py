@@ -1,0 +1,352 @@
+"""The engine against segment_anything's own code, on models small enough to build in milliseconds."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from segment_anything import SamPredictor
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.utils.transforms import ResizeLongestSide
+from torch import nn
+
+from data.sam_tiny import WEIGHTS_FILE
+from pipeline.errors import ImageError, StageError
+from pipeline.sam import attention
+from pipeline.sam.attention import FastImageEncoderViT, fast_encoder
+from pipeline.sam.build import build_sam
+from pipeline.sam.engine import SamEngine, resize_in_two_passes, resolve_precision
+from pipeline.sam.frame import full_logits, resized_hw, to_input_xy
+from pipeline.sam.prompt import Candidates, Prompt
+
+SIDE = 128
+SHAPES_HW = ((96, 150), (200, 77), (128, 128), (5, 7), (33, 300))
+NO_POINTS = np.zeros((0, 2), np.float32)
+NO_LABELS = np.zeros(0, np.int64)
+
+
+def small_encoder(window: int = 3, patch: int = 16, heads: int = 2, blocks: int = 3) -> ImageEncoderViT:
+    encoder = ImageEncoderViT(
+        img_size=SIDE,
+        patch_size=patch,
+        embed_dim=32,
+        depth=blocks,
+        num_heads=heads,
+        out_chans=32,
+        use_rel_pos=True,
+        window_size=window,
+        global_attn_indexes=(1,),
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+    )
+    for name, tensor in encoder.named_parameters():
+        if name == "pos_embed" or ".rel_pos_" in name:
+            nn.init.normal_(tensor, std=0.5)
+    return encoder.eval().requires_grad_(False)
+
+
+def small_vit_sam() -> Sam:
+    torch.manual_seed(0)
+    return Sam(
+        image_encoder=small_encoder(),
+        prompt_encoder=PromptEncoder(
+            embed_dim=32, image_embedding_size=(8, 8), input_image_size=(SIDE, SIDE), mask_in_chans=16
+        ),
+        mask_decoder=MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=32, mlp_dim=64, num_heads=4),
+            transformer_dim=32,
+            iou_head_hidden_dim=32,
+        ),
+    ).eval()
+
+
+def sam_of(name: str) -> Sam:
+    return small_vit_sam() if name == "vit" else build_sam("sam_tiny", random_weights_seed=0)
+
+
+def random_images(seed: int, shapes_hw: Sequence[tuple[int, int]] = SHAPES_HW) -> list[NDArray[np.uint8]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 256, (*hw, 3), dtype=np.uint8) for hw in shapes_hw]
+
+
+def random_prompt(rng: np.random.Generator, form: str, image_hw: tuple[int, int], lowres_side: int) -> Prompt:
+    """`form`: a digit for the number of points, then `b` with a box, `m` with mask logits."""
+    height, width = image_hw
+    points = int(form[0])
+    x0, x1 = np.sort(rng.uniform(0, width, 2))
+    y0, y1 = np.sort(rng.uniform(0, height, 2))
+    return Prompt(
+        points_xy_full=(rng.random((points, 2)) * (width, height)).astype(np.float32),
+        point_labels=rng.integers(0, 2, points),
+        box_xyxy_full=np.array([x0, y0, x1, y1], np.float32) if "b" in form else None,
+        mask_logits_lowres=rng.normal(0, 3, (lowres_side, lowres_side)).astype(np.float32) if "m" in form else None,
+    )
+
+
+def predicted(predictor: SamPredictor, prompt: Prompt) -> tuple[NDArray[np.bool_], Candidates]:
+    mask = prompt.mask_logits_lowres
+    has_points = len(prompt.point_labels) > 0
+    masks, ious, logits = predictor.predict(
+        prompt.points_xy_full if has_points else None,
+        prompt.point_labels if has_points else None,
+        prompt.box_xyxy_full,
+        None if mask is None else mask[None],
+    )
+    return masks, Candidates(logits, ious)
+
+
+def mask_iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.float64]:
+    union = (first | second).sum(axis=(1, 2))
+    return np.where(union, (first & second).sum(axis=(1, 2)) / np.maximum(union, 1), 1.0)
+
+
+# Encoder
+
+
+@pytest.mark.parametrize("window", [3, 4, 14])
+@pytest.mark.parametrize("heads", [1, 4])
+def test_encoder_equals_segment_anything(window: int, heads: int) -> None:
+    torch.manual_seed(window)
+    encoder = small_encoder(window, heads=heads)
+    images = torch.randn(2, 3, SIDE, SIDE)
+    fast = fast_encoder(encoder)
+    assert isinstance(fast, FastImageEncoderViT)
+    with torch.inference_mode():
+        torch.testing.assert_close(fast(images), encoder(images), rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("step", [1, 3, 100])
+def test_strips_and_steps_do_not_change_the_result(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    encoder = small_encoder(patch=8, heads=4)
+    images = torch.randn(1, 3, SIDE, SIDE)
+    monkeypatch.setattr(attention, "CPU_STRIP_ROWS", step)
+    monkeypatch.setattr(attention, "CPU_QUERY_ROWS", step)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: step)
+    with torch.inference_mode():
+        torch.testing.assert_close(fast_encoder(encoder)(images), encoder(images), rtol=0, atol=5e-6)
+
+
+def test_encoder_positions_matter() -> None:
+    """Else the tests above would not see them."""
+    torch.manual_seed(0)
+    encoder = small_encoder()
+    images = torch.randn(1, 3, SIDE, SIDE)
+    before = encoder(images)
+    for table in ("rel_pos_h", "rel_pos_w"):
+        for block in encoder.blocks[:2]:
+            changed = copy.deepcopy(encoder)
+            getattr(changed.blocks[list(encoder.blocks).index(block)].attn, table).zero_()
+            assert (changed(images) - before).abs().max() > 1e-3
+
+
+def test_other_encoders_are_left_alone() -> None:
+    encoder = build_sam("sam_tiny", random_weights_seed=0).image_encoder
+    assert fast_encoder(encoder) is encoder
+
+
+def test_encoder_in_bf16_stays_near() -> None:
+    torch.manual_seed(0)
+    encoder = small_encoder()
+    images = torch.randn(1, 3, SIDE, SIDE)
+    exact = encoder(images)
+    rough = fast_encoder(encoder, torch.bfloat16)(images)
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - exact).norm() / exact.norm() < 0.02
+
+
+# Whole engine
+
+
+@pytest.mark.parametrize("form", ["1", "3", "0b", "1b", "4b", "0m", "2m", "0bm", "2bm"])
+@pytest.mark.parametrize("model", ["vit", "tiny"])
+def test_equals_sam_predictor(model: str, form: str) -> None:
+    sam = sam_of(model)
+    predictor = SamPredictor(copy.deepcopy(sam))
+    engine = SamEngine(sam, precision="fp32")
+    images = random_images(1)
+    embeddings = engine.encode(images)
+    rng = np.random.default_rng(2)
+    for index, image in enumerate(images):
+        hw = (image.shape[0], image.shape[1])
+        prompt = random_prompt(rng, form, hw, engine.lowres_side)
+        (found,) = engine.decode(embeddings, [index], [prompt])
+        predictor.set_image(image)
+        masks, expected = predicted(predictor, prompt)
+        np.testing.assert_allclose(found.mask_logits_lowres, expected.mask_logits_lowres, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(found.predicted_iou, expected.predicted_iou, rtol=0, atol=1e-5)
+        full = engine.full_logits(found.mask_logits_lowres, hw, (0, 0, hw[1], hw[0])) > 0
+        assert mask_iou(full, masks).min() >= 0.999
+
+
+@pytest.mark.parametrize("model", ["vit", "tiny"])
+def test_many_prompts_of_many_images_at_once(model: str) -> None:
+    engine = SamEngine(sam_of(model), precision="fp32")
+    images = random_images(3)
+    embeddings = engine.encode(images)
+    rng = np.random.default_rng(4)
+    indices = [int(index) for index in rng.integers(0, len(images), 60)]
+    forms = rng.choice(["1", "2", "3", "0b", "2b", "1m", "1bm"], 60)
+    prompts = [
+        random_prompt(rng, form, embeddings.image_hw[index], engine.lowres_side)
+        for form, index in zip(forms, indices, strict=True)
+    ]
+    together = engine.decode(embeddings, indices, prompts)
+    assert len(together) == len(prompts)
+    for index, prompt, found in zip(indices, prompts, together, strict=True):
+        (alone,) = engine.decode(engine.encode([images[index]]), [0], [prompt])
+        np.testing.assert_allclose(found.mask_logits_lowres, alone.mask_logits_lowres, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(found.predicted_iou, alone.predicted_iou, rtol=0, atol=1e-5)
+
+
+def test_no_prompts_no_candidates() -> None:
+    engine = SamEngine(sam_of("tiny"))
+    assert engine.decode(engine.encode(random_images(0, [(9, 9)])), [], []) == []
+
+
+def test_embeddings_can_be_kept_and_restored() -> None:
+    engine = SamEngine(sam_of("vit"), precision="fp32")
+    embeddings = engine.encode(random_images(5))
+    kept = embeddings.to_numpy()
+    assert (kept.dtype, kept.shape) == (np.float16, (len(SHAPES_HW), 32, 8, 8))
+    restored = engine.restore(kept, embeddings.image_hw)
+    assert len(restored) == len(embeddings)
+    prompt = random_prompt(np.random.default_rng(0), "2b", SHAPES_HW[1], engine.lowres_side)
+    (before,), (after,) = (engine.decode(each, [1], [prompt]) for each in (embeddings, restored))
+    difference = np.abs(before.mask_logits_lowres - after.mask_logits_lowres).max()
+    assert 0 < difference < 0.01 * np.abs(before.mask_logits_lowres).max()
+
+
+@pytest.mark.parametrize("model", ["vit", "tiny"])
+def test_decoder_features_are_what_the_hypernetworks_multiply(model: str) -> None:
+    sam = sam_of(model)
+    reference = copy.deepcopy(sam)
+    engine = SamEngine(sam, precision="fp32")
+    images = random_images(6)
+    embeddings = engine.encode(images)
+    points_xy = (np.random.default_rng(0).random((20, 2)) * (150, 96)).astype(np.float32)
+    found = torch.cat(list(engine.decoder_features(embeddings, 0, points_xy)))
+
+    predictor = SamPredictor(reference)
+    predictor.set_image(images[0])
+    seen: list[torch.Tensor] = []
+    reference.mask_decoder.output_upscaling.register_forward_hook(lambda _module, _args, out: seen.append(out))
+    for point in points_xy:
+        predictor.predict(point[None], np.ones(1))
+    torch.testing.assert_close(found, torch.cat(seen), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["vit", "tiny"])
+def test_bf16_stays_near(model: str) -> None:
+    exact, rough = (SamEngine(sam_of(model), precision=precision) for precision in ("fp32", "bf16"))
+    images = random_images(7)
+    prompt = random_prompt(np.random.default_rng(8), "2b", SHAPES_HW[0], exact.lowres_side)
+    (expected,), (found,) = (engine.decode(engine.encode(images), [0], [prompt]) for engine in (exact, rough))
+    # Random weights give logits near zero, where an IoU says nothing: what counts is their distance.
+    difference = found.mask_logits_lowres - expected.mask_logits_lowres
+    assert 0 < np.linalg.norm(difference) < 0.05 * np.linalg.norm(expected.mask_logits_lowres)
+    np.testing.assert_allclose(found.predicted_iou, expected.predicted_iou, rtol=0, atol=0.02)
+
+
+# Refusing
+
+
+@pytest.mark.parametrize(
+    "pixels", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)]
+)
+def test_other_pixels_are_refused(pixels: NDArray[np.uint8]) -> None:
+    with pytest.raises(ImageError, match=r"SAM needs uint8 pixels \(height, width, 3\), not"):
+        SamEngine(sam_of("tiny")).encode([pixels])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        (Prompt(NO_POINTS, NO_LABELS), "an empty prompt"),
+        (Prompt(np.zeros((2, 2), np.float32), np.ones(1, np.int64)), r"points \(2, 2\) need as many labels"),
+        (Prompt(np.zeros((1, 2), np.float32), np.array([-1])), "each 0 or 1"),
+        (Prompt(NO_POINTS, NO_LABELS, np.zeros((1, 4), np.float32)), "a box must be"),
+        (Prompt(NO_POINTS, NO_LABELS, None, np.zeros((8, 8), np.float32)), "mask logits must be 64 x 64"),
+    ],
+)
+def test_impossible_prompts_are_refused(prompt: Prompt, message: str) -> None:
+    engine = SamEngine(sam_of("tiny"))
+    with pytest.raises(ValueError, match=message):
+        engine.decode(engine.encode(random_images(0, [(9, 9)])), [0], [prompt])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU")
+def test_a_gpu_that_is_not_there() -> None:
+    with pytest.raises(StageError, match="torch sees no GPU here"):
+        SamEngine(sam_of("tiny"), "cuda")
+
+
+@pytest.mark.parametrize(("has_tiles", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_auto_precision_is_bf16_where_the_cpu_is_faster_in_it(
+    has_tiles: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has_tiles, "avx512_bf16": True})
+    assert resolve_precision("auto", torch.device("cpu")) == expected
+    assert resolve_precision("bf16", torch.device("cpu")) == "bf16"
+
+
+# Frames
+
+
+@pytest.mark.parametrize("image_hw", [*SHAPES_HW, (1, 90), (600, 599)])
+def test_input_frame_equals_segment_anything(image_hw: tuple[int, int]) -> None:
+    transform = ResizeLongestSide(SIDE)
+    assert resized_hw(image_hw, SIDE) == transform.get_preprocess_shape(*image_hw, SIDE)
+    points_xy = np.random.default_rng(0).uniform(0, 90, (5, 2)).astype(np.float32)
+    expected = transform.apply_coords(points_xy, image_hw)
+    np.testing.assert_allclose(to_input_xy(points_xy, image_hw, SIDE), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("image_hw", SHAPES_HW)
+def test_full_logits_equal_segment_anything_in_every_region(image_hw: tuple[int, int]) -> None:
+    sam = sam_of("vit")
+    logits = np.random.default_rng(0).normal(0, 2, (3, 32, 32)).astype(np.float32)
+    expected = sam.postprocess_masks(torch.from_numpy(logits)[None], resized_hw(image_hw, SIDE), image_hw)[0].numpy()
+    height, width = image_hw
+    for x0, y0, x1, y1 in (
+        (0, 0, width, height),
+        (width // 3, height // 4, width // 3 + 1, height // 2 + 1),
+        (width - 2, 0, width, height),
+        (2, 2, 2, 2),
+    ):
+        found = full_logits(logits, image_hw, SIDE, (x0, y0, x1, y1))
+        np.testing.assert_allclose(found, expected[:, y0:y1, x0:x1], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("hw", [(480, 640), (100, 37), (300, 200), (13, 17), (128, 128)])
+def test_resizing_in_two_passes_equals_pillow(hw: tuple[int, int]) -> None:
+    (image,) = random_images(9, [hw])
+    expected = ResizeLongestSide(SIDE).apply_image(image)
+    found = resize_in_two_passes(torch.from_numpy(image).permute(2, 0, 1), resized_hw(hw, SIDE))
+    difference = np.abs(found.permute(1, 2, 0).numpy() - expected)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.01
+
+
+# Trained weights
+
+
+@pytest.mark.skipif(not WEIGHTS_FILE.exists(), reason="sam_tiny's weights are not there yet")
+def test_bf16_masks_of_trained_weights() -> None:
+    exact, rough = (SamEngine(build_sam("sam_tiny"), precision=precision) for precision in ("fp32", "bf16"))
+    rows, columns = np.mgrid[:128, :128]
+    image = np.full((128, 128, 3), (40, 90, 60), np.uint8)
+    image[(rows - 60) ** 2 + (columns - 70) ** 2 < 30**2] = (200, 120, 80)
+    prompt = Prompt(np.array([[70, 60]], np.float32), np.ones(1, np.int64), np.array([40, 30, 100, 90], np.float32))
+    masks = []
+    for engine in (exact, rough):
+        (candidates,) = engine.decode(engine.encode([image]), [0], [prompt])
+        best = candidates.mask_logits_lowres[candidates.predicted_iou.argmax()]
+        masks.append(engine.full_logits(best, (128, 128), (0, 0, 128, 128))[None] > 0)
+    assert masks[0].any()
+    assert mask_iou(*masks).min() >= 0.99
