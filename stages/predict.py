@@ -22,7 +22,11 @@ def run(context: StageContext) -> Summary:
     sealed = context.folder / LABELS
     if not sealed.exists():
         unlabelled = read_coco(context.unlabelled(), annotations_required=False)
-        detections = read_detections(predict.results, unlabelled.images, unlabelled.categories)
+        known = unlabelled.images
+        if context.experiment.data.annotated is not None:
+            # Labelled and unlabelled images are of one set, and so may the results be.
+            known = (*known, *read_coco(context.labelled()).images)
+        detections = read_detections(predict.results, known, unlabelled.categories)
         labels = (
             best_instances(detections.labels(image), predict.score_threshold, predict.max_instances)
             for image in unlabelled.images

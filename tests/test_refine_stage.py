@@ -106,6 +106,15 @@ def test_imported_labels_are_refined_and_keep_class_and_score(files):
     assert store.attributes.provenance["fingerprint"]["stage"] == "refine"
 
 
+def test_results_of_a_whole_set_are_taken_for_its_unlabelled_part(files, tmp_path):
+    path = files([])
+    write_json(tmp_path / "results.json", [result(image_id, box_mask(5, 5, 40, 30)) for image_id in range(1, 7)])
+    path = make_experiment_files(tmp_path, SETTINGS)
+    store = refine(path)
+    assert len(store) == 3
+    assert all(len(row.instances) == 1 for row in store)
+
+
 def test_odd_instances_and_images_are_rows(files):
     path = files(
         [
