@@ -68,7 +68,7 @@ def test_new_writes_a_starter_and_leaves_what_is_there_alone(s4m, tmp_path):
 def test_status_tells_done_stale_and_to_do(s4m, experiment, tmp_path):
     s4m("split", "--exp", experiment)
     done = s4m("status", "--exp", experiment).out.splitlines()
-    assert done[0] == f"tiny: records in {tmp_path}/work/tiny, results in {tmp_path}/stores"
+    assert done[0] == f"tiny: records in {tmp_path / 'work' / 'tiny'}, results in {tmp_path}/stores"
     assert done[1].split()[:2] == ["split", "done"]
     assert "labelled 3; unlabelled 3" in done[1]
     assert done[2].strip().startswith(f"{tmp_path}/stores/split/")
