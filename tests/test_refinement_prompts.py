@@ -123,7 +123,7 @@ def test_build_prompt_gives_what_the_settings_ask_for():
         probability, points=3, center_point=True, background_point=True, box="tight", mask_prompt=True
     )
     assert everything.point_labels.tolist() == [1, 1, 1, 1, 0]
-    assert everything.points_xy_full[4].tolist() == [34.5, 34.5]
+    assert everything.points_xy_full[4].tolist() == [34.0, 34.0]
     assert everything.box_xyxy_full.tolist() == [5, 5, 35, 35]
     assert everything.mask_logits_lowres.shape == (64, 64)
     elastic = full_prompt(probability, points=0, box="elastic")
@@ -158,4 +158,4 @@ def test_prompts_stay_within_the_picture():
     prompt = prompts.build_prompt(beyond, np.zeros((64, 64), np.float32), frame, settings, rng())
     assert prompt.box_xyxy_full.tolist() == [0, 0, 40, 40]
     assert prompt.points_xy_full.min() >= 0
-    assert prompt.points_xy_full.max() <= 40
+    assert prompt.points_xy_full.max() <= 39

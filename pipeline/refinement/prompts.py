@@ -133,7 +133,8 @@ def build_prompt(
     labels[len(points_xy) - len(negative) :] = 0
     box_xyxy = _box(view, settings)
     return Prompt(
-        points_xy_full=np.clip(points_xy, 0, far_corner),
+        # For SAM a pixel's centre has its whole-number indices.
+        points_xy_full=np.clip(points_xy - np.float32(0.5), 0, far_corner - 1),
         point_labels=labels,
         box_xyxy_full=None if box_xyxy is None else np.clip(box_xyxy, 0, np.tile(far_corner, 2)),
         mask_logits_lowres=mask_logits(probability_lowres) if settings.mask_prompt else None,

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 class Prompt:
     """One instance's prompt. Everything optional; an empty prompt is refused by the engine.
 
-    points_xy_full: (P, 2) float32, x then y, in pixels of the full image (pixel centres at +0.5).
+    points_xy_full: (P, 2) float32, x then y, in pixels of the full image as segment_anything takes them: a pixel's
+        centre has its whole-number indices.
     point_labels: (P,) int64, 1 inside the object, 0 outside.
-    box_xyxy_full: (4,) float32 in pixels of the full image, or None.
-    mask_logits_lowres: (h, w) float32 in SAM's low-resolution frame (a quarter of its input side, the
-        image in the upper left corner, padding to the right and below), or None.
+    box_xyxy_full: (4,) float32, the box's edges in pixels of the full image, or None.
+    mask_logits_lowres: (h, w) float32 in SAM's low-resolution frame (a quarter of its input side, half of it with
+        sam_tiny; the image in the upper left corner, padding to the right and below), or None.
     """
 
     points_xy_full: NDArray[np.float32]
