@@ -90,6 +90,18 @@ def show(
     out.print(f"{output}: {len(ids)} images")
 
 
+@app.command()
+def verify(store: StoreArgument) -> None:
+    """Read a store again and name the columns that are not as they were sealed."""
+    from pipeline.labels.store import verify as verify_columns
+
+    opened = find_store(store)
+    problems = verify_columns(opened.path)
+    if problems:
+        raise StoreError("\n".join(problems))
+    out.print(f"{opened.path} is whole: {opened.attributes.images} images, digest {opened.attributes.digest}")
+
+
 def find_store(text: str) -> LabelStore:
     """The label store that a command line names."""
     from pipeline.labels.store import LabelStore

@@ -46,6 +46,22 @@ def test_labels_are_drawn_side_by_side(s4m, made, tmp_path):
         assert min(picture.size) > 48
 
 
+def test_a_damaged_store_is_told_by_column(s4m, made, tmp_path):
+    s4m("labels", "import", made.annotations, made.annotations, "first.zarr")
+    assert "first.zarr is whole: 3 images" in s4m("labels", "verify", "first.zarr").out
+    (chunk,) = [
+        path
+        for path in (tmp_path / "first.zarr/instances/score").rglob("*")
+        if "zarr.json" not in path.name and path.is_file()
+    ]
+    content = bytearray(chunk.read_bytes())
+    content[len(content) // 2] ^= 1
+    chunk.write_bytes(bytes(content))
+    told = s4m("labels", "verify", "first.zarr")
+    assert told.status == 1
+    assert "instances/score" in told.err
+
+
 @pytest.mark.parametrize("store", ["nowhere.zarr", "nowhere:refine", "set"])
 def test_a_store_that_is_none_is_refused(s4m, made, store):
     told = s4m("labels", "export", store, "out.json")
