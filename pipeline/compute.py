@@ -141,7 +141,7 @@ def _client(compute: ComputeSettings, shards: int) -> Iterator[Client]:
                 processes=True,
                 dashboard_address=None,
                 silence_logs="CRITICAL",
-                env={"OMP_NUM_THREADS": "1"},  # a worker is a core
+                env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},  # a worker is a core
             ) as cluster,
             Client(cluster) as client,
         ):

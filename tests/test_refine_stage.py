@@ -17,11 +17,12 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pipeline.errors import StageError
+from pipeline.errors import ImageError, StageError
 from pipeline.experiment.loading import load_experiment
 from pipeline.experiment.schema import Experiment
 from pipeline.labels.rows import Status
 from pipeline.labels.store import LabelStore
+from pipeline.refinement import job
 from stages.context import LABELS
 from stages.options import workspace
 from stages.runner import run_stage
@@ -132,6 +133,21 @@ def test_odd_instances_and_images_are_rows(files):
     assert store[2].message == "the file is empty"
     for instance in store[0].instances:
         assert store[0].mask(instance).shape == (48, 64)
+
+
+def test_an_image_that_sam_cannot_answer_for_takes_no_other_with_it(files, monkeypatch):
+    path = files([result(i, box_mask(5, 5, 40, 30)) for i in range(1, 5)], many_images(4))
+    real = job.refine_images
+
+    def failing(inputs, *rest):
+        if any(each.labels.image_id == 3 for each in inputs):
+            raise ImageError("SAM's answer holds values that are not numbers")
+        return real(inputs, *rest)
+
+    monkeypatch.setattr(job, "refine_images", failing)
+    store = refine(path)
+    assert [row.status for row in store] == [Status.OK, Status.OK, Status.FAILED, Status.OK]
+    assert store[2].message == "SAM's answer holds values that are not numbers"
 
 
 def test_an_image_with_300_instances(files):

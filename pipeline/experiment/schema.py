@@ -192,7 +192,7 @@ class RefineSettings(Section):
     drop_below_agreement: Share = 0.0
     """Gate: below this agreement neither mask is believed and the instance is dropped."""
     zoom_below_px: Annotated[int, Field(ge=0)] = 0
-    """Instances with shorter sides, in SAM's pixels, are refined again in an enlarged crop; 0: none."""
+    """Instances with shorter sides, in SAM's pixels, are refined in an enlarged crop instead; 0: none."""
     seed: Seed = 0
     """Where sampled points fall."""
 

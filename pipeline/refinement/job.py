@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-import torch
-
 from pipeline.coco.paths import resolve_image_path
 from pipeline.compute import Shard
 from pipeline.errors import ImageError
@@ -21,22 +19,11 @@ from pipeline.labels.shards import write_shard
 from pipeline.labels.store import LabelStore
 from pipeline.refinement.gate import Gate
 from pipeline.refinement.image import RefineInput, refine_images
-from pipeline.sam.build import build_sam
-from pipeline.sam.engine import Precision, SamEngine
+from pipeline.sam.engine import SamEngine
+from pipeline.sam.worker import SamChoice, build_engine
 
 IMAGES_PER_SHARD = 32
 READERS = 2
-
-
-@dataclass(frozen=True)
-class SamChoice:
-    """Which SAM, where it runs, and in which arithmetic."""
-
-    model: str
-    checkpoint: Path | None
-    device: str
-    precision: Precision
-    batch_images: int
 
 
 @dataclass(frozen=True)
@@ -63,7 +50,7 @@ class RefineWork:
     def compute(self, shard: Shard) -> list[ImageLabels]:
         """The refined labels of a shard's images. Images are read while others are refined."""
         store = _open_store(self.teacher_store)
-        engine = _build_engine(self.sam)
+        engine = build_engine(self.sam)
         teacher = [store.by_id(image_id) for image_id in shard.image_ids]
         rows: dict[int, ImageLabels] = {}
         for batch in self._read(teacher):
@@ -108,27 +95,19 @@ class RefineWork:
     def _refined(self, batch: Sequence[RefineInput | ImageLabels], engine: SamEngine) -> dict[int, ImageLabels]:
         rows = {row.image_id: row for row in batch if isinstance(row, ImageLabels)}
         inputs = [each for each in batch if isinstance(each, RefineInput)]
-        if inputs:
-            refined = refine_images(inputs, engine, self.settings, self.gate)
-            for each, instances in zip(inputs, refined, strict=True):
-                rows[each.labels.image_id] = replace(each.labels, instances=tuple(one.label for one in instances))
+        try:
+            refined = refine_images(inputs, engine, self.settings, self.gate) if inputs else []
+        except ImageError as error:
+            if len(batch) == 1:
+                return {inputs[0].labels.image_id: _failure(inputs[0].labels, error)}
+            return {key: row for each in batch for key, row in self._refined([each], engine).items()}
+        for each, instances in zip(inputs, refined, strict=True):
+            rows[each.labels.image_id] = replace(each.labels, instances=tuple(one.label for one in instances))
         return rows
 
 
 def _failure(labels: ImageLabels, error: ImageError) -> ImageLabels:
     return ImageLabels.of_failure(labels.image_id, labels.file_name, str(error), labels.width, labels.height)
-
-
-@lru_cache(maxsize=1)
-def _build_engine(sam: SamChoice) -> SamEngine:
-    """The one model of a worker process."""
-    model = build_sam(sam.model, sam.checkpoint)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if sam.device == "auto" else sam.device
-    if device == "cpu":
-        # A worker is a core. With a number of threads that depends on the workers, sums would be rounded
-        # differently and the same labels would get another digest.
-        torch.set_num_threads(1)
-    return SamEngine(model, device, sam.precision, batch_images=sam.batch_images)
 
 
 @lru_cache(maxsize=2)

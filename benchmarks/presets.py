@@ -1,0 +1,328 @@
+"""Which way of asking SAM makes a teacher's masks better: every preset, and prompts x choices x gates.
+
+    python -m benchmarks.presets --annotations FILE --images FOLDER [--limit 60] [--presets-only]
+
+The teacher is imitated, unless `--labels` names the label store of a real one: every true mask becomes a coarse
+28 x 28 probability map in a box that is a little off, as a detector's mask head gives it, with smooth noise that
+cuts off and adds parts (`--noise` says how much). A fifth of the images is what the gates are calibrated on; these
+are not measured. Prints Markdown: mean IoU, boundary IoU and the shares of masks at an IoU of 0.75 and 0.9, sorted
+by mean IoU; the first line is the teacher's masks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.coco.model import CocoDataset
+from pipeline.coco.paths import resolve_image_path
+from pipeline.coco.reading import read_coco
+from pipeline.coco.segmentation import CompressedRle
+from pipeline.experiment.presets import REFINE_PRESETS
+from pipeline.experiment.schema import RefineSettings
+from pipeline.images import read_image
+from pipeline.labels.rows import Decision, ImageLabels, label_from_mask
+from pipeline.labels.soft_mask import make_soft_mask
+from pipeline.labels.store import LabelStore
+from pipeline.quality import MaskQuality, QualitySummary, match_to_truth, measure, summarise
+from pipeline.refinement.calibrate import Sample, calibrate
+from pipeline.refinement.gate import Gate, Measures, fixed_gate
+from pipeline.refinement.image import RefineInput, refine_images
+from pipeline.refinement.samples import MATCH_IOU
+from pipeline.sam.build import build_sam
+from pipeline.sam.engine import ImageEmbeddings, SamEngine
+from pipeline.sam.prompt import Candidates, Prompt
+
+HEAD_SIDE = 28
+SMALLEST_PX = 16
+
+PROMPTS: dict[str, dict[str, Any]] = {
+    "3 points": {"points": 3},
+    "centre": {"points": 0, "center_point": True},
+    "tight box": {"points": 0, "box": "tight"},
+    "elastic box": {"points": 0, "box": "elastic"},
+    "mask": {"points": 0, "mask_prompt": True},
+    "3 points, box": {"points": 3, "box": "elastic"},
+    "centre, background, box": {"points": 0, "center_point": True, "background_point": True, "box": "elastic"},
+    "box, mask": {"points": 0, "box": "elastic", "mask_prompt": True},
+    "3 points, mask": {"points": 3, "mask_prompt": True},
+    "3 points, box, mask": {"points": 3, "box": "elastic", "mask_prompt": True},
+    "centre, box, mask": {"points": 0, "center_point": True, "box": "elastic", "mask_prompt": True},
+    "all": {"points": 3, "center_point": True, "background_point": True, "box": "elastic", "mask_prompt": True},
+}
+PASSES = (1, 2)
+CHOICES = ("predicted_iou", "agreement", "product")
+
+
+@dataclass(frozen=True)
+class Case:
+    """An image with a teacher's labels, the truth of each, and the quality of the teacher's masks."""
+
+    given: RefineInput
+    truths: tuple[CompressedRle, ...]
+    before: tuple[MaskQuality, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the table."""
+
+    name: str
+    summary: QualitySummary
+    sam_share: float
+
+
+class EncodedOnce:
+    """A SamEngine that encodes every image only the first time."""
+
+    def __init__(self, engine: SamEngine) -> None:
+        self._engine = engine
+        self._kept: dict[bytes, ImageEmbeddings] = {}
+        self.input_side, self.lowres_side = engine.input_side, engine.lowres_side
+
+    def encode(self, images: Sequence[NDArray[np.uint8]]) -> ImageEmbeddings:
+        """As the engine; of the one image that there is."""
+        (image,) = images
+        key = image.tobytes()
+        if key not in self._kept:
+            self._kept[key] = self._engine.encode(images)
+        return self._kept[key]
+
+    def decode(
+        self, embeddings: ImageEmbeddings, image_indices: Sequence[int], prompts: Sequence[Prompt]
+    ) -> list[Candidates]:
+        """As the engine."""
+        return self._engine.decode(embeddings, image_indices, prompts)
+
+
+def teacher_probability(
+    mask: NDArray[np.bool_], noise: float, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], tuple[float, float, float, float]]:
+    """A mask head's map of a mask (height, width), at full size, and the box that it was made in."""
+    height, width = mask.shape
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=np.float64)
+    extent = np.tile(box[2:] - box[:2], 2)
+    x0, y0, x1, y1 = box + rng.normal(0, 0.06 * noise, 4) * extent
+    x1, y1 = max(x1, x0 + 2), max(y1, y0 + 2)
+    # Where the map's cells lie in the image; the map sees a mask that is moved and blurred a little.
+    to_head = np.array([[HEAD_SIDE / (x1 - x0), 0, 0], [0, HEAD_SIDE / (y1 - y0), 0]])
+    to_head[:, 2] = -to_head[0, 0] * x0, -to_head[1, 1] * y0
+    shift = rng.normal(0, 0.04 * noise, 2) * HEAD_SIDE
+    seen_matrix = to_head.copy()
+    seen_matrix[:, 2] += shift
+    flags = cv2.INTER_LINEAR
+    # cv2 samples at pixel centres that are whole numbers: half a pixel is put in on both sides.
+    seen = cv2.warpAffine(_smoothed(mask, to_head), _centred(seen_matrix), (HEAD_SIDE, HEAD_SIDE), flags=flags)
+    logits = 8 * (cv2.GaussianBlur(seen, (0, 0), 1.2) - 0.5)
+    logits += 3.0 * noise * _smooth_noise(rng)
+    head = (1 / (1 + np.exp(-logits))).astype(np.float32)
+    back = cv2.invertAffineTransform(_centred(to_head))
+    return cv2.warpAffine(head, back, (width, height), flags=flags), (x0, y0, x1, y1)
+
+
+def _smoothed(mask: NDArray[np.bool_], to_head: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The mask, averaged over about a cell of the head's map, so that it may be sampled there."""
+    sigma = [max(0.3, 0.4 / to_head[0, 0]), max(0.3, 0.4 / to_head[1, 1])]
+    smoothed: NDArray[np.float32] = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), sigma[0], sigmaY=sigma[1])
+    return smoothed
+
+
+def _centred(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same map between pixel indices instead of positions."""
+    centred = matrix.copy()
+    centred[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
+    return centred
+
+
+def _smooth_noise(rng: np.random.Generator) -> NDArray[np.float32]:
+    """Noise of unit strength that changes over a quarter of the map, and finer noise of a third of that."""
+    total = np.zeros((HEAD_SIDE, HEAD_SIDE), dtype=np.float32)
+    for side, strength in ((5, 1.0), (12, 0.35)):
+        total += strength * cv2.resize(
+            rng.normal(0, 1, (side, side)).astype(np.float32), (HEAD_SIDE, HEAD_SIDE), interpolation=cv2.INTER_CUBIC
+        )
+    return total
+
+
+def make_cases(dataset: CocoDataset, folder: Path, noise: float, seed: int) -> Iterator[Case]:
+    """The images with the labels of the imitated teacher; masks that came out empty are left out."""
+    for image in dataset.images:
+        labels, truths = [], []
+        for annotation in dataset.annotations_by_image[image.id]:
+            truth = dataset.mask(annotation)
+            if annotation.iscrowd or truth.sum() < SMALLEST_PX:
+                continue
+            rng = np.random.default_rng([seed, image.id, annotation.id])
+            probability, box_xyxy = teacher_probability(truth, noise, rng)
+            if (probability > 0.5).sum() < SMALLEST_PX:
+                continue
+            label = label_from_mask(probability > 0.5, annotation.category_id, 0.9, Decision.TEACHER)
+            labels.append(replace(label, soft_mask=make_soft_mask(probability, box_xyxy)))
+            truths.append(dataset.rle(annotation))
+        if not labels:
+            continue
+        pixels = read_image(resolve_image_path(folder, image.file_name), (image.width, image.height))
+        rows = ImageLabels.of_instances(image.id, image.file_name, image.width, image.height, tuple(labels))
+        before = tuple(measure(rows.rle(label), truth) for label, truth in zip(labels, truths, strict=True))
+        yield Case(RefineInput(pixels, rows), tuple(truths), before)
+
+
+def cases_of_store(store: LabelStore, dataset: CocoDataset, folder: Path) -> Iterator[Case]:
+    """The images with the labels of a real teacher; of those that show a true instance."""
+    for image in dataset.images:
+        rows = store.by_id(image.id)
+        truths = [dataset.rle(each) for each in dataset.annotations_by_image[image.id] if not each.iscrowd]
+        matches = match_to_truth([rows.rle(label) for label in rows.instances], truths, MATCH_IOU)
+        pairs = [
+            (label, truths[match]) for label, match in zip(rows.instances, matches, strict=True) if match is not None
+        ]
+        if not pairs:
+            continue
+        pixels = read_image(resolve_image_path(folder, image.file_name), (image.width, image.height))
+        shown = replace(rows, instances=tuple(label for label, _ in pairs))
+        before = tuple(measure(rows.rle(label), truth) for label, truth in pairs)
+        yield Case(RefineInput(pixels, shown), tuple(truth for _, truth in pairs), before)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One instance: what SAM says of its mask, and the quality of both masks."""
+
+    measures: Measures
+    teacher: MaskQuality
+    sam: MaskQuality
+
+    def sample(self) -> Sample:
+        """As the calibration takes it."""
+        seen = self.measures
+        return Sample(
+            seen.agreement, seen.predicted_iou, seen.stability, seen.area_match, self.teacher.iou, self.sam.iou
+        )
+
+    def gated(self, gate: Gate) -> tuple[MaskQuality, bool]:
+        """The quality of the mask that the gate takes, and whether it is SAM's."""
+        takes_sam = gate.judge(self.measures).decision is Decision.SAM
+        return (self.sam if takes_sam else self.teacher), takes_sam
+
+
+def outcomes_of(cases: Sequence[Case], engine: EncodedOnce, settings: RefineSettings) -> list[Outcome]:
+    """Refine all cases without a gate; where SAM sees nothing its mask is the teacher's."""
+    outcomes = []
+    for case in cases:
+        rows = case.given.labels
+        (refined,) = refine_images([case.given], engine, settings, Gate())
+        for taught, each, truth, before in zip(rows.instances, refined, case.truths, case.before, strict=True):
+            label = each.label
+            assert label.agreement is not None
+            assert label.predicted_iou is not None
+            assert label.stability is not None
+            area_match = min(label.area, taught.area) / max(label.area, taught.area)
+            measures = Measures(label.agreement, label.predicted_iou, label.stability, area_match)
+            outcomes.append(Outcome(measures, before, measure(rows.rle(label), truth)))
+    return outcomes
+
+
+def lines_of(
+    name: str, measured: Sequence[Outcome], calibration: Sequence[Outcome], gates: dict[str, Gate]
+) -> Iterator[Line]:
+    """A line for every gate, the calibrated one last; each of them sees the same masks."""
+    fitted = calibrate([outcome.sample() for outcome in calibration], gates["fixed"]).gate
+    for gate_name, gate in {**gates, "calibrated": fitted}.items():
+        chosen = [outcome.gated(gate) for outcome in measured]
+        sam_share = sum(takes_sam for _, takes_sam in chosen) / len(chosen)
+        yield Line(f"{name}, gate {gate_name}", summarise([quality for quality, _ in chosen]), sam_share)
+
+
+def configurations(presets_only: bool, zoom_below_px: int) -> dict[str, RefineSettings]:
+    """What is compared, by name; gates come on top."""
+    named = {f"**{name}**": RefineSettings(**values) for name, values in REFINE_PRESETS.items()}
+    if presets_only:
+        return named
+    for (name, prompt), passes, choice in product(PROMPTS.items(), PASSES, CHOICES):
+        named[f"{name}, {passes} pass{'es' * (passes > 1)}, {choice}"] = RefineSettings(
+            **prompt, passes=passes, choice=choice, largest_component=True, zoom_below_px=zoom_below_px
+        )
+    return named
+
+
+def table(lines: Sequence[Line]) -> str:
+    """Markdown, the best mean IoU first but for the first line."""
+    first, *rest = lines
+    rows = ["| masks | mean IoU | boundary IoU | ≥ 0.75 | ≥ 0.9 | SAM's |", "|---|---|---|---|---|---|"]
+    for line in [first, *sorted(rest, key=lambda each: -each.summary.mean_iou)]:
+        seen = line.summary
+        rows.append(
+            f"| {line.name} | {seen.mean_iou:.3f} | {seen.mean_boundary_iou:.3f} | {seen.share_75:.0%} "
+            f"| {seen.share_90:.0%} | {line.sam_share:.0%} |"
+        )
+    return "\n".join(rows)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--annotations", type=Path, required=True, help="COCO instance annotations")
+    parser.add_argument("--images", type=Path, required=True, help="the folder that their file names start from")
+    parser.add_argument("--limit", type=int, default=60, help="images, drawn at random")
+    parser.add_argument("--instances", type=int, default=12, help="instances an image at most, drawn at random")
+    parser.add_argument("--labels", type=Path, help="a teacher's label store to take instead of imitated labels")
+    parser.add_argument("--noise", type=float, default=0.7, help="how far the imitated teacher is off")
+    parser.add_argument("--zoom-below-px", type=int, default=32, help="for the grid; presets have their own")
+    parser.add_argument("--sam", default="sam_tiny")
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--presets-only", action="store_true")
+    arguments = parser.parse_args()
+
+    engine = EncodedOnce(SamEngine(build_sam(arguments.sam, arguments.checkpoint), precision="fp32"))
+    dataset = read_coco(arguments.annotations)
+    store = LabelStore.open(arguments.labels) if arguments.labels else None
+    if store is not None:
+        dataset = dataset.subset(set(store.image_ids.tolist()) & set(dataset.image_by_id))
+    dataset = drawn_images(dataset, arguments.limit, arguments.instances, arguments.seed)
+    if store is not None:
+        teacher = f"labels of {arguments.labels}"
+        cases = list(cases_of_store(store, dataset, arguments.images))
+    else:
+        teacher = f"noise {arguments.noise:g}"
+        cases = list(make_cases(dataset, arguments.images, arguments.noise, arguments.seed))
+    calibration_cases, measured_cases = cases[::5], [case for place, case in enumerate(cases) if place % 5]
+    before = [quality for case in measured_cases for quality in case.before]
+    lines = [Line("teacher", summarise(before), 0.0)]
+    started = time.perf_counter()
+    for name, settings in configurations(arguments.presets_only, arguments.zoom_below_px).items():
+        measured = outcomes_of(measured_cases, engine, settings)
+        calibration = outcomes_of(calibration_cases, engine, settings)
+        lines += lines_of(name, measured, calibration, {"none": Gate(), "fixed": fixed_gate(settings)})
+    seconds = time.perf_counter() - started
+    calibrating = sum(len(case.before) for case in calibration_cases)
+    print(
+        f"{arguments.sam} on {arguments.annotations.name}: {len(before)} instances of {len(measured_cases)} images, "
+        f"{teacher}; gates calibrated on {calibrating} others. {seconds:.0f} s.\n"
+    )
+    print(table(lines))
+
+
+def drawn_images(dataset: CocoDataset, images: int, instances: int, seed: int) -> CocoDataset:
+    """So many images with instances, and so many instances of each, drawn at random."""
+    rng = np.random.default_rng(seed)
+    ids = sorted(image_id for image_id, annotations in dataset.annotations_by_image.items() if annotations)
+    some = dataset.subset(int(image_id) for image_id in rng.permutation(ids)[:images])
+    kept = []
+    for of_image in some.annotations_by_image.values():
+        kept += [of_image[place] for place in sorted(rng.permutation(len(of_image))[:instances])]
+    return replace(some, annotations=tuple(kept))
+
+
+if __name__ == "__main__":
+    main()
