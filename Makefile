@@ -19,7 +19,7 @@ SETUP := $(if $(filter $(shell ./setup.sh --state),$(file < .venv/ready)),,setup
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check format format-check lint types status config stores clean $(STAGES) \
-	bench-data bench-commands bench-store bench-refine bench-presets sam-tiny
+	bench-data bench-commands bench-store bench-refine bench-presets bench-augment sam-tiny
 .DELETE_ON_ERROR:
 # Only the rules below: make need not look for C files and the like.
 MAKEFLAGS += --no-builtin-rules
@@ -114,6 +114,9 @@ bench-presets: $(SETUP) ## Measure the refinement presets on generated shapes (A
 	@$(if $(ANNOTATIONS),,$(S4M) data shapes work/bench-presets --images 60 --validation 10)
 	@$(BIN)/python -m benchmarks.presets --limit 50 --instances 8 \
 		--annotations $(or $(ANNOTATIONS),work/bench-presets/train.json) --images $(or $(IMAGES),work/bench-presets/train/images)
+
+bench-augment: $(SETUP) ## Measure composites against MMDetection's CopyPaste
+	@$(BIN)/python -m benchmarks.augment
 
 sam-tiny: $(SETUP) ## Train the small SAM again; goes on where it was stopped (MINUTES=120)
 	@$(BIN)/python -m data.sam_tiny.train --work work/sam-tiny --minutes $(or $(MINUTES),120)

@@ -10,7 +10,7 @@ import typer
 
 from pipeline.errors import S4MError
 from pipeline.graph import STAGES
-from stages import data_commands, experiment_commands, label_commands, sam_commands, store_commands
+from stages import augment_commands, data_commands, experiment_commands, label_commands, sam_commands, store_commands
 from stages.console import err
 from stages.options import ExperimentOption, SetOption, load
 
@@ -42,6 +42,7 @@ app.add_typer(data_commands.app, name="data")
 app.add_typer(label_commands.app, name="labels")
 app.add_typer(sam_commands.weights_app, name="weights")
 app.command("refine-coco")(sam_commands.refine_coco)
+app.command("augment-preview")(augment_commands.preview)
 
 
 def main() -> None:

@@ -1,0 +1,133 @@
+"""Which image is pasted into which: drawn from the seed, the images' ids and the copy's number, from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.augment.composite import pasteable
+from pipeline.coco.model import CocoDataset
+from pipeline.experiment.schema import AugmentSettings
+from pipeline.labels.rows import Decision, ImageLabels, label_from_rle
+from pipeline.labels.schema import DECISIONS
+from pipeline.labels.store import LabelStore
+
+_PARTNERS, _COMPOSITES = 0, 1  # two streams of random numbers that have nothing in common
+_IDS = 2**64
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class ImageKey:
+    """An image of the unlabelled set, or of the labelled one: the two may use the same ids."""
+
+    image_id: int
+    is_labelled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A composite to make.
+
+    number: its place among all. composite_id: an id that no image has. donor: None where there is no other image.
+    """
+
+    number: int
+    composite_id: int
+    base_id: int
+    copy: int
+    donor: ImageKey | None
+
+    def rng(self, seed: int) -> np.random.Generator:
+        """The composite's own random numbers."""
+        sequence = np.random.SeedSequence(seed, spawn_key=(_COMPOSITES, self.base_id % _IDS, self.copy))
+        return np.random.default_rng(sequence)
+
+
+def make_pairs(refined: LabelStore, labelled: LabelStore | None, settings: AugmentSettings) -> tuple[Pair, ...]:
+    """All composites of a store of refined labels: every image `copies` times as the base.
+
+    Images are paired, each being pasted into the other, and the two composites follow one another. Images
+    without an instance to paste, and images that failed, are bases only. Labelled ones are donors only.
+    """
+    donors = [ImageKey(image_id) for image_id in _pasteable_ids(refined, settings)]
+    taken = set(refined.image_ids.tolist())
+    if labelled is not None:
+        donors += [ImageKey(image_id, is_labelled=True) for image_id in _donating_ids(labelled)]
+        taken |= set(labelled.image_ids.tolist())
+    drawn = [
+        (base_id, copy, donor)
+        for copy in range(settings.copies)
+        for base_id, donor in _draw(refined.image_ids.tolist(), donors, settings.seed, copy)
+    ]
+    new_ids = islice((number for number in count(1) if number not in taken), len(drawn))
+    return tuple(Pair(number, new_id, *each) for number, (new_id, each) in enumerate(zip(new_ids, drawn, strict=True)))
+
+
+def labelled_rows(dataset: CocoDataset) -> Iterator[ImageLabels]:
+    """Labelled images as rows of a store; crowds are regions to be ignored."""
+    for image in dataset.images:
+        instances = (
+            label_from_rle(
+                dataset.rle(each), each.category_id, 1.0, Decision.DROPPED if each.iscrowd else Decision.TEACHER
+            )
+            for each in dataset.annotations_by_image[image.id]
+        )
+        seen = tuple(instance for instance in instances if instance.area > 0)
+        yield ImageLabels.of_instances(image.id, image.file_name, image.width, image.height, seen)
+
+
+def _draw(
+    base_ids: Sequence[int], donors: Sequence[ImageKey], seed: int, copy: int
+) -> Iterator[tuple[int, ImageKey | None]]:
+    """Every base with its donor."""
+    keys = sorted({*map(ImageKey, base_ids), *donors})
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_PARTNERS, copy)))
+    order = dict(zip(keys, rng.permutation(len(keys)).tolist(), strict=True))
+    ring = sorted(donors, key=order.__getitem__)
+    partners = _partners(ring)
+    for key in ring:
+        if not key.is_labelled:
+            yield key.image_id, partners.get(key)
+    for key in sorted(set(map(ImageKey, base_ids)) - set(ring)):
+        yield key.image_id, ring[order[key] % len(ring)] if ring else None
+
+
+def _partners(ring: Sequence[ImageKey]) -> Mapping[ImageKey, ImageKey]:
+    """Two and two of a sequence, each the other's partner; of an odd number, the last three go round."""
+    if len(ring) < 2:
+        return {}
+    partners: dict[ImageKey, ImageKey] = {}
+    for first, second in zip(ring[::2], ring[1::2], strict=False):
+        partners[first], partners[second] = second, first
+    if len(ring) % 2:
+        partners.update(zip(ring[-3:], (*ring[-2:], ring[-3]), strict=True))
+    return partners
+
+
+def _pasteable_ids(refined: LabelStore, settings: AugmentSettings) -> list[int]:
+    offsets = refined.column("images/instance_offsets")
+    pixels = refined.column("images/width").astype(np.int64) * refined.column("images/height")
+    qualified = pasteable(
+        refined.column("instances/decision"),
+        refined.column("instances/score"),
+        refined.column("instances/area"),
+        np.repeat(pixels, np.diff(offsets)),
+        settings,
+    )
+    return _ids_with_any(refined, qualified)
+
+
+def _donating_ids(labelled: LabelStore) -> list[int]:
+    return _ids_with_any(labelled, labelled.column("instances/decision") != DECISIONS.index(Decision.DROPPED))
+
+
+def _ids_with_any(store: LabelStore, chosen: NDArray[np.bool_]) -> list[int]:
+    """Ids of the images that have any of the chosen instances; chosen: (instances,)."""
+    before = np.concatenate([[0], np.cumsum(chosen)])
+    offsets = store.column("images/instance_offsets")
+    ids: list[int] = store.image_ids[np.diff(before[offsets]) > 0].tolist()
+    return ids

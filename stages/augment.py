@@ -1,0 +1,76 @@
+"""`augment`: composites of unlabelled images with their refined labels, written once: images and a label store."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.augment.job import COMPOSITES_PER_SHARD, AugmentWork, CompositeReport, remove_unnamed_images
+from pipeline.augment.pairs import labelled_rows
+from pipeline.augment.sources import CompositeSources, LabelledFolder
+from pipeline.coco.reading import read_coco
+from pipeline.compute import Shard, run_shards
+from pipeline.experiment.schema import ComputeSettings, Experiment
+from pipeline.graph import node_key
+from pipeline.labels.sealing import seal, write_store
+from pipeline.labels.shards import completed_shards, divide
+from pipeline.labels.store import LabelStore
+from pipeline.labels.summary import count_labels
+from stages.context import LABELS, StageContext, Summary
+from stages.progress import ShardProgress
+
+_LABELLED_STORE = "labelled.zarr"
+
+
+def run(context: StageContext) -> Summary:
+    """Make the composites that are missing and seal their labels."""
+    refined = context.results[node_key("refine", context.node.round)] / LABELS
+    sources = composite_sources(context.experiment, refined, context.labelled(), context.folder)
+    augment_store(sources, context.folder, context.experiment.compute, {"fingerprint": context.fingerprint})
+    shutil.rmtree(context.folder / _LABELLED_STORE, ignore_errors=True)
+    return count_labels(LabelStore.open(context.folder / LABELS))
+
+
+def composite_sources(experiment: Experiment, refined: Path, labelled: Path, scratch: Path) -> CompositeSources:
+    """What an experiment's composites are made of; where labelled images are partners, their store is in `scratch`.
+
+    refined: the store of refined labels. labelled: COCO file of the labelled images.
+    """
+    data = experiment.data
+    unlabelled_set, labelled_set = data.annotated or data.unlabelled, data.annotated or data.labelled
+    assert unlabelled_set is not None  # both by the checks of the experiment
+    assert labelled_set is not None
+    partners = None
+    if experiment.augment.partners == "labelled-too":
+        store = scratch.absolute() / _LABELLED_STORE
+        if not store.exists():
+            dataset = read_coco(labelled)
+            write_store(store, labelled_rows(dataset), dataset.categories, {})
+        partners = LabelledFolder(store, labelled_set.images.absolute())
+    folder = LabelledFolder(refined.absolute(), unlabelled_set.images.absolute())
+    return CompositeSources(folder, partners, experiment.augment)
+
+
+def augment_store(
+    sources: CompositeSources, folder: Path, compute: ComputeSettings, provenance: Mapping[str, Any]
+) -> None:
+    """Write images and labels into a folder, shard by shard; what an earlier run has done is not done again."""
+    sealed, shards_folder = folder / LABELS, folder / "shards"
+    if not sealed.exists():
+        plan = divide([pair.composite_id for pair in sources.pairs], COMPOSITES_PER_SHARD)
+        complete = completed_shards(shards_folder, plan)
+        missing = [Shard(index, ids) for index, ids in enumerate(plan) if index not in complete]
+        work = AugmentWork(sources, folder.absolute(), shards_folder.absolute())
+        images = len(sources.pairs)
+        progress = ShardProgress("augment", images, images - sum(len(each.image_ids) for each in missing))
+
+        def done(report: CompositeReport) -> None:
+            progress.add(report.images, report.decisions, report.failures)
+
+        with progress.shown():
+            run_shards(work, missing, compute, done)
+        seal(shards_folder, plan, sealed, sources.refined_store.attributes.categories, provenance)
+    remove_unnamed_images(folder, LabelStore.open(sealed))
+    shutil.rmtree(shards_folder, ignore_errors=True)
