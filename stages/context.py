@@ -52,6 +52,13 @@ class StageContext:
         path = self._split() / TRUTH
         return path if path.is_file() else None
 
+    def labelled_images(self) -> Path:
+        """The folder that the file names of the labelled images start from."""
+        data = self.experiment.data
+        images = data.annotated or data.labelled
+        assert images is not None  # by the checks of the experiment
+        return images.images
+
     def unlabelled_images(self) -> Path:
         """The folder that the file names of the unlabelled images start from."""
         data = self.experiment.data

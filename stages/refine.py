@@ -15,7 +15,8 @@ from pipeline.labels.shards import completed_shards, divide
 from pipeline.labels.store import LabelStore
 from pipeline.labels.summary import count_labels
 from pipeline.refinement.gate import make_gate
-from pipeline.refinement.job import IMAGES_PER_SHARD, RefineWork, SamChoice, ShardReport
+from pipeline.refinement.job import IMAGES_PER_SHARD, RefineWork, ShardReport
+from pipeline.sam.worker import SamChoice
 from stages.context import LABELS, StageContext, Summary
 from stages.progress import ShardProgress
 
@@ -51,18 +52,11 @@ def refine_store(
 
 
 def _work(teacher_path: Path, image_root: Path, shards_folder: Path, experiment: Experiment) -> RefineWork:
-    checkpoint = experiment.sam.checkpoint
     return RefineWork(
         teacher_store=teacher_path.absolute(),
         image_root=image_root.absolute(),
         shards_folder=shards_folder.absolute(),
-        sam=SamChoice(
-            model=experiment.sam.model,
-            checkpoint=checkpoint.absolute() if checkpoint else None,
-            device=experiment.compute.device,
-            precision=experiment.compute.precision,
-            batch_images=experiment.compute.batch_images,
-        ),
+        sam=SamChoice.of(experiment),
         settings=experiment.refine,
         gate=make_gate(experiment.refine),
     )

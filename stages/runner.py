@@ -21,7 +21,7 @@ from stages.console import err, out, size_text
 from stages.context import StageContext, Summary
 from stages.options import workspace
 
-BUILT = {stage: f"stages.{stage}" for stage in ("split", "predict", "refine", "augment")}
+BUILT = {stage: f"stages.{stage}" for stage in ("split", "distill", "predict", "refine", "augment")}
 """The module of each stage that is built; each has a `run(context) -> Summary`."""
 
 LIBRARIES = ("s4m", "torch", "onedl-mmdetection", "segment-anything", "zarr", "numpy")

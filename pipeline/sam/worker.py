@@ -1,0 +1,48 @@
+"""The one SAM of a worker process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from pipeline.experiment.schema import Experiment
+from pipeline.sam.build import build_sam
+from pipeline.sam.engine import Precision, SamEngine
+
+
+@dataclass(frozen=True)
+class SamChoice:
+    """Which SAM, where it runs, and in which arithmetic."""
+
+    model: str
+    checkpoint: Path | None
+    device: str
+    precision: Precision
+    batch_images: int
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> SamChoice:
+        """What an experiment asks for; its paths are made absolute, for workers that stand elsewhere."""
+        checkpoint = experiment.sam.checkpoint
+        return cls(
+            model=experiment.sam.model,
+            checkpoint=checkpoint.absolute() if checkpoint else None,
+            device=experiment.compute.device,
+            precision=experiment.compute.precision,
+            batch_images=experiment.compute.batch_images,
+        )
+
+
+@lru_cache(maxsize=1)
+def build_engine(sam: SamChoice) -> SamEngine:
+    """The one model of a worker process."""
+    model = build_sam(sam.model, sam.checkpoint)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if sam.device == "auto" else sam.device
+    if device == "cpu":
+        # A worker is a core. With a number of threads that depends on the workers, sums would be rounded
+        # differently and the same images would get another digest.
+        torch.set_num_threads(1)
+    return SamEngine(model, device, sam.precision, batch_images=sam.batch_images)

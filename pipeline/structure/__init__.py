@@ -1,0 +1,1 @@
+"""Structural distillation: what SAM's decoder says of labelled images, for a detector to learn from."""
