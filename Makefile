@@ -112,7 +112,7 @@ bench-refine: $(SETUP) ## Measure SAM's engine against plain loops of segment_an
 
 bench-presets: $(SETUP) ## Measure the refinement presets on generated shapes (ANNOTATIONS=file IMAGES=folder: on others)
 	@$(if $(ANNOTATIONS),,$(S4M) data shapes work/bench-presets --images 60 --validation 10)
-	@$(BIN)/python -m benchmarks.presets --limit 50 --instances 8 \
+	@$(BIN)/python -m benchmarks.presets --presets-only --limit 50 --instances 8 \
 		--annotations $(or $(ANNOTATIONS),work/bench-presets/train.json) --images $(or $(IMAGES),work/bench-presets/train/images)
 
 bench-augment: $(SETUP) ## Measure composites against MMDetection's CopyPaste
