@@ -148,7 +148,7 @@ def test_of_two_that_seal_at_the_same_time_the_first_wins(store_path, tmp_path, 
     def other_is_faster(_folder: Path) -> None:
         store_path.rename(tmp_path / "new.zarr")
 
-    monkeypatch.setattr(sealing, "_sync_tree", other_is_faster)
+    monkeypatch.setattr(sealing, "sync_tree", other_is_faster)
     with pytest.raises(StoreError, match=r"new\.zarr is there already"):
         seal(tmp_path / "shards", [[1]], tmp_path / "new.zarr", CATEGORIES, {})
     assert verify(tmp_path / "new.zarr") == []
@@ -171,7 +171,7 @@ def test_an_interrupted_sealing_leaves_the_shards_and_nothing_else(tmp_path, mon
     for index, image_ids in enumerate(plan):
         write_shard(tmp_path / "shards", index, [tiny_row(image_id) for image_id in image_ids])
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(sealing, "_sync_tree", interrupted)
+        patched.setattr(sealing, "sync_tree", interrupted)
         seal(tmp_path / "shards", plan, tmp_path / "labels.zarr", CATEGORIES, {})
     assert [each.name for each in tmp_path.iterdir()] == ["shards"]
     assert len(list((tmp_path / "shards").iterdir())) == 2

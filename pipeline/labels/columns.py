@@ -29,11 +29,11 @@ def columns_from_rows(rows: Sequence[ImageLabels]) -> dict[str, NDArray[Any]]:
         "images/width": [row.width for row in rows],
         "images/height": [row.height for row in rows],
         "images/status": [_STATUS_CODES[row.status] for row in rows],
-        "images/file_name_offsets": _offsets([len(name) for name in names]),
+        "images/file_name_offsets": offsets_of([len(name) for name in names]),
         "images/file_name_bytes": np.frombuffer(b"".join(names), dtype=np.uint8),
-        "images/message_offsets": _offsets([len(message) for message in messages]),
+        "images/message_offsets": offsets_of([len(message) for message in messages]),
         "images/message_bytes": np.frombuffer(b"".join(messages), dtype=np.uint8),
-        "images/instance_offsets": _offsets([len(row.instances) for row in rows]),
+        "images/instance_offsets": offsets_of([len(row.instances) for row in rows]),
         "instances/category_id": [instance.category_id for instance in instances],
         "instances/score": [instance.score for instance in instances],
         "instances/box_xyxy": [instance.box_xyxy for instance in instances],
@@ -45,9 +45,9 @@ def columns_from_rows(rows: Sequence[ImageLabels]) -> dict[str, NDArray[Any]]:
         "instances/candidate": [
             NO_CANDIDATE if instance.candidate is None else instance.candidate for instance in instances
         ],
-        "instances/rle_offsets": _offsets([len(instance.rle_counts) for instance in instances]),
+        "instances/rle_offsets": offsets_of([len(instance.rle_counts) for instance in instances]),
         "instances/rle_bytes": np.frombuffer(b"".join(instance.rle_counts for instance in instances), dtype=np.uint8),
-        "instances/soft_mask_offsets": _offsets([instance.soft_mask is not None for instance in instances]),
+        "instances/soft_mask_offsets": offsets_of([instance.soft_mask is not None for instance in instances]),
         "instances/soft_mask_crop_xyxy": [soft_mask.crop_box_xyxy for soft_mask in soft_masks],
         "instances/soft_mask_probability": [soft_mask.probabilities for soft_mask in soft_masks],
     }
@@ -61,7 +61,8 @@ def rows_from_columns(columns: ColumnData) -> list[ImageLabels]:
     """The rows that some images' columns hold."""
     instances = list(_instances(columns))
     names, messages = (
-        _texts(columns[f"images/{part}_bytes"], columns[f"images/{part}_offsets"]) for part in ("file_name", "message")
+        texts_of(columns[f"images/{part}_bytes"], columns[f"images/{part}_offsets"])
+        for part in ("file_name", "message")
     )
     owned = pairwise(columns["images/instance_offsets"].tolist())
     return [
@@ -115,12 +116,14 @@ def _soft_masks(columns: ColumnData) -> Iterator[SoftMask | None]:
         yield SoftMask(tuple(crops[index]), probabilities[index]) if end > index else None
 
 
-def _texts(text_bytes: NDArray[np.uint8], offsets: NDArray[np.int64]) -> list[str]:
+def texts_of(text_bytes: NDArray[np.uint8], offsets: NDArray[np.int64]) -> list[str]:
+    """Texts that lie end to end, by where each begins and ends."""
     joined = text_bytes.tobytes()
     return [joined[start:end].decode("utf-8", "surrogateescape") for start, end in pairwise(offsets.tolist())]
 
 
-def _offsets(lengths: Sequence[int]) -> NDArray[np.int64]:
+def offsets_of(lengths: Sequence[int]) -> NDArray[np.int64]:
+    """Where things of these lengths begin when they lie end to end, and where the last one ends."""
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets

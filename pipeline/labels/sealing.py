@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
 import shutil
 import tempfile
 from collections import Counter
@@ -42,6 +41,7 @@ from pipeline.labels.shards import (
     shard_path,
     shard_rows,
     sync_folder,
+    sync_tree,
     write_shard,
 )
 
@@ -69,7 +69,7 @@ def seal(
         with explained_if_full(store_path, _size(shards_folder, plan)):
             aside = scratch / store_path.name
             attributes = _write(aside, shards_folder, plan, rows, categories, provenance)
-            _sync_tree(aside)
+            sync_tree(aside)
             _name(aside, store_path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -230,11 +230,3 @@ class _ColumnWriter:
         self._written_rows += rows
         self._pending = [joined[rows:].copy()]
         self._pending_rows -= rows
-
-
-def _sync_tree(folder: Path) -> None:
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with (Path(parent) / name).open("rb") as file:
-                os.fsync(file.fileno())
-        sync_folder(Path(parent))

@@ -182,6 +182,15 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(folder: Path) -> None:
+    """Make sure that everything below a folder survives a power failure."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with (Path(parent) / name).open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(parent))
+
+
 @contextmanager
 def explained_if_full(path: Path, size_bytes: int) -> Iterator[None]:
     """Turn the system's "no space left" into a StageError that says how much is needed and what to do."""

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.labels.columns import offsets_of, texts_of
 from pipeline.labels.rows import Status
 from pipeline.labels.schema import Column, layout
 
@@ -97,9 +97,9 @@ def columns_from_rows(rows: Sequence[ImageTargets]) -> dict[str, NDArray[Any]]:
         "width": [row.width for row in rows],
         "height": [row.height for row in rows],
         "status": [STATUSES.index(row.status) for row in rows],
-        "file_name_offsets": _offsets(names),
+        "file_name_offsets": offsets_of([len(name) for name in names]),
         "file_name_bytes": np.frombuffer(b"".join(names), dtype=np.uint8),
-        "message_offsets": _offsets(messages),
+        "message_offsets": offsets_of([len(message) for message in messages]),
         "message_bytes": np.frombuffer(b"".join(messages), dtype=np.uint8),
         "anchors_xy": [row.anchors_xy for row in rows],
         "maps": [row.maps for row in rows],
@@ -114,7 +114,7 @@ def columns_from_rows(rows: Sequence[ImageTargets]) -> dict[str, NDArray[Any]]:
 def rows_from_columns(columns: Mapping[str, NDArray[Any]]) -> list[ImageTargets]:
     """The rows that columns hold; offsets count from the first row."""
     names, messages = (
-        _texts(columns[f"{part}_bytes"], columns[f"{part}_offsets"]) for part in ("file_name", "message")
+        texts_of(columns[f"{part}_bytes"], columns[f"{part}_offsets"]) for part in ("file_name", "message")
     )
     return [
         ImageTargets(image_id, name, width, height, STATUSES[status], message, anchors_xy, maps)
@@ -130,12 +130,3 @@ def rows_from_columns(columns: Mapping[str, NDArray[Any]]) -> list[ImageTargets]
             strict=True,
         )
     ]
-
-
-def _offsets(texts: Sequence[bytes]) -> NDArray[np.int64]:
-    return np.cumsum([0, *map(len, texts)], dtype=np.int64)
-
-
-def _texts(text_bytes: NDArray[np.uint8], offsets: NDArray[np.int64]) -> list[str]:
-    joined = text_bytes.tobytes()
-    return [joined[start:end].decode("utf-8", "surrogateescape") for start, end in pairwise(offsets.tolist())]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from pipeline.errors import StoreError
 from pipeline.labels.schema import Column, layout
-from pipeline.labels.shards import ShardPlan, completed_shards, explained_if_full, shard_path, sync_folder
+from pipeline.labels.shards import ShardPlan, completed_shards, explained_if_full, shard_path, sync_folder, sync_tree
 from pipeline.structure.schema import FORMAT, FORMAT_VERSION, MAP_SIDE, STATUSES, columns_of
 from pipeline.structure.shards import read_shard
 from pipeline.structure.store import StructureAttributes
@@ -48,7 +47,7 @@ def seal(
         with explained_if_full(store_path, size_bytes):
             aside = scratch / store_path.name
             attributes = _write(aside, shards_folder, plan, anchors, provenance)
-            _sync_tree(aside)
+            sync_tree(aside)
             aside.rename(store_path)
             sync_folder(store_path.parent)
     finally:
@@ -126,11 +125,3 @@ def _content_digest(images: int, anchors: int, column_digests: Mapping[str, str]
     lines = [f"{FORMAT} {FORMAT_VERSION} {images} {anchors} {MAP_SIDE}"]
     lines += [f"{name} {column_digests[name]}" for name in columns_of(anchors)]
     return xxhash.xxh3_128_hexdigest("\n".join(lines).encode())
-
-
-def _sync_tree(folder: Path) -> None:
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with (Path(parent) / name).open("rb") as file:
-                os.fsync(file.fileno())
-        sync_folder(Path(parent))
