@@ -6,7 +6,7 @@ what happens when a worker dies, and who is told how far things are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -31,6 +31,15 @@ class Shard:
 
     index: int
     image_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What became of a shard: its images, its instances by decision, and failures as reasons by file name."""
+
+    images: int
+    decisions: Mapping[str, int]
+    failures: Mapping[str, str]
 
 
 class ShardWork(Protocol[Row, Report_co]):

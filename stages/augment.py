@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.augment.job import COMPOSITES_PER_SHARD, AugmentWork, CompositeReport, remove_unnamed_images
+from pipeline.augment.job import COMPOSITES_PER_SHARD, AugmentWork, remove_unnamed_images
 from pipeline.augment.pairs import labelled_rows
 from pipeline.augment.sources import CompositeSources, LabelledFolder
 from pipeline.coco.reading import read_coco
-from pipeline.compute import Shard, run_shards
 from pipeline.experiment.schema import ComputeSettings, Experiment
 from pipeline.graph import node_key
 from pipeline.labels.sealing import seal, write_store
@@ -19,7 +18,7 @@ from pipeline.labels.shards import completed_shards, divide
 from pipeline.labels.store import LabelStore
 from pipeline.labels.summary import count_labels
 from stages.context import LABELS, StageContext, Summary
-from stages.progress import ShardProgress
+from stages.progress import run_missing
 
 _LABELLED_STORE = "labelled.zarr"
 
@@ -60,17 +59,8 @@ def augment_store(
     sealed, shards_folder = folder / LABELS, folder / "shards"
     if not sealed.exists():
         plan = divide([pair.composite_id for pair in sources.pairs], COMPOSITES_PER_SHARD)
-        complete = completed_shards(shards_folder, plan)
-        missing = [Shard(index, ids) for index, ids in enumerate(plan) if index not in complete]
         work = AugmentWork(sources, folder.absolute(), shards_folder.absolute())
-        images = len(sources.pairs)
-        progress = ShardProgress("augment", images, images - sum(len(each.image_ids) for each in missing))
-
-        def done(report: CompositeReport) -> None:
-            progress.add(report.images, report.decisions, report.failures)
-
-        with progress.shown():
-            run_shards(work, missing, compute, done)
+        run_missing("augment", work, plan, completed_shards(shards_folder, plan), compute)
         seal(shards_folder, plan, sealed, sources.refined_store.attributes.categories, provenance)
     remove_unnamed_images(folder, LabelStore.open(sealed))
     shutil.rmtree(shards_folder, ignore_errors=True)

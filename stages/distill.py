@@ -6,16 +6,15 @@ import shutil
 from typing import Final
 
 from pipeline.coco.reading import read_coco
-from pipeline.compute import Shard, run_shards
 from pipeline.labels.rows import Status
 from pipeline.labels.shards import completed_shards, divide
 from pipeline.sam.worker import SamChoice
-from pipeline.structure.job import DistillWork, ShardReport
+from pipeline.structure.job import DistillWork
 from pipeline.structure.schema import images_per_shard
 from pipeline.structure.sealing import seal
 from pipeline.structure.store import StructureStore
 from stages.context import StageContext, Summary
-from stages.progress import ShardProgress
+from stages.progress import run_missing
 
 TARGETS: Final = "structure.zarr"
 """Name of the store in the stage's result."""
@@ -30,8 +29,6 @@ def run(context: StageContext) -> Summary:
         settings = experiment.distill
         image_ids = [image.id for image in read_coco(context.labelled()).images]
         plan = divide(image_ids, images_per_shard(settings.anchors, len(image_ids)))
-        complete = completed_shards(shards_folder, plan)
-        missing = [Shard(index, ids) for index, ids in enumerate(plan) if index not in complete]
         work = DistillWork(
             annotations=context.labelled().absolute(),
             image_root=context.labelled_images().absolute(),
@@ -39,13 +36,7 @@ def run(context: StageContext) -> Summary:
             sam=SamChoice.of(experiment),
             settings=settings,
         )
-        progress = ShardProgress("distill", len(image_ids), sum(len(plan[index]) for index in complete))
-
-        def done(report: ShardReport) -> None:
-            progress.add(report.images, {}, report.failures)
-
-        with progress.shown():
-            run_shards(work, missing, experiment.compute, done)
+        run_missing("distill", work, plan, completed_shards(shards_folder, plan), experiment.compute)
         seal(shards_folder, plan, sealed, settings.anchors, {"fingerprint": context.fingerprint})
     shutil.rmtree(shards_folder, ignore_errors=True)
     return _summary(StructureStore.open(sealed))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipeline.compute import Shard, ShardReport, ShardWork, run_shards
+from pipeline.experiment.schema import ComputeSettings
 from stages.console import err
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -43,11 +46,11 @@ class ShardProgress:
         else:
             yield
 
-    def add(self, images: int, counts: Mapping[str, int], failures: Mapping[str, str]) -> None:
+    def add(self, report: ShardReport) -> None:
         """Note a finished shard."""
-        self._done += images
-        self._counts.update(counts)
-        for name, reason in failures.items():
+        self._done += report.images
+        self._counts.update(report.decisions)
+        for name, reason in report.failures.items():
             self._counts["failed"] += 1
             err.print(f"{name}: {reason}")
         elapsed = time.monotonic() - self._begun
@@ -58,3 +61,17 @@ class ShardProgress:
             self._said = time.monotonic()
             left = (self._images - self._done) / rate if rate else 0.0
             err.print(f"{self._what}: {self._done:,} of {self._images:,} images, {left:.0f} s to go, {about}")
+
+
+def run_missing(
+    what: str,
+    work: ShardWork[Any, ShardReport],
+    plan: Sequence[tuple[int, ...]],
+    complete: frozenset[int],
+    compute: ComputeSettings,
+) -> None:
+    """Run the shards of a plan that are not complete yet, and show how far it is."""
+    missing = [Shard(index, ids) for index, ids in enumerate(plan) if index not in complete]
+    progress = ShardProgress(what, sum(map(len, plan)), sum(len(plan[index]) for index in complete))
+    with progress.shown():
+        run_shards(work, missing, compute, progress.add)

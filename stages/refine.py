@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.compute import Shard, run_shards
 from pipeline.experiment.schema import Experiment
 from pipeline.graph import node_key
 from pipeline.labels.sealing import seal
@@ -15,10 +14,10 @@ from pipeline.labels.shards import completed_shards, divide
 from pipeline.labels.store import LabelStore
 from pipeline.labels.summary import count_labels
 from pipeline.refinement.gate import make_gate
-from pipeline.refinement.job import IMAGES_PER_SHARD, RefineWork, ShardReport
+from pipeline.refinement.job import IMAGES_PER_SHARD, RefineWork
 from pipeline.sam.worker import SamChoice
 from stages.context import LABELS, StageContext, Summary
-from stages.progress import ShardProgress
+from stages.progress import run_missing
 
 
 def run(context: StageContext) -> Summary:
@@ -37,16 +36,8 @@ def refine_store(
     if not sealed.exists():
         teacher = LabelStore.open(teacher_path)
         plan = divide(teacher.image_ids.tolist(), IMAGES_PER_SHARD)
-        complete = completed_shards(shards_folder, plan)
-        missing = [Shard(index, ids) for index, ids in enumerate(plan) if index not in complete]
         work = _work(teacher_path, image_root, shards_folder, experiment)
-        progress = ShardProgress("refine", len(teacher), len(teacher) - sum(len(each.image_ids) for each in missing))
-
-        def done(report: ShardReport) -> None:
-            progress.add(report.images, report.decisions, report.failures)
-
-        with progress.shown():
-            run_shards(work, missing, experiment.compute, done)
+        run_missing("refine", work, plan, completed_shards(shards_folder, plan), experiment.compute)
         seal(shards_folder, plan, sealed, teacher.attributes.categories, provenance)
     shutil.rmtree(shards_folder, ignore_errors=True)
 

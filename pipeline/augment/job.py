@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.augment.pairs import Pair
 from pipeline.augment.sources import CompositeSources, ReadImage
-from pipeline.compute import Shard
+from pipeline.compute import Shard, ShardReport
 from pipeline.errors import ImageError
 from pipeline.files import open_atomically
 from pipeline.labels.rows import ImageLabels, Status
@@ -27,15 +27,6 @@ IMAGES = "images"
 
 # Run-length matching: a third of the time of zlib's usual search, files of photographs hardly larger.
 _PNG = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
-
-
-@dataclass(frozen=True)
-class CompositeReport:
-    """What became of a shard: images, instances by decision, and failures as reasons by file name."""
-
-    images: int
-    decisions: Mapping[str, int]
-    failures: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -55,12 +46,12 @@ class AugmentWork:
         read = sources.reader()
         return [self._made(sources, sources.by_id[image_id], read) for image_id in shard.image_ids]
 
-    def publish(self, shard: Shard, rows: Sequence[ImageLabels]) -> CompositeReport:
+    def publish(self, shard: Shard, rows: Sequence[ImageLabels]) -> ShardReport:
         """Write the labels: from then on the shard is there, and so are its images."""
         write_shard(self.shards_folder, shard.index, rows)
         decisions = Counter(str(instance.decision) for row in rows for instance in row.instances)
         failures = {row.file_name: row.message for row in rows if row.status is Status.FAILED}
-        return CompositeReport(len(rows), dict(decisions), failures)
+        return ShardReport(len(rows), dict(decisions), failures)
 
     def given_up(self, image_id: int, reason: str) -> ImageLabels:
         """The row of a composite that kills its workers."""

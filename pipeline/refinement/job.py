@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 from pipeline.coco.paths import resolve_image_path
-from pipeline.compute import Shard
+from pipeline.compute import Shard, ShardReport
 from pipeline.errors import ImageError
 from pipeline.experiment.schema import RefineSettings
 from pipeline.images import read_image
@@ -24,16 +24,6 @@ from pipeline.sam.worker import SamChoice, build_engine
 
 IMAGES_PER_SHARD = 32
 READERS = 2
-
-
-@dataclass(frozen=True)
-class ShardReport:
-    """What became of a shard's images and instances; `failures` are reasons by file name."""
-
-    index: int
-    images: int
-    decisions: Mapping[str, int]
-    failures: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -62,7 +52,7 @@ class RefineWork:
         write_shard(self.shards_folder, shard.index, rows)
         decisions = Counter(str(instance.decision) for row in rows for instance in row.instances)
         failures = {row.file_name: row.message for row in rows if row.status is Status.FAILED}
-        return ShardReport(shard.index, len(rows), dict(decisions), failures)
+        return ShardReport(len(rows), dict(decisions), failures)
 
     def given_up(self, image_id: int, reason: str) -> ImageLabels:
         """The row of an image that kills its workers."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.coco.model import CocoDataset, CocoImage
 from pipeline.coco.paths import resolve_image_path
 from pipeline.coco.reading import read_coco
-from pipeline.compute import Shard
+from pipeline.compute import Shard, ShardReport
 from pipeline.errors import ImageError
 from pipeline.experiment.schema import DistillSettings
 from pipeline.images import read_image
@@ -23,14 +23,6 @@ from pipeline.structure.anchors import sample_anchors
 from pipeline.structure.maps import similarity_maps
 from pipeline.structure.schema import MAP_SIDE, ImageTargets
 from pipeline.structure.shards import write_shard
-
-
-@dataclass(frozen=True)
-class ShardReport:
-    """What became of a shard's images; `failures` are reasons by file name."""
-
-    images: int
-    failures: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -52,7 +44,7 @@ class DistillWork:
     def publish(self, shard: Shard, rows: Sequence[ImageTargets]) -> ShardReport:
         """Write the shard."""
         write_shard(self.shards_folder, shard.index, rows)
-        return ShardReport(len(rows), {row.file_name: row.message for row in rows if row.status is Status.FAILED})
+        return ShardReport(len(rows), {}, {row.file_name: row.message for row in rows if row.status is Status.FAILED})
 
     def given_up(self, image_id: int, reason: str) -> ImageTargets:
         """The row of an image that kills its workers."""
