@@ -221,8 +221,9 @@ def outcomes_of(cases: Sequence[Case], engine: EncodedOnce, settings: RefineSett
     for case in cases:
         rows = case.given.labels
         (refined,) = refine_images([case.given], engine, settings, Gate())
-        for taught, each, truth, before in zip(rows.instances, refined, case.truths, case.before, strict=True):
-            label = each.label
+        for taught, label, truth, before in zip(
+            rows.instances, refined.instances, case.truths, case.before, strict=True
+        ):
             assert label.agreement is not None
             assert label.predicted_iou is not None
             assert label.stability is not None

@@ -162,13 +162,14 @@ def synthetic_instance(rng: np.random.Generator, with_soft_masks: bool) -> Insta
     if with_soft_masks:
         mask = coco_mask.decode(rle).astype(np.float32)
         return replace(label, soft_mask=make_soft_mask(cv2.GaussianBlur(mask, (0, 0), 3), label.box_xyxy))
-    measures = rng.uniform(0.5, 1, 3)
+    measures = rng.uniform(0.5, 1, 4)
     return replace(
         label,
         predicted_iou=measures[0],
         stability=measures[1],
         agreement=measures[2],
         candidate=int(rng.integers(3)),
+        gate_confidence=measures[3],
     )
 
 

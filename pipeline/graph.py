@@ -212,6 +212,8 @@ def _predict(experiment: Experiment, key: str, number: int, model: str) -> Node:
 
 def _refine(experiment: Experiment, key: str, number: int, predict: str) -> Node:
     calibrated = experiment.refine.gate == "calibrated"
+    # The first teacher, in every round: students have seen all labelled images.
+    judged = ("train-teacher",) if calibrated else ()
     return Node(
         key,
         "refine",
@@ -221,8 +223,8 @@ def _refine(experiment: Experiment, key: str, number: int, predict: str) -> Node
         | _sam(experiment)
         | (_pool_settings(experiment) if calibrated else {}),
         (*_SAM_INPUTS, *(_labelled_inputs(experiment) if calibrated else ())),
-        made_from=(predict,),
-        reads=("split", predict),
+        made_from=(predict, *judged),
+        reads=("split", predict, *judged),
     )
 
 
@@ -282,7 +284,7 @@ def _evaluate(experiment: Experiment, made: list[str]) -> Node:
 
 
 def _sam(experiment: Experiment) -> dict[str, Any]:
-    return {"sam.model": experiment.sam.model}
+    return {"sam.model": experiment.sam.model, "sam.input_side": experiment.sam.input_side}
 
 
 def _without_skipped(nodes: dict[str, Node]) -> dict[str, Node]:

@@ -10,7 +10,15 @@ import typer
 
 from pipeline.errors import S4MError
 from pipeline.graph import STAGES
-from stages import augment_commands, data_commands, experiment_commands, label_commands, sam_commands, store_commands
+from stages import (
+    augment_commands,
+    data_commands,
+    experiment_commands,
+    label_commands,
+    report_commands,
+    sam_commands,
+    store_commands,
+)
 from stages.console import err
 from stages.options import ExperimentOption, SetOption, load
 
@@ -35,7 +43,9 @@ def _add_stage(stage: str, purpose: str) -> None:
 
 
 for _stage in STAGES.values():
-    _add_stage(_stage.name, _stage.purpose)
+    if _stage.name != "report":  # a group of commands, of which the stage is one
+        _add_stage(_stage.name, _stage.purpose)
+app.add_typer(report_commands.app, name="report")
 experiment_commands.add_to(app)
 app.add_typer(store_commands.app, name="stores")
 app.add_typer(data_commands.app, name="data")

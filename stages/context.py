@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.errors import StageError
 from pipeline.experiment.schema import Experiment
 from pipeline.graph import Node
+from pipeline.lists import VALIDATION
 from pipeline.split import LABELLED, TRUTH, UNLABELLED
 
 Summary = Mapping[str, Any]
@@ -65,6 +66,16 @@ class StageContext:
         images = data.annotated or data.unlabelled
         assert images is not None  # by the checks of the experiment
         return images.images
+
+    def validation(self) -> Path | None:
+        """COCO file of the validation images, if there are any."""
+        path = self._split() / VALIDATION
+        return path if path.is_file() else None
+
+    def validation_images(self) -> Path | None:
+        """The folder that the file names of the validation images start from."""
+        validation = self.experiment.data.validation
+        return None if validation is None else validation.images
 
     def _split(self) -> Path:
         if self.split_folder is None:

@@ -23,7 +23,7 @@ class ShardProgress:
     def __init__(self, what: str, images: int, done_before: int) -> None:
         self._what, self._images = what, images
         self._done_before = self._done = done_before
-        self._counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
         self._begun = self._said = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -49,13 +49,13 @@ class ShardProgress:
     def add(self, report: ShardReport) -> None:
         """Note a finished shard."""
         self._done += report.images
-        self._counts.update(report.decisions)
+        self.counts.update(report.decisions)
         for name, reason in report.failures.items():
-            self._counts["failed"] += 1
+            self.counts["failed"] += 1
             err.print(f"{name}: {reason}")
         elapsed = time.monotonic() - self._begun
         rate = (self._done - self._done_before) / elapsed if elapsed else 0.0
-        about = "  ".join([f"{rate:.1f} images/s", *(f"{name} {count:,}" for name, count in self._counts.items())])
+        about = "  ".join([f"{rate:.1f} images/s", *(f"{name} {count:,}" for name, count in self.counts.items())])
         self._bar.update(self._task, completed=self._done, about=about)
         if not err.is_terminal and time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
@@ -69,9 +69,10 @@ def run_missing(
     plan: Sequence[tuple[int, ...]],
     complete: frozenset[int],
     compute: ComputeSettings,
-) -> None:
-    """Run the shards of a plan that are not complete yet, and show how far it is."""
+) -> Counter[str]:
+    """Run the shards of a plan that are not complete yet, and show how far it is; gives what they counted."""
     missing = [Shard(index, ids) for index, ids in enumerate(plan) if index not in complete]
     progress = ShardProgress(what, sum(map(len, plan)), sum(len(plan[index]) for index in complete))
     with progress.shown():
         run_shards(work, missing, compute, progress.add)
+    return progress.counts

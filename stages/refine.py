@@ -4,50 +4,133 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.experiment.schema import Experiment
+from pipeline.coco.reading import read_coco
+from pipeline.detection.predict_job import IMAGES_PER_SHARD as PREDICTED_PER_SHARD
+from pipeline.detection.predict_job import DetectorChoice, PredictWork
+from pipeline.errors import StageError
+from pipeline.experiment.schema import ComputeSettings, Experiment
 from pipeline.graph import node_key
+from pipeline.held_out import held_out_ids
 from pipeline.labels.sealing import seal
 from pipeline.labels.shards import completed_shards, divide
 from pipeline.labels.store import LabelStore
 from pipeline.labels.summary import count_labels
-from pipeline.refinement.gate import make_gate
-from pipeline.refinement.job import IMAGES_PER_SHARD, RefineWork
+from pipeline.refinement.calibrate import CalibratedGate, calibrate
+from pipeline.refinement.calibration_file import read_calibration, write_calibration
+from pipeline.refinement.gate import Gate, fixed_gate, make_gate
+from pipeline.refinement.job import ENCODED, IMAGES_PER_SHARD, RefineWork
+from pipeline.refinement.samples import samples_of_stores
 from pipeline.sam.worker import SamChoice
 from stages.context import LABELS, StageContext, Summary
+from stages.embeddings import kept_embeddings
 from stages.progress import run_missing
+
+CALIBRATION = "calibration.json"
+"""Name of the fitted gate in the stage's result, where `refine.gate` is calibrated."""
 
 
 def run(context: StageContext) -> Summary:
-    """Refine what is missing and seal it."""
+    """Fit the gate where that is asked for, refine what is missing, and seal it."""
+    experiment = context.experiment
+    fitted = _fitted_gate(context) if experiment.refine.gate == "calibrated" else None
+    gate = make_gate(experiment.refine, None if fitted is None else fitted.gate)
     teacher = context.results[node_key("predict", context.node.round)] / LABELS
     sealed = context.folder / LABELS
-    refine_store(teacher, context.unlabelled_images(), sealed, context.experiment, {"fingerprint": context.fingerprint})
-    return count_labels(LabelStore.open(sealed))
+    image_root = context.unlabelled_images()
+    work = refine_work(experiment, teacher, image_root, sealed, gate)
+    encoded = 0
+    if experiment.compute.cache_embeddings and not sealed.exists():
+        embeddings, encoded = kept_embeddings(context, teacher, image_root)
+        work = replace(work, embeddings=embeddings.absolute())
+    encoded += refine_store(work, sealed, experiment.compute, {"fingerprint": context.fingerprint})
+    said = {} if fitted is None else {"gate": fitted.summary}
+    return count_labels(LabelStore.open(sealed)) | {ENCODED: encoded} | said
 
 
-def refine_store(
-    teacher_path: Path, image_root: Path, sealed: Path, experiment: Experiment, provenance: Mapping[str, Any]
-) -> None:
-    """Refine a store of labels into another, shard by shard; what an earlier run has done is not done again."""
-    shards_folder = sealed.with_name("shards")
-    if not sealed.exists():
-        teacher = LabelStore.open(teacher_path)
-        plan = divide(teacher.image_ids.tolist(), IMAGES_PER_SHARD)
-        work = _work(teacher_path, image_root, shards_folder, experiment)
-        run_missing("refine", work, plan, completed_shards(shards_folder, plan), experiment.compute)
-        seal(shards_folder, plan, sealed, teacher.attributes.categories, provenance)
-    shutil.rmtree(shards_folder, ignore_errors=True)
-
-
-def _work(teacher_path: Path, image_root: Path, shards_folder: Path, experiment: Experiment) -> RefineWork:
+def refine_work(experiment: Experiment, teacher: Path, image_root: Path, sealed: Path, gate: Gate) -> RefineWork:
+    """The refinement of a store of labels into another, as an experiment asks for it."""
     return RefineWork(
-        teacher_store=teacher_path.absolute(),
+        teacher_store=teacher.absolute(),
         image_root=image_root.absolute(),
-        shards_folder=shards_folder.absolute(),
+        shards_folder=_shards(sealed).absolute(),
         sam=SamChoice.of(experiment),
         settings=experiment.refine,
-        gate=make_gate(experiment.refine),
+        gate=gate,
     )
+
+
+def refine_store(work: RefineWork, sealed: Path, compute: ComputeSettings, provenance: Mapping[str, Any]) -> int:
+    """Refine shard by shard, and seal; what an earlier run has done is not done again.
+
+    Gives how often SAM's encoder ran.
+    """
+    encoded = 0
+    if not sealed.exists():
+        teacher = LabelStore.open(work.teacher_store)
+        plan = divide(teacher.image_ids.tolist(), IMAGES_PER_SHARD)
+        complete = completed_shards(work.shards_folder, plan)
+        encoded = run_missing("refine", work, plan, complete, compute)[ENCODED]
+        seal(work.shards_folder, plan, sealed, teacher.attributes.categories, provenance)
+    shutil.rmtree(work.shards_folder, ignore_errors=True)
+    return encoded
+
+
+def _fitted_gate(context: StageContext) -> CalibratedGate:
+    """The gate, fitted on labelled images that the teacher did not train on; an interrupted run's is used again.
+
+    On the images that it trained on, a teacher draws masks that it has learned by heart: a gate fitted there would
+    trust it too much. It is the first teacher's labels in every round, for students train on all labelled images.
+    """
+    path = context.folder / CALIBRATION
+    if not path.exists():
+        scratch = context.folder / "calibration"
+        teacher, refined = scratch / "teacher" / LABELS, scratch / "refined" / LABELS
+        _predict_held_out(context, teacher)
+        experiment = context.experiment
+        # Without a gate, so that every mask of SAM's is seen.
+        work = refine_work(experiment, teacher, context.labelled_images(), refined, Gate())
+        refine_store(work, refined, experiment.compute, {})
+        samples = samples_of_stores(LabelStore.open(teacher), LabelStore.open(refined), read_coco(context.labelled()))
+        write_calibration(path, calibrate(samples, fixed_gate(experiment.refine)))
+        shutil.rmtree(scratch)
+    fitted = read_calibration(path)
+    context.say(f"gate: {fitted.summary}")
+    return fitted
+
+
+def _predict_held_out(context: StageContext, sealed: Path) -> None:
+    """The first teacher's labels of the labelled images that it did not train on."""
+    experiment = context.experiment
+    predict, share = experiment.predict, experiment.teacher.held_out
+    labelled = read_coco(context.labelled())
+    held_out = held_out_ids([image.id for image in labelled.images], share)
+    if not held_out:
+        raise StageError(
+            f"refine.gate is calibrated, but teacher.held_out = {share:g} of {len(labelled.images)} labelled images "
+            "is none: raise teacher.held_out, give more labelled images, or set refine.gate to fixed"
+        )
+    if sealed.exists():
+        return
+    sealed.parent.mkdir(parents=True, exist_ok=True)
+    work = PredictWork(
+        annotations=context.labelled().absolute(),
+        image_root=context.labelled_images().absolute(),
+        shards_folder=_shards(sealed).absolute(),
+        detector=DetectorChoice.of(
+            context.results[node_key("train-teacher", 1)], experiment.compute, flip=predict.flip_test
+        ),
+        score_threshold=predict.score_threshold,
+        max_instances=predict.max_instances,
+    )
+    plan = divide([image.id for image in labelled.images if image.id in held_out], PREDICTED_PER_SHARD)
+    context.say(f"gate: to be fitted on {len(held_out)} labelled images that the teacher did not train on")
+    run_missing("calibrate", work, plan, completed_shards(work.shards_folder, plan), experiment.compute)
+    seal(work.shards_folder, plan, sealed, labelled.categories, {})
+
+
+def _shards(sealed: Path) -> Path:
+    return sealed.with_name("shards")

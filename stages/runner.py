@@ -15,14 +15,14 @@ from typing import Protocol
 
 from pipeline.errors import S4MError, StageError
 from pipeline.experiment.schema import Experiment
-from pipeline.graph import downstream, node_key
+from pipeline.graph import STAGES, downstream, node_key
 from pipeline.workspace import Workspace
 from stages.console import err, out, size_text
 from stages.context import StageContext, Summary
 from stages.options import workspace
 
-BUILT = {stage: f"stages.{stage}" for stage in ("split", "distill", "predict", "refine", "augment")}
-"""The module of each stage that is built; each has a `run(context) -> Summary`."""
+MODULES = {stage: f"stages.{stage.replace('-', '_')}" for stage in STAGES}
+"""The module of each stage; each has a `run(context) -> Summary`."""
 
 LIBRARIES = ("s4m", "torch", "onedl-mmdetection", "segment-anything", "zarr", "numpy")
 WAIT_SECONDS = 2.0
@@ -56,8 +56,6 @@ def run_stage(experiment: Experiment, stage: str, number: int) -> None:
         err.print(f"{key} is up to date: {space.result(key)}")
         return
     with _told_what_waits(space, key):
-        if stage not in BUILT:
-            raise StageError(f"{key} is not built yet in this version: nothing was done")
         for upstream in node.reads:
             if not space.is_done(upstream):
                 raise StageError(f"{key} needs {upstream} first: make {space.nodes[upstream].stage}")
@@ -138,7 +136,7 @@ def _run(space: Workspace, key: str) -> None:
         split_folder=space.result("split") if "split" in node.reads else None,
         say=err.print,
     )
-    module: StageModule = importlib.import_module(BUILT[node.stage])
+    module: StageModule = importlib.import_module(MODULES[node.stage])
     begun = time.monotonic()
     summary = module.run(context)
     seal = space.store.seal(fingerprint, space.experiment.name, time.monotonic() - begun, summary, _versions())

@@ -65,7 +65,8 @@ def refine_coco(
     from pipeline.labels.sealing import write_store
     from pipeline.labels.store import LabelStore
     from pipeline.refinement.coco_file import read_scores, rows_to_refine, write_refined
-    from stages.refine import refine_store
+    from pipeline.refinement.gate import make_gate
+    from stages.refine import refine_store, refine_work
 
     asked = [f"sam.model={sam}", f"refine.preset={preset}", f"compute.workers={workers}", f"compute.device={device}"]
     if checkpoint is not None:
@@ -78,7 +79,8 @@ def refine_coco(
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
         teacher, refined = Path(scratch) / "teacher.zarr", Path(scratch) / "refined.zarr"
         write_store(teacher, rows_to_refine(dataset, read_scores(annotations)), dataset.categories, {})
-        refine_store(teacher, images, refined, wanted, {})
+        work = refine_work(wanted, teacher, images, refined, make_gate(wanted.refine))
+        refine_store(work, refined, wanted.compute, {})
         result = write_refined(annotations, dataset, LabelStore.open(refined), output)
     counts = ", ".join(f"{name} {count}" for name, count in sorted(result.decisions.items()))
     out.print(f"{output}: {counts}")

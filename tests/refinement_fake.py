@@ -122,11 +122,12 @@ def iou(first, second):
 
 
 def refine(inputs, settings=ALL_PROMPTS, engine=None, gate=None):
-    return refine_images(inputs, engine or FakeEngine(), settings, gate or make_gate(settings))
+    refined = refine_images(inputs, engine or FakeEngine(), settings, gate or make_gate(settings))
+    return [list(each.instances) for each in refined]
 
 
 def mask_of(instance, height=HEIGHT, width=WIDTH):
-    return decoded(instance.label.rle_counts, height, width)
+    return decoded(instance.rle_counts, height, width)
 
 
 def scene():

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from pipeline.augment.pairs import ImageKey, Pair, labelled_rows, make_pairs
+from pipeline.augment.pairs import ImageKey, Pair, Pairing, labelled_rows
 from pipeline.coco.reading import read_coco
 from pipeline.experiment.schema import AugmentSettings
 from pipeline.labels.rows import Decision, ImageLabels, label_from_mask
@@ -26,7 +26,8 @@ def row(image_id: int, decision: Decision | None = Decision.SAM) -> ImageLabels:
 def pairs(tmp_path, rows, labelled=None, **settings) -> tuple[Pair, ...]:
     chosen = AugmentSettings(**settings)
     donors = None if labelled is None else tiny_store(tmp_path / "labelled.zarr", labelled)
-    return make_pairs(tiny_store(tmp_path / "refined.zarr", rows), donors, chosen)
+    pairing = Pairing(tiny_store(tmp_path / "refined.zarr", rows), donors, chosen)
+    return tuple(pair for copy in range(chosen.copies) for pair in pairing.of_copy(copy))
 
 
 def partners(made) -> dict[tuple[int, int], ImageKey | None]:

@@ -64,7 +64,7 @@ TABLE = [
     ("points: 5", "points: unknown key; did you mean refine.points?"),
     (
         "sam: {qqq: 1}",
-        "sam.qqq: unknown key; known here: model, checkpoint",
+        "sam.qqq: unknown key; known here: model, checkpoint, input_side",
     ),
     ("refine: {points: 3.5}", "refine.points: given 3.5; expected a whole number from 0 to 64"),
     ("refine: {points: '3'}", 'refine.points: given "3"; expected a whole number from 0 to 64'),
@@ -101,6 +101,14 @@ TABLE = [
     (
         "refine: {preset: s4m, points: 0}",
         "refine: no prompt for SAM; give points, center_point, box or mask_prompt",
+    ),
+    (
+        "refine: {gate: calibrated}",
+        "refine.gate: calibrated needs labelled images to be fitted on; set teacher.held_out, say 0.2",
+    ),
+    (
+        "sam: {model: vit_b, input_side: 256}",
+        "sam.input_side: only sam_tiny takes other sizes, sam.model is vit_b",
     ),
 ]
 

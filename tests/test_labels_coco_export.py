@@ -41,6 +41,7 @@ def test_a_dataset_has_the_masks_boxes_and_measures_of_the_store(labels, tmp_pat
         assert np.float32(annotation["score"]) == np.float32(instance.score)
         assert annotation["decision"] == instance.decision
         assert annotation.get("candidate") == instance.candidate
+        assert annotation.get("gate_confidence") == pytest.approx(instance.gate_confidence)
         assert ("agreement" in annotation) is (instance.agreement is not None)
     assert len(read_coco(tmp_path / "labels.json").annotations) == len(KEPT)
 

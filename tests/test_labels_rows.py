@@ -108,6 +108,8 @@ BAD_INSTANCES = {
     "box_xyxy: is (5, 0, 1, 1), not left, top, right, bottom": {"box_xyxy": (5, 0, 1, 1)},
     "agreement: is nan; what does not apply is None": {"agreement": float("nan")},
     "candidate: is 128": {"candidate": 128},
+    "gate_confidence: is 1.5, not between 0 and 1; what does not apply is None": {"gate_confidence": 1.5},
+    "gate_confidence: is nan, not between 0 and 1; what does not apply is None": {"gate_confidence": float("nan")},
     "area: is 1, the mask has 6 pixels": {"area": 1},
     "rle_counts: is not the text of a compressed RLE": {"rle_counts": b""},
     "rle_counts: is not ASCII": {"rle_counts": b"\xff\xff"},

@@ -132,7 +132,7 @@ def test_what_is_no_store_of_this_format_is_refused(labels, tmp_path):
         ("{", "not a label store, or it is damaged"),
         ({"attributes": {}}, "not a label store, or it is damaged"),
         ({"attributes": group["attributes"] | {"format": "pictures"}}, "of the format 'pictures'"),
-        ({"attributes": group["attributes"] | {"version": 9}}, "of format version 9, this program reads version 1"),
+        ({"attributes": group["attributes"] | {"version": 1}}, "of format version 1, this program reads version 2"),
         ({"attributes": group["attributes"] | {"rows": None}}, "the attributes are damaged"),
     ):
         (path / "zarr.json").write_text(changed if isinstance(changed, str) else json.dumps(changed))

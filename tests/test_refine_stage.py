@@ -9,42 +9,30 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
-from pycocotools import mask as coco_mask
 
 from pipeline.errors import ImageError, StageError
 from pipeline.experiment.loading import load_experiment
-from pipeline.experiment.schema import Experiment
 from pipeline.labels.rows import Status
-from pipeline.labels.store import LabelStore
 from pipeline.refinement import job
-from stages.context import LABELS
 from stages.options import workspace
 from stages.runner import run_stage
 from tests.tiny_coco import write_json
 from tests.tiny_experiment import environment, make_experiment_files
-
-SETTINGS = {"student": {"start": "scratch"}, "predict": {"results": "results.json", "score_threshold": 0.5}}
-
-
-def rle(mask: np.ndarray) -> dict[str, Any]:
-    encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": list(mask.shape), "counts": encoded["counts"].decode()}
-
-
-def result(image_id: int, mask: np.ndarray, score: float = 0.9) -> dict[str, Any]:
-    return {"image_id": image_id, "category_id": 3, "score": score, "segmentation": rle(mask)}
-
-
-def box_mask(x0: int, y0: int, x1: int, y1: int, size_hw: tuple[int, int] = (48, 64)) -> np.ndarray:
-    mask = np.zeros(size_hw, dtype=bool)
-    mask[y0:y1, x0:x1] = True
-    return mask
+from tests.tiny_refinement import (
+    SETTINGS,
+    box_mask,
+    make_refinement,
+    many_images,
+    noise,
+    opened,
+    refine,
+    result,
+)
 
 
 @pytest.fixture
@@ -52,48 +40,7 @@ def files(tmp_path, monkeypatch):
     """Writes an experiment on images with results of somebody's detector; gives its file."""
     monkeypatch.setenv("S4M_WORK", str(tmp_path / "work"))
     monkeypatch.setenv("S4M_STORE", str(tmp_path / "stores"))
-
-    def make(entries: list[dict[str, Any]], unlabelled: dict[int, np.ndarray | bytes] | None = None) -> Path:
-        images = tmp_path / "unlabelled"
-        images.mkdir(exist_ok=True)
-        listed = []
-        for image_id, pixels in (unlabelled or {1: np.full((48, 64, 3), 80, np.uint8)}).items():
-            path = images / f"{image_id}.png"
-            height, width = (48, 64) if isinstance(pixels, bytes) else pixels.shape[:2]
-            if isinstance(pixels, bytes):
-                path.write_bytes(pixels)
-            else:
-                Image.fromarray(pixels).save(path, compress_level=1)
-            listed.append({"id": image_id, "file_name": path.name, "width": width, "height": height})
-        write_json(tmp_path / "unlabelled.json", {"images": listed})
-        write_json(tmp_path / "results.json", entries)
-        data = {
-            "labelled": {"annotations": "annotations.json", "images": "images"},
-            "unlabelled": {"annotations": "unlabelled.json", "images": "unlabelled"},
-        }
-        make_experiment_files(tmp_path)
-        return make_experiment_files(tmp_path, {"data": data, **SETTINGS})
-
-    return make
-
-
-def refine(path: Path, *overrides: str) -> LabelStore:
-    experiment = load_experiment(path, overrides)
-    for stage in ("split", "predict", "refine"):
-        run_stage(experiment, stage, 1)
-    return opened(experiment, "refine")
-
-
-def opened(experiment: Experiment, key: str) -> LabelStore:
-    return LabelStore.open(workspace(experiment).result(key) / LABELS)
-
-
-def noise(seed: int, size_hw: tuple[int, int] = (48, 64)) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 255, (*size_hw, 3), dtype=np.uint8)
-
-
-def many_images(count: int) -> dict[int, np.ndarray | bytes]:
-    return {image_id: noise(image_id) for image_id in range(1, count + 1)}
+    return partial(make_refinement, tmp_path)
 
 
 def test_imported_labels_are_refined_and_keep_class_and_score(files):
@@ -176,13 +123,7 @@ def test_workers_do_not_change_the_result(files, monkeypatch, tmp_path):
     assert len(digests) == 1
 
 
-def test_a_calibrated_gate_without_samples_says_what_it_needs(files):
-    path = files([result(1, box_mask(5, 5, 40, 30))])
-    with pytest.raises(StageError, match="refine.gate is 'calibrated'"):
-        refine(path, "refine.gate=calibrated")
-
-
-def test_predicting_with_the_teacher_says_that_it_is_not_built(files):
+def test_predicting_with_the_teacher_needs_the_teacher(files):
     path = files([])
     experiment = load_experiment(path, ["predict.results=null", "student.start=scratch"])
     run_stage(experiment, "split", 1)

@@ -54,7 +54,7 @@ def test_odd_masks_come_back_whole(name, soft, zoom_below_px):
     engine = FakeEngine(input_side=256, lowres_side=256)
     (each,) = refine([refine_input(image, [teacher_label(truth, soft=soft)])], settings, engine)[0]
     found = mask_of(each, 40, 50)
-    assert each.label.decision is Decision.SAM
+    assert each.decision is Decision.SAM
     assert iou(found, truth) >= 0.9
 
 
@@ -70,9 +70,9 @@ def test_an_instance_without_a_pixel_is_dropped_unasked():
     empty = replace(labels[0], rle_counts=encode(np.zeros((HEIGHT, WIDTH)))["counts"], area=0, box_xyxy=(0, 0, 0, 0))
     engine = FakeEngine()
     refined = refine([refine_input(image, [empty, labels[1]])], RefineSettings(), engine)[0]
-    assert refined[0].label.decision is Decision.DROPPED
-    assert refined[0].label.predicted_iou is None
-    assert refined[1].label.decision is Decision.SAM
+    assert refined[0].decision is Decision.DROPPED
+    assert refined[0].predicted_iou is None
+    assert refined[1].decision is Decision.SAM
     assert len(engine.decoded_prompts[0]) == 1
 
 
@@ -89,8 +89,8 @@ def test_hundreds_of_instances():
     refined = refine([refine_input(image, labels)], settings, engine)[0]
     assert len(refined) == 300
     for each, (x, y) in zip(refined, boxes, strict=True):
-        assert each.label.decision is Decision.SAM
-        np.testing.assert_allclose(each.label.box_xyxy, (x, y, x + 14, y + 12), atol=2)
+        assert each.decision is Decision.SAM
+        np.testing.assert_allclose(each.box_xyxy, (x, y, x + 14, y + 12), atol=2)
 
 
 def test_a_huge_image_needs_memory_for_one_mask_not_for_all():
@@ -112,8 +112,8 @@ def test_a_huge_image_needs_memory_for_one_mask_not_for_all():
     refined = refine(inputs, settings)[0]
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert all(each.label.decision is Decision.SAM for each in refined)
-    assert all(each.label.agreement > 0.8 for each in refined)
+    assert all(each.decision is Decision.SAM for each in refined)
+    assert all(each.agreement > 0.8 for each in refined)
     # One dense mask takes 48 MB, the sixty of them 2,880.
     assert peak_bytes < 150e6
 
@@ -135,7 +135,7 @@ def test_a_mask_as_large_as_a_huge_image():
     (each,) = refine(inputs, settings, AllOfIt())[0]
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert each.label.agreement == 1
+    assert each.agreement == 1
     assert peak_bytes < 9 * height * width
 
 

@@ -75,7 +75,27 @@ def test_confidence_is_the_expected_iou_of_the_mask_that_is_taken():
     assert gate.judge(replace(GOOD, agreement=0.1)).confidence == 0.0
 
 
+def test_without_a_gate_every_mask_counts_in_full():
+    gate = make_gate(RefineSettings(gate="none"))
+    for evidence in (GOOD, replace(GOOD, agreement=0.0, predicted_iou=0.0)):
+        assert gate.judge(evidence).confidence == 1.0
+    assert replace(gate, thresholds=None).judge(GOOD).confidence == 1.0  # where SAM gives no pixel
+
+
 shares = st.floats(0, 1)
+
+
+@given(shares, shares, shares, shares, st.floats(0, 1), st.floats(0, 2))
+def test_confidence_never_falls_where_the_measures_rise(low, high, low_iou, high_iou, intercept, slope):
+    low, high, low_iou, high_iou = *sorted((low, high)), *sorted((low_iou, high_iou))
+    line = Line(intercept, slope)
+    for thresholds in (Thresholds(), None):
+        gate = Gate(thresholds, expected_sam=line, expected_teacher=line)
+        before = gate.judge(replace(GOOD, agreement=low, predicted_iou=low_iou)).confidence
+        after = gate.judge(replace(GOOD, agreement=high, predicted_iou=high_iou)).confidence
+        assert 0 <= before <= after <= 1
+
+
 samples = st.lists(st.builds(Sample, shares, shares, shares, shares, shares, shares), min_size=1, max_size=40)
 thresholds = st.none() | st.builds(Thresholds, shares, shares, shares, shares)
 

@@ -50,22 +50,22 @@ def test_every_prompt_finds_its_object(settings):
     refined = refine([refine_input(image, labels)], settings)[0]
     for each, label, truth, before in zip(refined, labels, truths, taught, strict=True):
         assert iou(mask_of(each), truth) > 0.93 > iou(before, truth)
-        assert (each.label.category_id, each.label.score) == (label.category_id, label.score)
-        assert each.label.decision is Decision.SAM
-        assert each.label.candidate == 1
-        assert each.label.predicted_iou == pytest.approx(0.9)
-        assert each.label.soft_mask is None
+        assert (each.category_id, each.score) == (label.category_id, label.score)
+        assert each.decision is Decision.SAM
+        assert each.candidate == 1
+        assert each.predicted_iou == pytest.approx(0.9)
+        assert each.soft_mask is None
 
 
 def test_labels_describe_their_masks():
     image, labels, _, taught = scene()
     for each, before in zip(refine([refine_input(image, labels)])[0], taught, strict=True):
-        rle = {"size": [HEIGHT, WIDTH], "counts": each.label.rle_counts}
+        rle = {"size": [HEIGHT, WIDTH], "counts": each.rle_counts}
         x, y, width, height = coco_mask.toBbox(rle)
-        assert each.label.box_xyxy == (x, y, x + width, y + height)
-        assert each.label.area == coco_mask.area(rle)
-        assert each.label.agreement == pytest.approx(iou(mask_of(each), before))
-        assert 0.8 < each.label.stability <= 1
+        assert each.box_xyxy == (x, y, x + width, y + height)
+        assert each.area == coco_mask.area(rle)
+        assert each.agreement == pytest.approx(iou(mask_of(each), before))
+        assert 0.8 < each.stability <= 1
         assert 0 <= each.gate_confidence <= 1
 
 
@@ -128,12 +128,12 @@ def test_the_gate_keeps_the_teachers_mask():
     settings = RefineSettings(points=3, gate="fixed", min_agreement=0.6)
     refined = refine([refine_input(image, labels)], settings, engine)[0]
     for each, label, before in zip(refined, labels, taught, strict=True):
-        assert each.label.decision is Decision.TEACHER
+        assert each.decision is Decision.TEACHER
         np.testing.assert_array_equal(mask_of(each), before)
-        assert each.label.box_xyxy == label.box_xyxy
-        assert each.label.area == label.area
-        assert each.label.agreement < 0.6
-        assert each.label.candidate == 1
+        assert each.box_xyxy == label.box_xyxy
+        assert each.area == label.area
+        assert each.agreement < 0.6
+        assert each.candidate == 1
 
 
 def test_the_gate_drops_what_neither_mask_is_believed_of():
@@ -141,7 +141,7 @@ def test_the_gate_drops_what_neither_mask_is_believed_of():
     settings = RefineSettings(points=3, gate="fixed", drop_below_agreement=0.5)
     refined = refine([refine_input(image, labels)], settings, FakeEngine(offset_px=30))[0]
     for each, before in zip(refined, taught, strict=True):
-        assert each.label.decision is Decision.DROPPED
+        assert each.decision is Decision.DROPPED
         assert each.gate_confidence == 0
         np.testing.assert_array_equal(mask_of(each), before)  # its pixels are to be ignored
 
@@ -151,8 +151,8 @@ def test_where_sam_sees_nothing_the_teacher_stays():
     blank = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     refined = refine([refine_input(blank, labels)], RefineSettings(points=3, gate="none"))[0]
     for each, before in zip(refined, taught, strict=True):
-        assert each.label.decision is Decision.TEACHER
-        assert (each.label.agreement, each.label.stability) == (0, 0)
+        assert each.decision is Decision.TEACHER
+        assert (each.agreement, each.stability) == (0, 0)
         np.testing.assert_array_equal(mask_of(each), before)
 
 
@@ -197,8 +197,8 @@ def test_separate_gives_shared_pixels_to_the_higher_score(gate):
     after = [mask_of(each) for each in refined]
     np.testing.assert_array_equal(after[1], before[1])
     np.testing.assert_array_equal(after[0], before[0] & ~before[1])
-    assert refined[0].label.area == after[0].sum()
-    assert refined[0].label.box_xyxy[2] < labels[0].box_xyxy[2]
+    assert refined[0].area == after[0].sum()
+    assert refined[0].box_xyxy[2] < labels[0].box_xyxy[2]
 
 
 def test_an_instance_of_which_nothing_is_left_is_dropped():
@@ -206,8 +206,8 @@ def test_an_instance_of_which_nothing_is_left_is_dropped():
     labels = [teacher_label(mask, score=0.8), teacher_label(mask, score=0.9)]
     settings = RefineSettings(points=3, separate=True)
     first, second = refine([refine_input(paint(HEIGHT, WIDTH, [mask]), labels)], settings)[0]
-    assert second.label.decision is Decision.SAM
-    assert first.label.decision is Decision.DROPPED
+    assert second.decision is Decision.SAM
+    assert first.decision is Decision.DROPPED
     assert first.gate_confidence == 0
     np.testing.assert_array_equal(mask_of(first), mask_of(second))
 
@@ -243,7 +243,7 @@ def test_gate_samples_compare_both_masks_with_the_truth():
         assert isinstance(sample, Sample)
         assert sample.teacher_iou == pytest.approx(iou(before, truth))
         assert sample.sam_iou == pytest.approx(iou(mask_of(each), truth))
-        assert (sample.agreement, sample.stability) == (each.label.agreement, each.label.stability)
+        assert (sample.agreement, sample.stability) == (each.agreement, each.stability)
     nothing = refine([RefineInput(np.zeros_like(image), given)])[0]
     assert gate_samples(given, nothing, [encode(truth) for truth in truths]) == []
 
@@ -252,7 +252,7 @@ def test_the_gate_that_is_given_decides():
     image, labels, _, _ = scene()
     for gate, expected in [(Gate(), Decision.SAM), (Gate(Thresholds(min_predicted_iou=0.95)), Decision.TEACHER)]:
         refined = refine([refine_input(image, labels)], gate=gate)[0]
-        assert {each.label.decision for each in refined} == {expected}
+        assert {each.decision for each in refined} == {expected}
 
 
 def test_labels_are_left_as_they_were():

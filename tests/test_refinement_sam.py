@@ -48,7 +48,7 @@ def test_masks_are_those_of_the_predictor(state, settings):
     predictor = SamPredictor(build_sam_tiny(state=state))
     predictor.set_image(given().image_rgb)
     frame = LowresFrame(HEIGHT, WIDTH, 128, 64)
-    for index, (label, each) in enumerate(zip(given().labels.instances, refined, strict=True)):
+    for index, (label, each) in enumerate(zip(given().labels.instances, refined.instances, strict=True)):
         lowres = soft_lowres(label.soft_mask, frame)
         prompt = build_prompt(soft_view(label.soft_mask), lowres, frame, settings, instance_rng(0, 7, index))
         has_points = len(prompt.point_labels) > 0
@@ -59,10 +59,10 @@ def test_masks_are_those_of_the_predictor(state, settings):
             mask_input=None if prompt.mask_logits_lowres is None else prompt.mask_logits_lowres[None],
         )
         best = int(scores.argmax())
-        assert each.label.candidate == best
-        assert each.label.predicted_iou == pytest.approx(float(np.clip(scores[best], 0, 1)), abs=1e-4)
-        found = decoded(each.label.rle_counts, HEIGHT, WIDTH)
-        if each.label.decision is Decision.SAM:
+        assert each.candidate == best
+        assert each.predicted_iou == pytest.approx(float(np.clip(scores[best], 0, 1)), abs=1e-4)
+        found = decoded(each.rle_counts, HEIGHT, WIDTH)
+        if each.decision is Decision.SAM:
             assert (found != masks[best]).mean() < 1e-3
         else:
             assert not masks[best].any()
@@ -87,7 +87,7 @@ def test_the_whole_of_it_runs_and_repeats(state):
     first = refine_images([given()], engine, settings, Gate())
     again = refine_images([given()], engine, settings, Gate())
     assert first == again
-    for each in first[0]:
-        rle = {"size": [HEIGHT, WIDTH], "counts": each.label.rle_counts}
-        assert coco_mask.area(rle) == each.label.area > 0
+    for each in first[0].instances:
+        rle = {"size": [HEIGHT, WIDTH], "counts": each.rle_counts}
+        assert coco_mask.area(rle) == each.area > 0
         assert 0 <= each.gate_confidence <= 1

@@ -33,7 +33,7 @@ def stage(monkeypatch):
     """Put a function in the place of a stage's module."""
 
     def put(name: str, function) -> None:
-        monkeypatch.setitem(runner.BUILT, name, f"fake.{name}")
+        monkeypatch.setitem(runner.MODULES, name, f"fake.{name}")
         monkeypatch.setitem(sys.modules, f"fake.{name}", SimpleNamespace(run=function))
 
     return put
@@ -68,16 +68,6 @@ def test_a_failing_stage_names_what_it_holds_back(folder, stage):
         run_stage(tiny_experiment(folder), "split", 1)
     waiting = ", ".join(list(STAGES)[1:])
     assert str(caught.value) == f"nothing to see\nsplit holds back: {waiting}"
-
-
-def test_a_stage_that_is_not_built_says_so_and_does_nothing(folder, stage):
-    stage("split", lambda context: {})
-    experiment = tiny_experiment(folder)
-    run_stage(experiment, "split", 1)
-    unbuilt = next(name for name in STAGES if name not in runner.BUILT)
-    with pytest.raises(StageError, match=f"{unbuilt} is not built yet in this version: nothing was done"):
-        run_stage(experiment, unbuilt, 1)
-    assert not workspace(experiment).is_done(unbuilt)
 
 
 def test_a_stage_whose_upstream_is_missing_says_what_to_run(folder, stage):
@@ -163,7 +153,7 @@ def run(context):
     context.say("under way")
     time.sleep(60)
 sys.modules["slow"] = SimpleNamespace(run=run)
-runner.BUILT["split"] = "slow"
+runner.MODULES["split"] = "slow"
 sys.argv = ["s4m", "split", "--exp", sys.argv[1]]
 from stages.cli import main
 main()

@@ -20,6 +20,7 @@ from pipeline.errors import ImageError, StageError
 from pipeline.sam import attention
 from pipeline.sam.attention import FastImageEncoderViT, fast_encoder
 from pipeline.sam.build import build_sam
+from pipeline.sam.encoded import EncodedImage
 from pipeline.sam.engine import SamEngine, resize_in_two_passes, resolve_precision
 from pipeline.sam.frame import full_logits, resized_hw, to_input_xy
 from pipeline.sam.prompt import Candidates, Prompt
@@ -214,12 +215,23 @@ def test_embeddings_can_be_kept_and_restored() -> None:
     embeddings = engine.encode(random_images(5))
     kept = embeddings.to_numpy()
     assert (kept.dtype, kept.shape) == (np.float16, (len(SHAPES_HW), 32, 8, 8))
-    restored = engine.restore(kept, embeddings.image_hw)
+    restored = engine.encode([EncodedImage(*each) for each in zip(kept, embeddings.image_hw, strict=True)])
     assert len(restored) == len(embeddings)
     prompt = random_prompt(np.random.default_rng(0), "2b", SHAPES_HW[1], engine.lowres_side)
     (before,), (after,) = (engine.decode(each, [1], [prompt]) for each in (embeddings, restored))
     difference = np.abs(before.mask_logits_lowres - after.mask_logits_lowres).max()
     assert 0 < difference < 0.01 * np.abs(before.mask_logits_lowres).max()
+
+
+def test_images_encoded_before_and_fresh_ones_keep_their_order() -> None:
+    engine = SamEngine(sam_of("tiny"), precision="fp32")
+    images = random_images(7)
+    fresh = engine.encode(images)
+    kept = EncodedImage(fresh.to_numpy()[1], fresh.image_hw[1])
+    mixed = engine.encode([images[0], kept, *images[2:]])
+    assert mixed.image_hw == fresh.image_hw
+    np.testing.assert_allclose(mixed.features, fresh.features, atol=2e-3)
+    assert not torch.equal(mixed.features[1], fresh.features[1])  # it was kept in half precision
 
 
 @pytest.mark.parametrize("model", ["vit", "tiny"])

@@ -16,7 +16,7 @@ from segment_anything import sam_model_registry
 
 from pipeline.errors import S4MError
 from pipeline.sam import weights
-from pipeline.sam.build import build_sam, read_state
+from pipeline.sam.build import build_sam, embedding_shape, read_state
 from pipeline.sam.tiny import build_sam_tiny
 from pipeline.sam.weights import PublishedFile, download_weights, hash_weights, identify_weights
 
@@ -384,3 +384,19 @@ def test_sam_tiny_is_not_fetched(tmp_path: Path) -> None:
 def test_identifying_needs_no_torch() -> None:
     code = "import sys, pipeline.sam.weights; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_small_sam_takes_other_input_sides() -> None:
+    sam = build_sam("sam_tiny", input_side=64)
+    assert (sam.image_encoder.img_size, build_sam("sam_tiny").image_encoder.img_size) == (64, 128)
+
+
+def test_a_published_sam_takes_its_own_input_side_only() -> None:
+    with pytest.raises(S4MError, match="vit_b takes images of 1024 pixels only: leave sam.input_side out"):
+        embedding_shape("vit_b", 512)
+
+
+def test_embedding_shapes() -> None:
+    assert embedding_shape("vit_b") == embedding_shape("vit_b", 1024) == (256, 64, 64)
+    assert embedding_shape("sam_tiny") == (128, 16, 16)
+    assert embedding_shape("sam_tiny", 256) == (128, 32, 32)

@@ -50,9 +50,14 @@ def tiny_instance(rng: np.random.Generator, *, soft_mask: bool = True) -> Instan
     label = label_from_mask(mask, category_id, float32(rng.uniform()), decision)
     if decision is Decision.TEACHER:
         return replace(label, soft_mask=make_soft_mask(mask * 0.8, label.box_xyxy)) if soft_mask else label
-    measures = [float32(value) for value in rng.uniform(0, 1, 3)]
+    measures = [float32(value) for value in rng.uniform(0, 1, 4)]
     return replace(
-        label, predicted_iou=measures[0], stability=measures[1], agreement=measures[2], candidate=int(rng.integers(4))
+        label,
+        predicted_iou=measures[0],
+        stability=measures[1],
+        agreement=measures[2],
+        candidate=int(rng.integers(4)),
+        gate_confidence=measures[3],
     )
 
 

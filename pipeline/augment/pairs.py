@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,24 +46,39 @@ class Pair:
         return np.random.default_rng(sequence)
 
 
-def make_pairs(refined: LabelStore, labelled: LabelStore | None, settings: AugmentSettings) -> tuple[Pair, ...]:
-    """All composites of a store of refined labels: every image `copies` times as the base.
+class Pairing:
+    """The pairs of a store of refined labels, copy by copy: in each, every image is the base once.
 
     Images are paired, each being pasted into the other, and the two composites follow one another. Images
     without an instance to paste, and images that failed, are bases only. Labelled ones are donors only.
     """
-    donors = [ImageKey(image_id) for image_id in _pasteable_ids(refined, settings)]
-    taken = set(refined.image_ids.tolist())
-    if labelled is not None:
-        donors += [ImageKey(image_id, is_labelled=True) for image_id in _donating_ids(labelled)]
-        taken |= set(labelled.image_ids.tolist())
-    drawn = [
-        (base_id, copy, donor)
-        for copy in range(settings.copies)
-        for base_id, donor in _draw(refined.image_ids.tolist(), donors, settings.seed, copy)
-    ]
-    new_ids = islice((number for number in count(1) if number not in taken), len(drawn))
-    return tuple(Pair(number, new_id, *each) for number, (new_id, each) in enumerate(zip(new_ids, drawn, strict=True)))
+
+    def __init__(self, refined: LabelStore, labelled: LabelStore | None, settings: AugmentSettings) -> None:
+        self._base_ids: list[int] = refined.image_ids.tolist()
+        self._seed = settings.seed
+        self._donors = [ImageKey(image_id) for image_id in _pasteable_ids(refined, settings)]
+        taken = refined.image_ids
+        if labelled is not None:
+            self._donors += [ImageKey(image_id, is_labelled=True) for image_id in _donating_ids(labelled)]
+            taken = np.union1d(taken, labelled.image_ids)
+        self._taken_ids = np.unique(taken[taken > 0])
+
+    def of_copy(self, copy: int) -> tuple[Pair, ...]:
+        """All pairs of a copy, of any number from 0 on: there is no last one."""
+        first = copy * len(self._base_ids)
+        numbers = range(first, first + len(self._base_ids))
+        drawn = _draw(self._base_ids, self._donors, self._seed, copy)
+        return tuple(
+            Pair(number, new_id, base_id, copy, donor)
+            for number, new_id, (base_id, donor) in zip(numbers, self._new_ids(numbers), drawn, strict=True)
+        )
+
+    def _new_ids(self, numbers: range) -> list[int]:
+        """The ids of the composites of these numbers: 1, 2, 3, … without those that images have."""
+        new_ids_below = self._taken_ids - np.arange(1, len(self._taken_ids) + 1)
+        places = np.array(numbers, dtype=np.int64)
+        new_ids: list[int] = (places + 1 + np.searchsorted(new_ids_below, places, side="right")).tolist()
+        return new_ids
 
 
 def labelled_rows(dataset: CocoDataset) -> Iterator[ImageLabels]:

@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.augment.pairs import ImageKey, Pair
 from pipeline.augment.sources import CompositeSources
 from pipeline.errors import ImageError
-from pipeline.labels.picture import Panel, Picture, draw_panels
+from pipeline.labels.picture import Panel, Picture, category_colours, draw_panels
 
 
 def draw_sheet(sources: CompositeSources, count: int, category_names: Mapping[int, str]) -> tuple[Picture, int]:
@@ -35,8 +35,11 @@ def _draw_row(sources: CompositeSources, pair: Pair, category_names: Mapping[int
     shown = [("base", read(ImageKey(pair.base_id))), ("composite", sources.compose(pair, read))]
     if pair.donor is not None:
         shown.insert(1, ("donor", read(pair.donor)))
+    colours = category_colours(each.category_id for _, image in shown for each in image.labels.instances)
     pictures = [
-        draw_panels(image.image_rgb, [Panel(f"{title} {image.labels.file_name}", image.labels)], category_names)
+        draw_panels(
+            image.image_rgb, [Panel(f"{title} {image.labels.file_name}", image.labels)], category_names, colours
+        )
         for title, image in shown
     ]
     return _stacked(pictures, axis=1)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 
 from pipeline.augment.composite import LabelledImage, composite
-from pipeline.augment.pairs import ImageKey, Pair, make_pairs
+from pipeline.augment.pairs import ImageKey, Pair, Pairing
 from pipeline.coco.paths import resolve_image_path
 from pipeline.errors import ImageError, StageError
 from pipeline.experiment.schema import AugmentSettings
@@ -42,9 +43,13 @@ class CompositeSources:
 
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
-        """All composites, in the order of the result; StageError where nothing could be pasted in any."""
-        refined, labelled = self._stores
-        pairs = make_pairs(refined, labelled, self.settings)
+        """All composites that the settings ask for, in the order of the result."""
+        return tuple(chain.from_iterable(map(self.pairs_of_copy, range(self.settings.copies))))
+
+    def pairs_of_copy(self, copy: int) -> tuple[Pair, ...]:
+        """The composites of a copy, of any number; StageError where nothing could be pasted in any."""
+        pairs = self._pairing.of_copy(copy)
+        refined = self.refined_store
         if refined.attributes.instances and not any(pair.donor for pair in pairs) and len(refined) > 1:
             raise StageError(
                 f"{self.refined.store_path}: none of {refined.attributes.instances:,} instances may be pasted: "
@@ -68,7 +73,7 @@ class CompositeSources:
 
     def reader(self) -> ReadImage:
         """Reads images with their labels and keeps the last ones: the two of a pair take part in two composites."""
-        return lru_cache(IMAGES_KEPT)(self._read)
+        return lru_cache(IMAGES_KEPT)(self.read)
 
     def compose(self, pair: Pair, read: ReadImage) -> LabelledImage:
         """A composite, under its own id and the base's file name; ImageError where an image cannot be read."""
@@ -77,7 +82,8 @@ class CompositeSources:
         made = composite(base, donor, self.settings, pair.rng(self.settings.seed))
         return replace(made, labels=replace(made.labels, image_id=pair.composite_id))
 
-    def _read(self, key: ImageKey) -> LabelledImage:
+    def read(self, key: ImageKey) -> LabelledImage:
+        """An image with its labels; ImageError where it cannot be used."""
         folder = self.labelled if key.is_labelled else self.refined
         store = self._stores[key.is_labelled]
         assert folder is not None and store is not None  # there is no key of it otherwise
@@ -91,6 +97,10 @@ class CompositeSources:
             raise ImageError(f"{labels.file_name}: {error}") from error
         image_rgb.setflags(write=False)  # it is the base of one composite and the donor of another
         return LabelledImage(image_rgb, labels, is_truth=key.is_labelled)
+
+    @cached_property
+    def _pairing(self) -> Pairing:
+        return Pairing(*self._stores, self.settings)
 
     @cached_property
     def _stores(self) -> tuple[LabelStore, LabelStore | None]:

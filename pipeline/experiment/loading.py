@@ -256,7 +256,24 @@ def _range_problems(experiment: Experiment) -> list[Problem]:
     prompted = refine.points or refine.center_point or refine.box != "none" or refine.mask_prompt
     if not prompted:
         problems.append(Problem("refine", "no prompt for SAM; give points, center_point, box or mask_prompt"))
+    if refine.gate == "calibrated":
+        problems += _calibration_problems(experiment)
+    if experiment.sam.input_side is not None and experiment.sam.model != "sam_tiny":
+        problems.append(
+            Problem("sam.input_side", f"only sam_tiny takes other sizes, sam.model is {experiment.sam.model}")
+        )
     return problems
+
+
+def _calibration_problems(experiment: Experiment) -> list[Problem]:
+    """A gate is fitted on labelled images that the teacher has not learned by heart."""
+    if experiment.predict.results is not None:
+        return [Problem("refine.gate", "calibrated needs a teacher of this experiment, but predict.results is given")]
+    if experiment.teacher.held_out == 0:
+        return [
+            Problem("refine.gate", "calibrated needs labelled images to be fitted on; set teacher.held_out, say 0.2")
+        ]
+    return []
 
 
 def _missing_files(raw: Mapping[str, Any]) -> list[Problem]:

@@ -98,6 +98,8 @@ class SamSettings(Section):
     """`sam_tiny` is shipped with the project, the others are fetched by `s4m weights get`."""
     checkpoint: FilePath | None = None
     """Weights other than the model's own."""
+    input_side: Annotated[int, Field(ge=32, le=1024, multiple_of=32)] | None = None
+    """Side, in pixels, that `sam_tiny` scales images to. Null: the model's own; the others have a fixed one."""
 
 
 class DistillSettings(Section):
@@ -137,6 +139,8 @@ class TeacherSettings(TrainSettings):
     """Weights to start from. Null: as the detector config says."""
     distillation_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the structural distillation loss; 0 leaves it and the `distill` stage out."""
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the labelled images that the teacher never sees, for a calibrated gate to be fitted on."""
 
 
 class PredictSettings(Section):
@@ -295,6 +299,8 @@ class ComputeSettings(Section):
     """GPUs for training."""
     batch_images: Count = 8
     """Images that go through a model at once outside of training."""
+    cache_embeddings: bool = False
+    """Keep SAM's image embeddings in the store, so that refining again with other prompts is fast."""
     loader_workers: Annotated[int, Field(ge=0)] = 1
     """Processes that load images for training."""
     checkpoint_every: Count = 500

@@ -67,6 +67,8 @@ def _instance_problems(instance: InstanceLabel, width: int, height: int) -> Iter
         value = getattr(instance, field)
         if value is not None and not isfinite(value):
             yield field, f"is {value}; what does not apply is None"
+    if instance.gate_confidence is not None and not 0 <= instance.gate_confidence <= 1:
+        yield "gate_confidence", f"is {instance.gate_confidence}, not between 0 and 1; what does not apply is None"
     if instance.candidate is not None and instance.candidate not in _CANDIDATES:
         yield "candidate", f"is {instance.candidate}"
     if instance.soft_mask is not None:

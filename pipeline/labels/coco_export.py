@@ -31,6 +31,7 @@ class LabelAnnotation(CocoAnnotation, frozen=True, gc=False, omit_defaults=True,
     stability: float | None = None
     agreement: float | None = None
     candidate: int | None = None
+    gate_confidence: float | None = None
 
 
 class LabelResult(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -47,6 +48,7 @@ class LabelResult(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     stability: float | None = None
     agreement: float | None = None
     candidate: int | None = None
+    gate_confidence: float | None = None
 
 
 def coco_annotations(labels: ImageLabels, first_id: int, *, include_dropped: bool = False) -> list[LabelAnnotation]:
@@ -70,6 +72,7 @@ def coco_annotations(labels: ImageLabels, first_id: int, *, include_dropped: boo
             stability=_shortest_or_none(instance.stability),
             agreement=_shortest_or_none(instance.agreement),
             candidate=instance.candidate,
+            gate_confidence=_shortest_or_none(instance.gate_confidence),
         )
         for annotation_id, instance in enumerate(wanted, first_id)
     ]
@@ -137,6 +140,7 @@ def _results(labels: ImageLabels) -> Iterator[LabelResult]:
                 stability=_shortest_or_none(instance.stability),
                 agreement=_shortest_or_none(instance.agreement),
                 candidate=instance.candidate,
+                gate_confidence=_shortest_or_none(instance.gate_confidence),
             )
 
 

@@ -45,6 +45,7 @@ def columns_from_rows(rows: Sequence[ImageLabels]) -> dict[str, NDArray[Any]]:
         "instances/candidate": [
             NO_CANDIDATE if instance.candidate is None else instance.candidate for instance in instances
         ],
+        "instances/gate_confidence": [_or_nan(instance.gate_confidence) for instance in instances],
         "instances/rle_offsets": offsets_of([len(instance.rle_counts) for instance in instances]),
         "instances/rle_bytes": np.frombuffer(b"".join(instance.rle_counts for instance in instances), dtype=np.uint8),
         "instances/soft_mask_offsets": offsets_of([instance.soft_mask is not None for instance in instances]),
@@ -88,11 +89,11 @@ def _instances(columns: ColumnData) -> Iterator[InstanceLabel]:
     offsets = values("rle_offsets")
     for (
         category_id, score, box, area, decision, predicted_iou, stability, agreement, candidate,
-        rle_start, rle_end, soft_mask,
+        gate_confidence, rle_start, rle_end, soft_mask,
     ) in zip(
         values("category_id"), values("score"), values("box_xyxy"), values("area"), values("decision"),
         values("predicted_iou"), values("stability"), values("agreement"), values("candidate"),
-        offsets[:-1], offsets[1:], _soft_masks(columns), strict=True,
+        values("gate_confidence"), offsets[:-1], offsets[1:], _soft_masks(columns), strict=True,
     ):  # fmt: skip
         yield InstanceLabel(
             category_id,
@@ -105,6 +106,7 @@ def _instances(columns: ColumnData) -> Iterator[InstanceLabel]:
             _or_none(stability),
             _or_none(agreement),
             None if candidate == NO_CANDIDATE else candidate,
+            _or_none(gate_confidence),
             soft_mask,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,10 +57,21 @@ def show(stores: Mapping[str, LabelStore], image_id: int, image: Picture) -> Pic
     return draw_panels(image, panels, names)
 
 
-def draw_panels(image: Picture, panels: Sequence[Panel], category_names: Mapping[int, str]) -> Picture:
+def category_colours(category_ids: Iterable[int]) -> dict[int, Rgb]:
+    """A colour for each category, by the order of their ids."""
+    return {category: _PALETTE[place % len(_PALETTE)] for place, category in enumerate(sorted(set(category_ids)))}
+
+
+def draw_panels(
+    image: Picture,
+    panels: Sequence[Panel],
+    category_names: Mapping[int, str],
+    colours: Mapping[int, Rgb] | None = None,
+) -> Picture:
     """The image once a panel, with outlines, category names and scores; a colour is a category's throughout.
 
     Dropped instances have dashed outlines. Labels for which there is no free place are left out.
+    colours: of every category there is, for pictures that belong together; else chosen for this one.
     """
     height, width = image.shape[:2]
     for panel in panels:
@@ -70,7 +81,8 @@ def draw_panels(image: Picture, panels: Sequence[Panel], category_names: Mapping
                 f"{panel.title}: the labels are for an image of {size[0]}x{size[1]}, not of {width}x{height}."
             )
     present = sorted({each.category_id for panel in panels for each in panel.labels.instances})
-    colours = {category: _PALETTE[place % len(_PALETTE)] for place, category in enumerate(present)}
+    chosen = category_colours(present) if colours is None else colours
+    colours = {category: chosen[category] for category in present}
     names = {category: category_names.get(category, f"category {category}") for category in present}
     drawn = [_draw_panel(image, panel, colours, names) for panel in panels]
     body = _beside(drawn)
@@ -84,7 +96,7 @@ def _draw_panel(image: Picture, panel: Panel, colours: Mapping[int, Rgb], names:
     instances = sorted(panel.labels.instances, key=lambda each: -each.area)
     for instance in instances:
         mask = panel.labels.mask(instance)
-        _paint(canvas, mask, colours[instance.category_id], instance.decision is Decision.DROPPED)
+        paint(canvas, mask, colours[instance.category_id], dashed=instance.decision is Decision.DROPPED)
     picture = Image.fromarray(canvas)
     _write_labels(picture, instances, scale, colours, names)
     if panel.labels.status is Status.FAILED:
@@ -101,8 +113,13 @@ def _rescaled(image: Picture) -> Picture:
     return np.ascontiguousarray(resized)
 
 
-def _paint(canvas: Picture, mask: NDArray[np.bool_], colour: Rgb, dashed: bool) -> None:
-    """Draw one mask onto the canvas, in place."""
+def paint(
+    canvas: Picture, mask: NDArray[np.bool_], colour: Rgb, *, dashed: bool, fill_share: float = _FILL_SHARE
+) -> None:
+    """Draw one mask (h, w) onto a canvas of its image, rescaled or not, in place.
+
+    Its outline, and, unless that is dashed, a filling that covers so much of what lies under it.
+    """
     size = (canvas.shape[1], canvas.shape[0])
     shrinks = size[0] < mask.shape[1]
     share = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
@@ -110,7 +127,7 @@ def _paint(canvas: Picture, mask: NDArray[np.bool_], colour: Rgb, dashed: bool) 
     if not inside.any():
         return
     if not dashed:
-        canvas[inside] = np.rint(canvas[inside] * (1 - _FILL_SHARE) + np.array(colour) * _FILL_SHARE)
+        canvas[inside] = np.rint(canvas[inside] * (1 - fill_share) + np.array(colour) * fill_share)
     contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     lines = [part for contour in contours for part in (_dashes(contour) if dashed else [contour])]
     for line_colour, thickness in (((0, 0, 0), _OUTLINE_PX + 2), (colour, _OUTLINE_PX)):

@@ -43,6 +43,7 @@ class InstanceLabel:
     stability: IoU of SAM's mask under a shift of its threshold, 0 to 1.
     agreement: IoU of SAM's mask and the teacher's, 0 to 1.
     candidate: which of SAM's candidates was chosen, 0 to 127.
+    gate_confidence: how sure the gate is of the mask, 0 to 1; 0 where it was dropped.
     """
 
     category_id: int
@@ -55,6 +56,7 @@ class InstanceLabel:
     stability: float | None = None
     agreement: float | None = None
     candidate: int | None = None
+    gate_confidence: float | None = None
     soft_mask: SoftMask | None = None
 
 

@@ -17,7 +17,7 @@ from pipeline.labels.rows import Decision, Status
 from pipeline.labels.soft_mask import SOFT_MASK_SIDE
 
 FORMAT: Final = "s4m-labels"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 
 STATUSES: Final = (Status.OK, Status.EMPTY, Status.FAILED)
 """On disk a status is its place in this tuple."""
@@ -101,6 +101,7 @@ COLUMNS: Final[dict[str, Column]] = {
         Column("instances/stability", "instance", "float32", "IoU under a shifted threshold, or NaN"),
         Column("instances/agreement", "instance", "float32", "IoU of SAM's mask and the teacher's, or NaN"),
         Column("instances/candidate", "instance", "int8", "which of SAM's candidates was chosen, or -1"),
+        Column("instances/gate_confidence", "instance", "float32", "how sure the gate is of the mask, 0 to 1, or NaN"),
         Column(
             "instances/rle_offsets",
             "instance",

@@ -16,10 +16,10 @@ import numpy as np
 import xxhash
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from pipeline.coco.model import CocoCategory
 from pipeline.errors import StoreError
+from pipeline.labels.arrays import create_column
 from pipeline.labels.attributes import StoreAttributes, content_digest
 from pipeline.labels.rows import ImageLabels
 from pipeline.labels.schema import (
@@ -45,7 +45,6 @@ from pipeline.labels.shards import (
     write_shard,
 )
 
-_ZSTD_LEVEL = 3
 _IMAGES_PER_SHARD = 256
 
 
@@ -181,19 +180,7 @@ class _ColumnWriter:
     def __init__(self, group: zarr.Group, column: Column, rows: Mapping[str, int]) -> None:
         self._column = column
         self._layout = layout(column, column_rows(column, rows))
-        self._array = group.create_array(
-            column.name,
-            shape=(self._layout.rows, *column.row_shape),
-            dtype=column.dtype,
-            chunks=(self._layout.chunk_rows, *column.row_shape),
-            shards=(self._layout.shard_rows, *column.row_shape),
-            compressors=[ZstdCodec(level=_ZSTD_LEVEL), Crc32cCodec()],
-            fill_value=0,
-            dimension_names=(column.table, *(None,) * len(column.row_shape)),
-            attributes={"meaning": column.meaning},
-            # A chunk that is not there would read as zeros: with all of them there, a lost one can be told.
-            config={"write_empty_chunks": True},
-        )
+        self._array = create_column(group, column, self._layout.rows)
         self._pending: list[NDArray[Any]] = []
         self._pending_rows = 0
         self._written_rows = 0

@@ -18,6 +18,7 @@ from pipeline.refinement.geometry import LowresFrame, Window, nonzero_window
 from pipeline.refinement.masks import CropMask
 from pipeline.refinement.prompts import build_prompt, instance_rng
 from pipeline.refinement.soft import SoftView, shifted, soft_lowres, soft_view
+from pipeline.sam.encoded import ImageForSam
 from pipeline.sam.frame import full_logits
 from pipeline.sam.prompt import Candidates, Prompt
 
@@ -38,8 +39,8 @@ class Engine(Protocol[EmbeddingsT]):
     @property
     def lowres_side(self) -> int: ...
 
-    def encode(self, images: Sequence[NDArray[np.uint8]]) -> EmbeddingsT:
-        """Embeddings of RGB images (height, width, 3), of any sizes."""
+    def encode(self, images: Sequence[ImageForSam]) -> EmbeddingsT:
+        """Embeddings of images of any sizes, in their order."""
 
     def decode(
         self, embeddings: EmbeddingsT, image_indices: Sequence[int], prompts: Sequence[Prompt]
@@ -74,7 +75,7 @@ class Answer:
 
 
 def ask(
-    pixels: Sequence[NDArray[np.uint8]],
+    images: Sequence[ImageForSam],
     questions: Sequence[Question],
     engine: Engine[EmbeddingsT],
     settings: RefineSettings,
@@ -82,7 +83,7 @@ def ask(
     """Encode the views once and answer every question, in order."""
     if not questions:
         return
-    embeddings = engine.encode(pixels)
+    embeddings = engine.encode(images)
     for first in range(0, len(questions), PROMPTS_AT_ONCE):
         some = [_Asked.of(question, engine, settings) for question in questions[first : first + PROMPTS_AT_ONCE]]
         for asked, choice in zip(some, _decode(some, embeddings, engine, settings), strict=True):

@@ -68,9 +68,13 @@ class Line:
         return min(1.0, max(0.0, self.intercept + self.slope * measure))
 
 
+_SURE = Line(intercept=1.0, slope=0.0)
+"""Of a gate that asks nothing: every mask counts in full."""
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """Whose mask is taken, and the IoU with the truth, 0..1, that is expected of it."""
+    """Whose mask is taken, and how sure the gate is of it, 0..1: the IoU with the truth that it expects."""
 
     decision: Decision
     confidence: float
@@ -118,7 +122,7 @@ def fixed_gate(settings: RefineSettings) -> Gate:
 def make_gate(settings: RefineSettings, calibrated: Gate | None = None) -> Gate:
     """The gate that the settings ask for; `calibrated` is the fitted one that `gate: calibrated` needs."""
     if settings.gate == "none":
-        return Gate()
+        return Gate(expected_sam=_SURE, expected_teacher=_SURE)
     if settings.gate == "fixed":
         return fixed_gate(settings)
     if calibrated is None:

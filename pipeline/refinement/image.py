@@ -7,6 +7,7 @@ the image that it takes up, and run lengths after that.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -20,35 +21,42 @@ from pipeline.experiment.schema import RefineSettings
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_rle
 from pipeline.refinement.asking import Answer, EmbeddingsT, Engine, Question, ask
 from pipeline.refinement.gate import Gate, Measures
+from pipeline.refinement.geometry import whole_image
 from pipeline.refinement.masks import CropMask, without_overlap
 from pipeline.refinement.soft import soften
 from pipeline.refinement.zoom import View, plan_views
+from pipeline.sam.encoded import EncodedImage, ImageForSam
 
 
 @dataclass(frozen=True)
 class RefineInput:
-    """An image, uint8 (height, width, 3) RGB, and the teacher's labels of it."""
+    """An image and the teacher's labels of it.
 
-    image_rgb: NDArray[np.uint8]
+    image_rgb: uint8 (height, width, 3); None where `encoded` is there and nothing is refined in crops.
+    encoded: the whole image, where SAM has encoded it before. Crops follow the labels and are always encoded anew.
+    """
+
+    image_rgb: NDArray[np.uint8] | None
     labels: ImageLabels
+    encoded: EncodedImage | None = None
 
 
 @dataclass(frozen=True)
-class RefinedInstance:
-    """A teacher's instance after refinement.
+class RefinedImage:
+    """An image's instances after refinement, in the order given.
 
-    label: class and score are the teacher's, mask, box and area those of the mask decided on; SAM's measures are
-    there for every decision. gate_confidence: IoU with the truth that the gate expects of the mask, 0 to 1.
+    Of an instance class and score are the teacher's, mask, box and area those of the mask decided on; SAM's
+    measures are there for every decision. encoded_views: how often SAM's encoder ran for the image.
     """
 
-    label: InstanceLabel
-    gate_confidence: float
+    instances: tuple[InstanceLabel, ...]
+    encoded_views: int
 
 
 def refine_images(
     inputs: Sequence[RefineInput], engine: Engine[EmbeddingsT], settings: RefineSettings, gate: Gate
-) -> list[list[RefinedInstance]]:
-    """Refine every instance of every image; for each image its instances in the order given.
+) -> list[RefinedImage]:
+    """Refine every instance of every image.
 
     Raises ImageError where an image does not fit its labels or holds values that are not numbers.
     """
@@ -56,24 +64,31 @@ def refine_images(
         _require_usable(each)
     views = [(place, view) for place, each in enumerate(inputs) for view in _views(each, engine, settings)]
     answers: list[dict[int, Answer]] = [{} for _ in inputs]
+    encoded_views: Counter[int] = Counter()
     # Views of zoomed images come on top of the batch: no more are embedded at once than it has images.
     for first in range(0, len(views), max(1, len(inputs))):
         some = views[first : first + len(inputs)]
-        pixels = [_shown(inputs[place].image_rgb, view) for place, view in some]
+        shown = [_shown(inputs[place], view) for place, view in some]
+        encoded_views.update(
+            place for (place, _), image in zip(some, shown, strict=True) if not isinstance(image, EncodedImage)
+        )
         asked = [(place, instance) for place, view in some for instance in view.instances]
         questions = [
             _question(inputs[place].labels, instance, index, view)
             for index, (place, view) in enumerate(some)
             for instance in view.instances
         ]
-        for (place, instance), answer in zip(asked, ask(pixels, questions, engine, settings), strict=True):
+        for (place, instance), answer in zip(asked, ask(shown, questions, engine, settings), strict=True):
             answers[place][instance] = answer
-    return [_refined(each.labels, answers[place], settings, gate) for place, each in enumerate(inputs)]
+    return [
+        RefinedImage(_refined(each.labels, answers[place], settings, gate), encoded_views[place])
+        for place, each in enumerate(inputs)
+    ]
 
 
 def _require_usable(each: RefineInput) -> None:
     labels, image = each.labels, each.image_rgb
-    if image.dtype != np.uint8 or image.shape != (labels.height, labels.width, 3):
+    if image is not None and (image.dtype != np.uint8 or image.shape != (labels.height, labels.width, 3)):
         raise ImageError(
             f"image {labels.image_id} has pixels of shape {image.shape} and type {image.dtype}, its labels are for "
             f"uint8 {(labels.height, labels.width, 3)}"
@@ -92,9 +107,12 @@ def _views(each: RefineInput, engine: Engine[EmbeddingsT], settings: RefineSetti
     return [replace(view, instances=tuple(visible[place] for place in view.instances)) for view in planned]
 
 
-def _shown(image_rgb: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
+def _shown(each: RefineInput, view: View) -> ImageForSam:
     window = view.window
-    return image_rgb[window.y0 : window.y1, window.x0 : window.x1]
+    if each.encoded is not None and window == whole_image(each.labels.height, each.labels.width):
+        return each.encoded
+    assert each.image_rgb is not None
+    return each.image_rgb[window.y0 : window.y1, window.x0 : window.x1]
 
 
 def _question(labels: ImageLabels, instance: int, index: int, view: View) -> Question:
@@ -107,20 +125,20 @@ def _question(labels: ImageLabels, instance: int, index: int, view: View) -> Que
 
 def _refined(
     labels: ImageLabels, answers: Mapping[int, Answer], settings: RefineSettings, gate: Gate
-) -> list[RefinedInstance]:
+) -> tuple[InstanceLabel, ...]:
     refined = [
         _decided(labels, instance, answers[index], gate) if index in answers else _dropped(instance)
         for index, instance in enumerate(labels.instances)
     ]
-    return _separated(labels, answers, refined) if settings.separate else refined
+    return tuple(_separated(labels, answers, refined) if settings.separate else refined)
 
 
-def _dropped(instance: InstanceLabel) -> RefinedInstance:
+def _dropped(instance: InstanceLabel) -> InstanceLabel:
     """An instance without a pixel: there is nothing to ask SAM about."""
-    return RefinedInstance(replace(instance, decision=Decision.DROPPED, soft_mask=None), 0.0)
+    return replace(instance, decision=Decision.DROPPED, gate_confidence=0.0, soft_mask=None)
 
 
-def _decided(labels: ImageLabels, teacher: InstanceLabel, answer: Answer, gate: Gate) -> RefinedInstance:
+def _decided(labels: ImageLabels, teacher: InstanceLabel, answer: Answer, gate: Gate) -> InstanceLabel:
     rle = answer.mask.to_rle(labels.height, labels.width)
     sam = label_from_rle(rle, teacher.category_id, teacher.score, Decision.SAM)
     measures = Measures(
@@ -132,37 +150,34 @@ def _decided(labels: ImageLabels, teacher: InstanceLabel, answer: Answer, gate: 
     # A mask without a pixel is none to take.
     verdict = (gate if sam.area else replace(gate, thresholds=None)).judge(measures)
     chosen = sam if verdict.decision is Decision.SAM else replace(teacher, decision=verdict.decision)
-    label = replace(
+    return replace(
         chosen,
         predicted_iou=measures.predicted_iou,
         stability=measures.stability,
         agreement=measures.agreement,
         candidate=answer.candidate,
+        gate_confidence=verdict.confidence,
         soft_mask=None,
     )
-    return RefinedInstance(label, verdict.confidence)
 
 
 def _separated(
-    labels: ImageLabels, answers: Mapping[int, Answer], refined: Sequence[RefinedInstance]
-) -> list[RefinedInstance]:
+    labels: ImageLabels, answers: Mapping[int, Answer], refined: Sequence[InstanceLabel]
+) -> list[InstanceLabel]:
     """The same instances, no pixel claimed twice; one of which nothing is left is dropped, as it was."""
-    kept = [index for index, each in enumerate(refined) if each.label.decision is not Decision.DROPPED]
+    kept = [index for index, each in enumerate(refined) if each.decision is not Decision.DROPPED]
     masks = [
-        answers[index].mask
-        if refined[index].label.decision is Decision.SAM
-        else CropMask.of_rle(labels.rle(refined[index].label))
+        answers[index].mask if refined[index].decision is Decision.SAM else CropMask.of_rle(labels.rle(refined[index]))
         for index in kept
     ]
-    separate = without_overlap(masks, [refined[index].label.score for index in kept])
+    separate = without_overlap(masks, [refined[index].score for index in kept])
     result = list(refined)
     for index, before, after in zip(kept, masks, separate, strict=True):
-        label = refined[index].label
+        label = refined[index]
         if after.is_empty:
-            result[index] = RefinedInstance(replace(label, decision=Decision.DROPPED), 0.0)
+            result[index] = replace(label, decision=Decision.DROPPED, gate_confidence=0.0)
         elif after != before:
             rle = after.to_rle(labels.height, labels.width)
             cut = label_from_rle(rle, label.category_id, label.score, label.decision)
-            cut_label = replace(label, rle_counts=cut.rle_counts, area=cut.area, box_xyxy=cut.box_xyxy)
-            result[index] = replace(refined[index], label=cut_label)
+            result[index] = replace(label, rle_counts=cut.rle_counts, area=cut.area, box_xyxy=cut.box_xyxy)
     return result

@@ -6,18 +6,29 @@ from collections.abc import Sequence
 
 from pycocotools import mask as coco_mask
 
+from pipeline.coco.model import CocoDataset
 from pipeline.coco.segmentation import CompressedRle
-from pipeline.labels.rows import Decision, ImageLabels
+from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
+from pipeline.labels.store import LabelStore
 from pipeline.quality import match_to_truth
 from pipeline.refinement.calibrate import Sample
-from pipeline.refinement.image import RefinedInstance
 
 MATCH_IOU = 0.3
 """A teacher's mask shows the truth that it overlaps most from here on: poor masks are what a gate is for."""
 
 
+def samples_of_stores(teacher: LabelStore, refined: LabelStore, truth: CocoDataset) -> list[Sample]:
+    """Samples of the images of two stores: a teacher's labels, and the same refined without a gate."""
+    samples = []
+    for before, after in zip(teacher, refined, strict=True):
+        if after.status is Status.OK:
+            truths = [truth.rle(each) for each in truth.annotations_by_image[before.image_id] if not each.iscrowd]
+            samples += gate_samples(before, after.instances, truths)
+    return samples
+
+
 def gate_samples(
-    labels: ImageLabels, refined: Sequence[RefinedInstance], truths: Sequence[CompressedRle]
+    labels: ImageLabels, refined: Sequence[InstanceLabel], truths: Sequence[CompressedRle]
 ) -> list[Sample]:
     """Samples of one image: of each teacher's instance that shows one of the truths and has a mask of SAM's.
 
@@ -26,8 +37,7 @@ def gate_samples(
     teacher_rles = [labels.rle(instance) for instance in labels.instances]
     samples = []
     matches = match_to_truth(teacher_rles, truths, MATCH_IOU)
-    for teacher, teacher_rle, each, match in zip(labels.instances, teacher_rles, refined, matches, strict=True):
-        label = each.label
+    for teacher, teacher_rle, label, match in zip(labels.instances, teacher_rles, refined, matches, strict=True):
         if match is None or label.decision is not Decision.SAM:
             continue
         assert label.agreement is not None

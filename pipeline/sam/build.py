@@ -15,7 +15,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from pipeline.errors import S4MError
-from pipeline.sam.tiny import build_sam_tiny
+from pipeline.sam.tiny import REFERENCE_SIDE, TinySam, build_sam_tiny
 from pipeline.sam.weights import PUBLISHED, identify_weights
 
 MODELS = ("sam_tiny", *PUBLISHED)
@@ -40,16 +40,48 @@ _DAMAGE = (
 """What torch.load lets escape where bytes of a file are changed."""
 
 
-def build_sam(model: str, checkpoint: Path | None = None, *, random_weights_seed: int | None = None) -> Sam:
+def build_sam(
+    model: str,
+    checkpoint: Path | None = None,
+    *,
+    input_side: int | None = None,
+    random_weights_seed: int | None = None,
+) -> Sam:
     """A SAM in evaluation mode on the CPU, with its own weights, those of a checkpoint, or random ones.
 
     The tensors stay in the file, mapped into memory: processes that load the same file share them.
+    input_side: side that images are resized to, in pixels; None is the model's own, and only sam_tiny has others.
     """
+    sam = _built(model, checkpoint, random_weights_seed)
+    _set_input_side(sam, model, input_side)
+    return sam
+
+
+def embedding_shape(model: str, input_side: int | None = None) -> tuple[int, int, int]:
+    """Channels, height and width of what a model makes of one image."""
+    skeleton = _skeleton(_known(model))
+    _set_input_side(skeleton, model, input_side)
+    height, width = skeleton.prompt_encoder.image_embedding_size
+    return skeleton.prompt_encoder.embed_dim, height, width
+
+
+def _known(model: str) -> str:
     if model not in MODELS:
         raise S4MError(f"{model}: no such SAM; there are {', '.join(MODELS)}")
+    return model
+
+
+def _set_input_side(sam: Sam, model: str, input_side: int | None) -> None:
+    if isinstance(sam, TinySam):
+        sam.resize(input_side or REFERENCE_SIDE)
+    elif input_side not in (None, sam.image_encoder.img_size):
+        raise S4MError(f"{model} takes images of {sam.image_encoder.img_size} pixels only: leave sam.input_side out")
+
+
+def _built(model: str, checkpoint: Path | None, random_weights_seed: int | None) -> Sam:
     if random_weights_seed is not None:
-        return _random(model, random_weights_seed)
-    weights = identify_weights(model, checkpoint)
+        return _random(_known(model), random_weights_seed)
+    weights = identify_weights(_known(model), checkpoint)
     state = read_state(weights.path)
     skeleton = _skeleton(model)
     _check_state(state, skeleton, model, weights.path)

@@ -21,6 +21,7 @@ from pipeline.errors import ImageError, StageError
 from pipeline.sam import frame
 from pipeline.sam.attention import fast_encoder
 from pipeline.sam.decoder import BatchedMaskDecoder
+from pipeline.sam.encoded import EncodedImage, ImageForSam
 from pipeline.sam.prompt import Candidates, Prompt
 from pipeline.sam.prompt_tensors import PromptForm, form_of, prompt_tensors
 
@@ -50,7 +51,9 @@ class ImageEmbeddings:
         return len(self.image_hw)
 
     def to_numpy(self) -> NDArray[np.float16]:
-        """The features in half precision, to be kept; `SamEngine.restore` takes them back."""
+        """The features in half precision, B x C x h x w, to be kept: `SamEngine.encode` takes each back as
+        `EncodedImage`.
+        """
         return np.asarray(self.features.half().cpu().numpy())
 
 
@@ -90,22 +93,21 @@ class SamEngine:
             self._images_at_once, self._prompts_at_once = batch_images, GPU_PROMPTS
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[NDArray[np.uint8]]) -> ImageEmbeddings:
-        """Embeddings of RGB images, uint8 (height, width, 3), of any sizes."""
-        features = []
-        for first in range(0, len(images), self._images_at_once):
-            some = images[first : first + self._images_at_once]
-            inputs = torch.stack([self._preprocess(image) for image in some])
-            with self._autocast():
-                features.append(self._encoder(inputs).float())
-        if not features:
+    def encode(self, images: Sequence[ImageForSam]) -> ImageEmbeddings:
+        """Embeddings of images of any sizes, in their order; those encoded before do not go through the encoder."""
+        if not images:
             raise ValueError("no images to encode")
-        return ImageEmbeddings(torch.cat(features), tuple((image.shape[0], image.shape[1]) for image in images))
-
-    def restore(self, features: NDArray[np.floating], image_hw: Sequence[tuple[int, int]]) -> ImageEmbeddings:
-        """Embeddings of images of these sizes from features that `ImageEmbeddings.to_numpy` gave."""
-        on_device = torch.from_numpy(features).to(self.device, torch.float32)
-        return ImageEmbeddings(on_device, tuple(image_hw))
+        fresh = self._encoded([image for image in images if not isinstance(image, EncodedImage)])
+        features = [
+            torch.from_numpy(image.features.astype(np.float32)).to(self.device)
+            if isinstance(image, EncodedImage)
+            else next(fresh)
+            for image in images
+        ]
+        sizes_hw = (
+            image.image_hw if isinstance(image, EncodedImage) else (image.shape[0], image.shape[1]) for image in images
+        )
+        return ImageEmbeddings(torch.stack(features), tuple(sizes_hw))
 
     @torch.inference_mode()
     def decode(
@@ -152,6 +154,14 @@ class SamEngine:
     ) -> NDArray[np.float32]:
         """Logits (..., lowres_side, lowres_side) in pixels of the image, for a region of it, the ends excluded."""
         return frame.full_logits(mask_logits_lowres, image_hw, self.input_side, region_xyxy)
+
+    def _encoded(self, images: Sequence[NDArray[np.uint8]]) -> Iterator[Tensor]:
+        """Features of one image after the other, C x h x w float32; some images are encoded at once."""
+        for first in range(0, len(images), self._images_at_once):
+            inputs = torch.stack([self._preprocess(image) for image in images[first : first + self._images_at_once]])
+            with self._autocast():
+                features: Tensor = self._encoder(inputs).float()
+            yield from features
 
     def _batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
         """Places of prompts that are decoded at once: of one form, not too many."""

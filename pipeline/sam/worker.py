@@ -15,13 +15,14 @@ from pipeline.sam.engine import Precision, SamEngine
 
 @dataclass(frozen=True)
 class SamChoice:
-    """Which SAM, where it runs, and in which arithmetic."""
+    """Which SAM, where it runs, and in which arithmetic. input_side: None is the model's own."""
 
     model: str
     checkpoint: Path | None
     device: str
     precision: Precision
     batch_images: int
+    input_side: int | None = None
 
     @classmethod
     def of(cls, experiment: Experiment) -> SamChoice:
@@ -33,13 +34,14 @@ class SamChoice:
             device=experiment.compute.device,
             precision=experiment.compute.precision,
             batch_images=experiment.compute.batch_images,
+            input_side=experiment.sam.input_side,
         )
 
 
 @lru_cache(maxsize=1)
 def build_engine(sam: SamChoice) -> SamEngine:
     """The one model of a worker process."""
-    model = build_sam(sam.model, sam.checkpoint)
+    model = build_sam(sam.model, sam.checkpoint, input_side=sam.input_side)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if sam.device == "auto" else sam.device
     if device == "cpu":
         # A worker is a core. With a number of threads that depends on the workers, sums would be rounded

@@ -13,16 +13,14 @@ import numpy as np
 import xxhash
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from pipeline.errors import StoreError
-from pipeline.labels.schema import Column, layout
+from pipeline.labels.arrays import create_column
+from pipeline.labels.schema import Column
 from pipeline.labels.shards import ShardPlan, completed_shards, explained_if_full, shard_path, sync_folder, sync_tree
 from pipeline.structure.schema import FORMAT, FORMAT_VERSION, MAP_SIDE, STATUSES, columns_of
 from pipeline.structure.shards import read_shard
 from pipeline.structure.store import StructureAttributes
-
-_ZSTD_LEVEL = 3
 
 
 def seal(
@@ -61,7 +59,7 @@ def _write(
     columns = columns_of(anchors)
     maps = columns.pop("maps")
     group = zarr.create_group(aside)
-    array = _create(group, maps, sum(map(len, plan)))
+    array = create_column(group, maps, sum(map(len, plan)))
     maps_digest = xxhash.xxh3_128()
     parts: list[dict[str, NDArray[Any]]] = []
     written = 0
@@ -75,7 +73,7 @@ def _write(
     digests = {}
     for name, column in columns.items():
         joined = _joined(column, [part[name] for part in parts])
-        _create(group, column, len(joined))[:] = joined
+        create_column(group, column, len(joined))[:] = joined
         digests[name] = xxhash.xxh3_128_hexdigest(joined.tobytes())
     statuses = np.bincount(np.concatenate([part["status"] for part in parts]), minlength=len(STATUSES))
     attributes = StructureAttributes(
@@ -91,24 +89,6 @@ def _write(
     )
     group.update_attributes(msgspec.to_builtins(attributes))
     return attributes
-
-
-def _create(group: zarr.Group, column: Column, rows: int) -> zarr.Array:
-    """An array in the layout and with the codecs that `ColumnReader` reads."""
-    cut = layout(column, rows)
-    return group.create_array(
-        column.name,
-        shape=(rows, *column.row_shape),
-        dtype=column.dtype,
-        chunks=(cut.chunk_rows, *column.row_shape),
-        shards=(cut.shard_rows, *column.row_shape),
-        compressors=[ZstdCodec(level=_ZSTD_LEVEL), Crc32cCodec()],
-        fill_value=0,
-        dimension_names=(column.table, *(None,) * len(column.row_shape)),
-        attributes={"meaning": column.meaning},
-        # A chunk that is not there would read as zeros: with all of them there, a lost one can be told.
-        config={"write_empty_chunks": True},
-    )
 
 
 def _joined(column: Column, parts: Sequence[NDArray[Any]]) -> NDArray[Any]:

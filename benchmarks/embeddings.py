@@ -1,0 +1,121 @@
+"""Refining with kept embeddings against refining without them, in one process on one core.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.embeddings --annotations FILE --images FOLDER [--limit 40] [--model vit_b]
+
+The labels to refine are the annotations themselves, by the preset that an experiment has by default. vit_b, vit_l
+and vit_h get random weights, which change no time. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+
+from pipeline.coco.model import CocoDataset
+from pipeline.coco.reading import read_coco
+from pipeline.compute import Shard, ShardWork
+from pipeline.embeddings.job import EmbedWork
+from pipeline.embeddings.making import EMBEDDINGS, finish, prepare
+from pipeline.embeddings.schema import image_bytes, images_per_shard
+from pipeline.experiment.schema import RefineSettings
+from pipeline.labels.rows import ImageLabels
+from pipeline.labels.sealing import write_store
+from pipeline.labels.shards import divide
+from pipeline.refinement.coco_file import rows_to_refine
+from pipeline.refinement.gate import Gate
+from pipeline.refinement.job import IMAGES_PER_SHARD, RefinedRow, RefineWork
+from pipeline.sam.build import build_sam, embedding_shape
+from pipeline.sam.worker import SamChoice, build_engine
+
+Row = TypeVar("Row")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--annotations", type=Path, required=True, help="COCO instance annotations")
+    parser.add_argument("--images", type=Path, required=True, help="the folder that their file names start from")
+    parser.add_argument("--limit", type=int, default=40, help="images")
+    parser.add_argument("--model", default="sam_tiny")
+    arguments = parser.parse_args()
+    dataset = read_coco(arguments.annotations)
+    dataset = dataset.subset([image.id for image in dataset.images][: arguments.limit])
+    with tempfile.TemporaryDirectory() as scratch:
+        compare(dataset, arguments.images.absolute(), sam_choice(arguments.model, Path(scratch)), Path(scratch))
+
+
+def sam_choice(model: str, scratch: Path) -> SamChoice:
+    """A model with its shipped weights, or with random ones in a file."""
+    checkpoint = None
+    if model != "sam_tiny":
+        checkpoint = scratch / "random.pth"
+        torch.save(build_sam(model, random_weights_seed=0).state_dict(), checkpoint)
+    return SamChoice(model, checkpoint, "cpu", "fp32", batch_images=8)
+
+
+def compare(dataset: CocoDataset, image_root: Path, sam: SamChoice, scratch: Path) -> None:
+    """Refine without embeddings, make them, refine with them."""
+    images = len(dataset.images)
+    write_store(scratch / "teacher.zarr", rows_to_refine(dataset, {}), dataset.categories, {})
+    plan = divide([image.id for image in dataset.images], IMAGES_PER_SHARD)
+    settings = RefineSettings()
+    work = RefineWork(scratch / "teacher.zarr", image_root, scratch / "shards", sam, settings, Gate())
+    build_engine(sam)  # and not within the first time
+    plain, plain_seconds = computed(work, plan)
+
+    shape = embedding_shape(sam.model, sam.input_side)
+    per_shard = images_per_shard(shape, images)
+    embedding_plan = divide([image.id for image in dataset.images], per_shard)
+    prepare(scratch, embedding_plan, shape)
+    embed = EmbedWork(scratch / "teacher.zarr", image_root, scratch, sam, shape, per_shard)
+    begun = time.perf_counter()
+    for index, ids in enumerate(embedding_plan):
+        embed.publish(Shard(index, ids), embed.compute(Shard(index, ids)))
+    finish(scratch, embedding_plan, shape, {})
+    making_seconds = time.perf_counter() - begun
+    stored_bytes = sum(path.stat().st_size for path in (scratch / EMBEDDINGS).rglob("*") if path.is_file())
+
+    cached, cached_seconds = computed(replace(work, embeddings=scratch / EMBEDDINGS), plan)
+    ious = mask_ious([row.labels for row in plain], [row.labels for row in cached])
+    print(f"{sam.model}, {images} images, {len(ious)} instances\n")
+    print("| what | measured |\n|---|---|")
+    print(f"| embeddings in memory, an image | {image_bytes(shape):,} bytes |")
+    print(f"| on disk, an image | {stored_bytes / images:,.0f} bytes |")
+    print(f"| making them | {images / making_seconds:.2f} images/s |")
+    print(f"| refining without | {images / plain_seconds:.2f} images/s, {encoded(plain)} images encoded |")
+    print(f"| refining with | {images / cached_seconds:.2f} images/s, {encoded(cached)} images encoded |")
+    print(f"| mean IoU of the masks of the two | {np.mean(ious):.5f} (least {np.min(ious):.4f}) |")
+
+
+def computed(work: ShardWork[Row, object], plan: Sequence[tuple[int, ...]]) -> tuple[list[Row], float]:
+    """The rows of all shards, and the seconds they took."""
+    begun = time.perf_counter()
+    rows = [row for index, ids in enumerate(plan) for row in work.compute(Shard(index, ids))]
+    return rows, time.perf_counter() - begun
+
+
+def encoded(rows: Sequence[RefinedRow]) -> int:
+    """How often SAM's encoder ran."""
+    return sum(row.encoded_views for row in rows)
+
+
+def mask_ious(first: Sequence[ImageLabels], second: Sequence[ImageLabels]) -> list[float]:
+    """IoU of the masks of the same instance in both."""
+    return [
+        float(coco_mask.iou([ours.rle(one)], [theirs.rle(other)], [0])[0, 0])
+        for ours, theirs in zip(first, second, strict=True)
+        for one, other in zip(ours.instances, theirs.instances, strict=True)
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,363 @@
+"""Where training samples come from: labelled images, stored labels, composites made on the fly, and their mixture.
+
+A sample is asked for by its name (see `Sample`), and is the same in whatever process it is made.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import cv2
+import msgspec
+import numpy as np
+from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.dataset import Compose
+from mmengine.logging import print_log
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from pipeline.augment.pairs import Pair, labelled_rows
+from pipeline.augment.sources import CompositeSources, LabelledFolder
+from pipeline.coco.model import CocoAnnotation, CocoCategory, CocoDataset, CocoImage
+from pipeline.coco.paths import resolve_image_path
+from pipeline.coco.reading import read_coco
+from pipeline.detection.registry import DATASETS
+from pipeline.detection.sample_seed import Sample
+from pipeline.detection.window_masks import MaskWindow, WindowMasks
+from pipeline.errors import ImageError, StageError
+from pipeline.experiment.schema import AugmentSettings
+from pipeline.images import read_image
+from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
+from pipeline.labels.schema import STATUSES
+from pipeline.labels.store import LabelStore
+from pipeline.structure.store import StructureStore
+
+LABELLED: Final = "labelled"
+InstanceWeight = Literal["none", "score", "gate"]
+
+_UNUSABLE_IN_A_ROW = 100
+_COPIES_KEPT = 2  # where one pass over the composites ends and the next begins, both are asked for
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedImage:
+    """An image, uint8 (height, width, 3) RGB, with its labels and whatever else the packing shall find."""
+
+    path: Path
+    image_rgb: NDArray[np.uint8]
+    labels: ImageLabels
+    extras: Mapping[str, Any]
+
+
+class Source(Dataset[dict[str, Any]]):
+    """Images of one kind.
+
+    source: "labelled", "pseudo" or "composite". pipeline: MMDetection's transforms (see `sample_pipeline`).
+    An image that cannot be used is replaced by another of the source, and a warning tells why, once a process.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        categories: Sequence[CocoCategory],
+        pipeline: Sequence[Mapping[str, Any]],
+        *,
+        instance_weight: InstanceWeight = "none",
+        ignore_dropped: bool = True,
+    ) -> None:
+        self.source = source
+        self.categories = tuple(sorted(categories, key=lambda category: category.id))
+        self._label_by_category = {category.id: label for label, category in enumerate(self.categories)}
+        self._transforms = Compose([_with_tuples(transform) for transform in pipeline])
+        self._instance_weight = instance_weight
+        self._ignore_dropped = ignore_dropped
+        self._told: set[str] = set()
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """The classes, in the order of labels."""
+        return {"classes": tuple(category.name for category in self.categories)}
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def load(self, item: int, draw: int) -> LoadedImage:
+        """The image at a position; ImageError, with the file's name, where it cannot be used."""
+
+    def __getitem__(self, sample: Sample) -> dict[str, Any]:
+        reason = ""
+        for replaced, item in enumerate(self._candidates(sample)):
+            try:
+                return self._transformed(self.load(item, sample.draw), sample, replaced)
+            except ImageError as error:
+                reason = str(error)
+                self._tell(reason)
+        raise StageError(f"No {self.source} image can be used: {replaced + 1} were tried; the last one was {reason}.")
+
+    def _candidates(self, sample: Sample) -> Iterator[int]:
+        """The item itself, then others, as long as there is hope."""
+        yield sample.item
+        others = sample.replacements_rng().permutation(len(self))
+        yield from others[others != sample.item][: _UNUSABLE_IN_A_ROW - 1].tolist()
+
+    def _transformed(self, loaded: LoadedImage, sample: Sample, replaced: int) -> dict[str, Any]:
+        results = self._results(loaded) | {"replaced": replaced}
+        with sample.randomness():
+            packed: dict[str, Any] | None = self._transforms(results)
+        if packed is None:
+            raise ImageError(f"{loaded.path}: the transforms refuse it; RandomCrop needs allow_negative_crop=True")
+        return packed
+
+    def _results(self, loaded: LoadedImage) -> dict[str, Any]:
+        """What MMDetection's transforms work on."""
+        labels = loaded.labels
+        shown = [each for each in labels.instances if self._ignore_dropped or each.decision is not Decision.DROPPED]
+        masks = [MaskWindow.of_rle(labels.rle(each)) for each in shown]
+        boxes_xyxy = np.array([each.box_xyxy for each in shown], dtype=np.float32).reshape(-1, 4)
+        image_hw = loaded.image_rgb.shape[:2]
+        return {
+            "img": cv2.cvtColor(loaded.image_rgb, cv2.COLOR_RGB2BGR),
+            "img_id": labels.image_id,
+            "img_path": str(loaded.path),
+            "img_shape": image_hw,
+            "ori_shape": image_hw,
+            "height": labels.height,
+            "width": labels.width,
+            "source": self.source,
+            "gt_bboxes": HorizontalBoxes(boxes_xyxy),
+            "gt_masks": WindowMasks.of_image(masks, *image_hw),
+            "gt_ignore_flags": np.array([each.decision is Decision.DROPPED for each in shown], dtype=np.bool_),
+            "gt_bboxes_labels": np.arange(len(shown)),
+            "label_by_number": np.array([self._label_by_category[each.category_id] for each in shown], dtype=np.int64),
+            "weight_by_number": np.array([self._weight(each) for each in shown], dtype=np.float32),
+            **loaded.extras,
+        }
+
+    def _weight(self, instance: InstanceLabel) -> float:
+        match self._instance_weight:
+            case "score":
+                return instance.score
+            case "gate":
+                return 1.0 if instance.gate_confidence is None else instance.gate_confidence  # None: people's own
+            case "none":
+                return 1.0
+
+    def _tell(self, reason: str) -> None:
+        if reason not in self._told:
+            self._told.add(reason)
+            print_log(f"{reason}: left out, another image takes its place.", "current", logging.WARNING)
+
+
+@DATASETS.register_module()
+class LabelledImages(Source):
+    """The images of a COCO file; crowds are ignored. `structure`: a store of structural targets for them.
+
+    image_ids: which of them, if not all.
+    """
+
+    def __init__(
+        self,
+        annotations: str,
+        image_root: str,
+        pipeline: Sequence[Mapping[str, Any]],
+        structure: str | None = None,
+        image_ids: Sequence[int] | None = None,
+    ) -> None:
+        dataset = read_coco(Path(annotations))
+        super().__init__(LABELLED, dataset.categories, pipeline)
+        if image_ids is not None:
+            missing = sorted(set(image_ids) - set(dataset.image_by_id))
+            if missing:
+                raise StageError(f"{annotations}: there is no image with the id {missing[0]}.")
+            dataset = dataset.subset(image_ids)
+        self._path = dataset.path
+        self._image_root = Path(image_root)
+        self._structure = None if structure is None else StructureStore.open(Path(structure))
+        # One block of bytes: objects would be copied into every worker, page by page, as they are looked at.
+        texts = [msgspec.json.encode((image, dataset.annotations_by_image[image.id])) for image in dataset.images]
+        self._offsets = np.cumsum([0, *map(len, texts)])
+        self._texts = b"".join(texts)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def load(self, item: int, draw: int) -> LoadedImage:
+        labels = self._labels(item)
+        extras = {}
+        if self._structure is not None:
+            targets = self._structure.by_id(labels.image_id)
+            extras = {"structure_anchors_xy": targets.anchors_xy, "structure_maps": targets.maps}
+        return LoadedImage(*_read(self._image_root, labels), labels, extras)
+
+    def _labels(self, item: int) -> ImageLabels:
+        start, end = self._offsets[item : item + 2]
+        image, annotations = msgspec.json.decode(
+            self._texts[start:end], type=tuple[CocoImage, tuple[CocoAnnotation, ...]]
+        )
+        return next(labelled_rows(CocoDataset(self._path, (image,), self.categories, annotations)))
+
+
+@DATASETS.register_module()
+class StoredLabels(Source):
+    """The images of a label store that did not fail; those without instances teach what is background.
+
+    instance_weight: what an instance counts. ignore_dropped: dropped instances are ignored, or else as if they
+    were not there.
+    """
+
+    def __init__(
+        self,
+        store: str,
+        image_root: str,
+        pipeline: Sequence[Mapping[str, Any]],
+        source: Literal["pseudo", "composite"] = "pseudo",
+        instance_weight: InstanceWeight = "none",
+        ignore_dropped: bool = True,
+    ) -> None:
+        self._store = LabelStore.open(Path(store))
+        _require_weights(self._store, instance_weight)
+        super().__init__(
+            source,
+            self._store.attributes.categories,
+            pipeline,
+            instance_weight=instance_weight,
+            ignore_dropped=ignore_dropped,
+        )
+        self._image_root = Path(image_root)
+        self._positions = _usable_positions(self._store)
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def load(self, item: int, draw: int) -> LoadedImage:
+        labels = self._store[int(self._positions[item])]
+        return LoadedImage(*_read(self._image_root, labels), labels, {})
+
+
+@DATASETS.register_module()
+class Composites(Source):
+    """Composites made while training: those of the augment stage, and every pass over them is a new copy.
+
+    Items are the images that may be a base. labelled_store and labelled_root: where labelled images are donors.
+    settings: the experiment's `augment`.
+    """
+
+    def __init__(
+        self,
+        refined_store: str,
+        image_root: str,
+        labelled_store: str | None,
+        labelled_root: str | None,
+        settings: Mapping[str, Any],
+        pipeline: Sequence[Mapping[str, Any]],
+        instance_weight: InstanceWeight = "none",
+        ignore_dropped: bool = True,
+    ) -> None:
+        labelled = None
+        if labelled_store is not None and labelled_root is not None:
+            labelled = LabelledFolder(Path(labelled_store), Path(labelled_root))
+        self._sources = CompositeSources(
+            LabelledFolder(Path(refined_store), Path(image_root)),
+            labelled,
+            AugmentSettings.model_validate_json(json.dumps(settings)),
+        )
+        store = self._sources.refined_store
+        _require_weights(store, instance_weight)
+        super().__init__(
+            "composite",
+            store.attributes.categories,
+            pipeline,
+            instance_weight=instance_weight,
+            ignore_dropped=ignore_dropped,
+        )
+        self._image_root = Path(image_root)
+        self._base_ids = store.image_ids[_usable_positions(store)]
+        self._drawn: dict[int, dict[int, Pair]] = {}
+
+    def __len__(self) -> int:
+        return len(self._base_ids)
+
+    def load(self, item: int, draw: int) -> LoadedImage:
+        pair = self._pairs(draw // len(self))[int(self._base_ids[item])]
+        made = self._sources.compose(pair, self._sources.read)
+        return LoadedImage(self._image_root / made.labels.file_name, made.image_rgb, made.labels, {})
+
+    def _pairs(self, copy: int) -> dict[int, Pair]:
+        """The pairs of a copy by their base; those of the last copies are kept."""
+        if copy not in self._drawn:
+            while len(self._drawn) >= _COPIES_KEPT:
+                del self._drawn[next(iter(self._drawn))]
+            self._drawn[copy] = {pair.base_id: pair for pair in self._sources.pairs_of_copy(copy)}
+        return self._drawn[copy]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_drawn": {}}
+
+
+@DATASETS.register_module()
+class Mixture(Dataset[dict[str, Any]]):
+    """Several sources of the same classes, for `MixtureSampler`."""
+
+    def __init__(self, datasets: Sequence[Source | Mapping[str, Any]]) -> None:
+        self.datasets = [each if isinstance(each, Source) else _built(each) for each in datasets]
+        classes = {tuple((category.id, category.name) for category in each.categories) for each in self.datasets}
+        if len(classes) != 1:
+            raise StageError(f"The sources of a mixture must have the same categories, these have {sorted(classes)}.")
+        if any(each.source == LABELLED and not len(each) for each in self.datasets):
+            raise StageError("There is no labelled image to train on.")
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """The classes, in the order of labels."""
+        return self.datasets[0].metainfo
+
+    def __len__(self) -> int:
+        return sum(len(each) for each in self.datasets)
+
+    def __getitem__(self, sample: Sample) -> dict[str, Any]:
+        return self.datasets[sample.source][sample]
+
+
+def _built(config: Mapping[str, Any]) -> Source:
+    source: Source = DATASETS.build(config)
+    return source
+
+
+def _require_weights(store: LabelStore, instance_weight: InstanceWeight) -> None:
+    if instance_weight != "gate" or not store.attributes.instances:
+        return
+    if np.isnan(store.column("instances/gate_confidence")).all():
+        raise StageError(
+            f"{store.path}: these labels went through no gate, so that student.instance_weight cannot be gate: "
+            "set it to score or none, or refine the labels."
+        )
+
+
+def _usable_positions(store: LabelStore) -> NDArray[np.intp]:
+    return np.flatnonzero(store.column("images/status") != STATUSES.index(Status.FAILED))
+
+
+def _read(image_root: Path, labels: ImageLabels) -> tuple[Path, NDArray[np.uint8]]:
+    """An image's path and its pixels, RGB."""
+    try:
+        path = resolve_image_path(image_root, labels.file_name)
+        return path, read_image(path, (labels.width, labels.height))
+    except ImageError as error:
+        raise ImageError(f"{image_root / labels.file_name}: {error}") from error
+
+
+def _with_tuples(value: Any) -> Any:
+    """Sizes as tuples again, which transforms insist on and JSON has not: lists of whole numbers."""
+    if isinstance(value, Mapping):
+        return {key: _with_tuples(each) for key, each in value.items()}
+    if isinstance(value, list):
+        whole = bool(value) and all(isinstance(each, int) for each in value)
+        return tuple(value) if whole else [_with_tuples(each) for each in value]
+    return value

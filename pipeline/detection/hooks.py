@@ -1,0 +1,195 @@
+"""What happens around every training step, as MMEngine hooks: exact resuming, a log, a stop at bad losses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import BaseAveragedModel, is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from pipeline.detection.checkpoints import checkpoints, load_checkpoint, save_checkpoint
+from pipeline.detection.loss_watch import LossWatch
+from pipeline.errors import StageError
+
+CURVES_EVERY: Final = 10
+"""Iterations between two points of the curves of TensorBoard and W&B; the log has every one."""
+_SECONDS_BETWEEN_FLUSHES: Final = 5.0
+
+
+class LoggedStep(msgspec.Struct, frozen=True):
+    """One line of log.jsonl. seconds: of the whole step; data_seconds: of it, waiting for samples."""
+
+    iteration: int
+    lr: float
+    seconds: float
+    data_seconds: float
+    losses: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainingFolder:
+    """Where a training keeps what it needs to go on, and its log."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """The checkpoints' folder."""
+        return self.path / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        """One JSON object an iteration."""
+        return self.path / "log.jsonl"
+
+
+class ExactResume(Hook):  # type: ignore[misc]
+    """Saves all that the next iterations depend on, and starts from there.
+
+    Random numbers need no saving: each iteration has its own, from the seed, its number and the rank; so has
+    each sample (see `pipeline.detection.sampler`).
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, folder: TrainingFolder, every: int, seed: int, begin: Callable[[nn.Module], None]) -> None:
+        self._folder, self._every, self._seed, self._begin = folder, every, seed, begin
+
+    def before_train(self, runner: Runner) -> None:
+        """Go on from the last checkpoint, or begin."""
+        found = checkpoints(self._folder.checkpoints)
+        if not found:
+            self._begin(bare_model(runner))
+            return
+        state = load_checkpoint(found[-1])
+        bare_model(runner).load_state_dict(state["model"])
+        runner.optim_wrapper.load_state_dict(state["optimizer"])
+        for scheduler, saved in zip(runner.param_schedulers, state["schedulers"], strict=True):
+            scheduler.load_state_dict(saved)
+        average = averaged_model(runner)
+        if average is not None:
+            average.load_state_dict(state["average"])
+        runner.train_loop._iter = state["iteration"]  # MMEngine then moves the sampler on
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Give the iteration its random numbers."""
+        numbers = np.random.SeedSequence((self._seed, batch_idx, get_rank())).generate_state(2)
+        torch.manual_seed(int(numbers[0]))
+        np.random.seed(int(numbers[1]))  # MMDetection draws from the global state
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Save a checkpoint where it is time for one."""
+        done = batch_idx + 1
+        if done % self._every == 0 and done < runner.max_iters and get_rank() == 0:
+            average = averaged_model(runner)
+            save_checkpoint(
+                self._folder.checkpoints,
+                done,
+                {
+                    "model": bare_model(runner).state_dict(),
+                    "optimizer": runner.optim_wrapper.state_dict(),
+                    "schedulers": [scheduler.state_dict() for scheduler in runner.param_schedulers],
+                    "average": average.state_dict() if average is not None else None,
+                },
+            )
+
+
+class StepLog(Hook):  # type: ignore[misc]
+    """Writes every iteration's losses to the log, the curves, and to whoever listens; stops at bad ones."""
+
+    priority = "LOW"  # ahead of ExactResume: nothing is saved after a bad loss
+
+    def __init__(self, folder: TrainingFolder, every: int, report: Callable[[LoggedStep], None]) -> None:
+        self._folder, self._every, self._report = folder, every, report
+        self._watch = LossWatch()
+        self._lines: list[bytes] = []
+        self._flushed = self._step_began = self._data_came = time.monotonic()
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Forget the log of iterations that were done after the checkpoint and are done again."""
+        if get_rank() == 0 and self._folder.log.exists():
+            lines = self._folder.log.read_bytes().splitlines(keepends=True)
+            kept = [line for line in lines[: runner.iter] if line.endswith(b"\n")]
+            self._folder.log.write_bytes(b"".join(kept))
+        self._step_began = time.monotonic()
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Note when the batch was there."""
+        self._data_came = time.monotonic()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Log the iteration; StageError where its losses are bad."""
+        now = time.monotonic()
+        losses = {name: float(value.detach()) for name, value in outputs.items() if "loss" in name}
+        step = LoggedStep(
+            iteration=batch_idx + 1,
+            lr=_largest_rate(runner),
+            seconds=round(now - self._step_began, 4),
+            data_seconds=round(self._data_came - self._step_began, 4),
+            losses=losses,
+        )
+        self._step_began = now
+        if get_rank() == 0:
+            self._write(step, last=step.iteration == runner.max_iters)
+            if step.iteration % CURVES_EVERY == 0:
+                runner.visualizer.add_scalars({**losses, "lr": step.lr}, step=step.iteration)
+            self._report(step)
+        problem = self._watch.problem(losses)
+        if problem:
+            self._flush()
+            raise StageError(
+                f"iteration {step.iteration}: {problem}. {self._last_good()} "
+                "A lower learning_rate usually helps; log.jsonl beside the checkpoints has every loss"
+            )
+
+    def _last_good(self) -> str:
+        found = checkpoints(self._folder.checkpoints)
+        return f"The last good checkpoint is {found[-1]}." if found else "No checkpoint had been written."
+
+    def _write(self, step: LoggedStep, *, last: bool) -> None:
+        self._lines.append(msgspec.json.encode(step) + b"\n")
+        has_checkpoint = step.iteration % self._every == 0  # that is about to be written: its past must be there too
+        if last or has_checkpoint or time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES:
+            self._flush()
+
+    def _flush(self) -> None:
+        with self._folder.log.open("ab") as file:
+            file.write(b"".join(self._lines))
+        self._lines.clear()
+        self._flushed = time.monotonic()
+
+
+def bare_model(runner: Runner) -> nn.Module:
+    """The detector, out of what wraps it for several processes."""
+    model: nn.Module = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return model
+
+
+def averaged_model(runner: Runner) -> BaseAveragedModel | None:
+    """The moving average of the weights, with its count of steps, where there is one."""
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook):
+            average: BaseAveragedModel = hook.ema_model
+            return average
+    return None
+
+
+def published_weights(runner: Runner) -> Mapping[str, torch.Tensor]:
+    """The weights that count in the end: the average where there is one."""
+    average = averaged_model(runner)
+    weights: Mapping[str, torch.Tensor] = (bare_model(runner) if average is None else average.module).state_dict()
+    return weights
+
+
+def _largest_rate(runner: Runner) -> float:
+    return float(max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups))

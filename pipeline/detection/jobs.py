@@ -1,0 +1,197 @@
+"""From an experiment's settings to the jobs of training: the whole MMEngine config, and what goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from pipeline.coco.model import CocoCategory
+from pipeline.detection.config import (
+    Detector,
+    model_config,
+    optimizer_config,
+    published_config,
+    schedule_config,
+    without_pretrained,
+)
+from pipeline.detection.published import FORMAT, FORMAT_VERSION, ModelCard
+from pipeline.detection.registry import IMPORTS
+from pipeline.detection.training import SCRATCH, TrainingJob
+from pipeline.errors import StageError
+from pipeline.experiment.schema import ComputeSettings, TrainSettings
+
+_EMA_GAMMA: Final = 10
+"""The average begins short and grows with training: at step s it reaches back about s / 10 steps."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One kind of training images: the config of its dataset, and its share of every batch."""
+
+    dataset: dict[str, Any]
+    amount: float
+
+
+@dataclass(frozen=True)
+class Start:
+    """A weight file that a training begins with. `whole`: it must be exactly this detector's."""
+
+    weights: Path
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is trained, for whom. `validation`: COCO file and image folder for MMDetection's own test entry point."""
+
+    experiment: str
+    node: str
+    categories: tuple[CocoCategory, ...]
+    made_from: dict[str, Any]
+    validation: tuple[Path, Path] | None = None
+
+
+@dataclass(frozen=True)
+class Losses:
+    """How losses are weighed, and the momentum of the average of the weights (0: none)."""
+
+    structural_weight: float = 0.0
+    pseudo_weight: float = 1.0
+    ema_momentum: float = 0.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """A detector and the settings it is trained with."""
+
+    detector: Detector
+    settings: TrainSettings
+    losses: Losses
+    sources: tuple[Source, ...]
+    start: Start | None
+
+
+def training_job(subject: Subject, training: Training, compute: ComputeSettings, folder: Path) -> TrainingJob:
+    """The job of a training whose result lies in `folder`."""
+    settings, start = training.settings, training.start
+    if settings.batch_size % compute.gpus:
+        raise StageError(f"batch_size is {settings.batch_size}: not to be shared by compute.gpus = {compute.gpus}")
+    return TrainingJob(
+        folder=folder,
+        config=_runner_config(subject, training, compute, folder),
+        published=published_config(training.detector, subject.categories).to_dict(),
+        card=ModelCard(
+            format=FORMAT,
+            version=FORMAT_VERSION,
+            experiment=subject.experiment,
+            stage=subject.node,
+            iterations=settings.iterations,
+            categories=subject.categories,
+            losses={},
+            made_from=subject.made_from,
+        ),
+        seed=settings.seed,
+        checkpoint_every=compute.checkpoint_every,
+        processes=compute.gpus,
+        device=compute.device,
+        start=None if start is None else start.weights,
+        start_whole=start is not None and start.whole,
+    )
+
+
+def _runner_config(subject: Subject, training: Training, compute: ComputeSettings, folder: Path) -> dict[str, Any]:
+    settings = training.settings
+    model = model_config(training.detector, len(subject.categories))
+    if training.start is not None:
+        model = without_pretrained(model)
+    model |= {"structural_weight": training.losses.structural_weight, "pseudo_weight": training.losses.pseudo_weight}
+    backends: list[dict[str, Any]] = [{"type": "TensorboardVisBackend", "save_dir": str(folder / "tensorboard")}]
+    if compute.logger == "wandb":
+        backends = [{"type": "WandbVisBackend", "save_dir": str(folder), "init_kwargs": {"project": "s4m"}}]
+    return {
+        "default_scope": "mmdet",
+        "custom_imports": {"imports": list(IMPORTS)},
+        "work_dir": str(folder / SCRATCH),
+        "experiment_name": f"{subject.experiment}-{subject.node}-{id(training):x}",
+        "model": model,
+        "train_dataloader": _loader_config(training.sources, settings, compute),
+        "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": settings.iterations, "val_interval": _NEVER},
+        "optim_wrapper": optimizer_config(training.detector, settings, bf16=_wants_bf16(compute)),
+        "param_scheduler": schedule_config(training.detector, settings.iterations),
+        "custom_hooks": _hooks(training.losses.ema_momentum),
+        "default_hooks": dict.fromkeys(("timer", "logger", "sampler_seed", "checkpoint")),
+        "model_wrapper_cfg": {"type": "MMDistributedDataParallel", "broadcast_buffers": False, "device_ids": None},
+        "launcher": "pytorch" if compute.gpus > 1 else "none",
+        "randomness": {"seed": settings.seed},
+        "log_level": "WARNING",
+        "visualizer": {"type": "Visualizer", "vis_backends": backends},
+        **_test_config(subject, training),
+    }
+
+
+_NEVER: Final = 10**9  # validation is a stage of its own
+
+
+def _hooks(ema_momentum: float) -> list[dict[str, Any]]:
+    if ema_momentum == 0:
+        return []
+    return [{"type": "EMAHook", "ema_type": "MomentumAnnealingEMA", "momentum": ema_momentum, "gamma": _EMA_GAMMA}]
+
+
+def _loader_config(sources: Sequence[Source], settings: TrainSettings, compute: ComputeSettings) -> dict[str, Any]:
+    used = [source for source in sources if source.amount > 0]
+    return {
+        "batch_size": settings.batch_size // compute.gpus,
+        "num_workers": compute.loader_workers,
+        "persistent_workers": compute.loader_workers > 0,
+        "dataset": {"type": "s4m.Mixture", "datasets": [source.dataset for source in used]},
+        "sampler": {
+            "type": "s4m.MixtureSampler",
+            "batch_size": settings.batch_size // compute.gpus,
+            "amounts": [source.amount for source in used],
+            "seed": settings.seed,
+        },
+    }
+
+
+def _test_config(subject: Subject, training: Training) -> dict[str, Any]:
+    """What MMDetection's own test entry point needs, where there are validation images."""
+    if subject.validation is None:
+        return {}
+    annotations, images = subject.validation
+    pipeline = [
+        {"type": "LoadImageFromFile"},
+        *(training.detector.test_transforms),
+        {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True},
+        {
+            "type": "PackDetInputs",
+            "meta_keys": ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
+        },
+    ]
+    dataset = {
+        "type": "CocoDataset",
+        "ann_file": str(annotations),
+        "data_prefix": {"img": str(images)},
+        "metainfo": {"classes": [category.name for category in subject.categories]},
+        "test_mode": True,
+        "pipeline": pipeline,
+    }
+    return {
+        "test_dataloader": {
+            "batch_size": 1,
+            "num_workers": 0,
+            "sampler": {"type": "DefaultSampler", "shuffle": False},
+            "dataset": dataset,
+        },
+        "test_evaluator": {"type": "CocoMetric", "ann_file": str(annotations), "metric": ["bbox", "segm"]},
+        "test_cfg": {"type": "TestLoop"},
+    }
+
+
+def _wants_bf16(compute: ComputeSettings) -> bool:
+    """Training in bf16 pays on GPUs alone."""
+    return compute.precision != "fp32" and compute.device != "cpu" and torch.cuda.is_available()

@@ -1,0 +1,124 @@
+"""Mask2Former's head, with weights of instances and ignored instances.
+
+A query that is matched to an instance counts as much as the instance does; one that is matched to none and whose
+mask lies on an ignored instance counts not at all. With all weights 1 and nothing ignored, losses are MMDetection's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+from mmcv.ops import point_sample
+from mmdet.models.dense_heads import Mask2FormerHead as MMDetectionMask2FormerHead
+from mmdet.models.utils import get_uncertain_point_coords_with_randomness
+from mmdet.structures import DetDataSample
+from mmdet.utils import reduce_mean
+from mmengine.structures import InstanceData
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.detection.instances import IGNORED_SHARE, instance_weights
+from pipeline.detection.registry import MODELS
+
+# MMDetection hands each image's meta information down to where targets are made: ignored masks travel in it.
+_IGNORED_MASKS: Final = "ignored_masks"
+
+
+@MODELS.register_module()
+class Mask2FormerHead(MMDetectionMask2FormerHead):  # type: ignore[misc]
+    """MMDetection's for instances (no stuff), with weights of instances and ignored instances."""
+
+    def loss(self, x: tuple[Tensor, ...], batch_data_samples: list[DetDataSample]) -> dict[str, Tensor]:
+        """The losses of every decoder layer for features of a batch, strides ascending."""
+        all_cls_scores, all_mask_logits = self(x, batch_data_samples)
+        truth = [sample.gt_instances for sample in batch_data_samples]
+        batch_instances = self.preprocess_gt(truth, [None] * len(truth))
+        metas = []
+        for sample, prepared in zip(batch_data_samples, batch_instances, strict=True):
+            prepared.weights = instance_weights(sample.gt_instances)
+            metas.append(sample.metainfo | {_IGNORED_MASKS: _ignored_masks(sample, all_mask_logits[-1])})
+        losses: dict[str, Tensor] = self.loss_by_feat(all_cls_scores, all_mask_logits, batch_instances, metas)
+        return losses
+
+    def _get_targets_single(
+        self, cls_score: Tensor, mask_pred: Tensor, gt_instances: InstanceData, img_meta: dict[str, Any]
+    ) -> tuple[Any, ...]:
+        """MMDetection's targets of one image; instances of weight 0 have no mask target."""
+        labels, label_weights, mask_targets, mask_weights, pos_inds, neg_inds, sampled = super()._get_targets_single(
+            cls_score, mask_pred, gt_instances, img_meta
+        )
+        weights = gt_instances.weights[sampled.pos_assigned_gt_inds]
+        label_weights = label_weights.to(weights)
+        label_weights[pos_inds] = weights
+        label_weights[neg_inds[_on_ignored(mask_pred[neg_inds], img_meta[_IGNORED_MASKS])]] = 0
+        mask_weights = mask_weights.to(weights)
+        mask_weights[pos_inds] = weights
+        return labels, label_weights, mask_targets[weights > 0], mask_weights, pos_inds, neg_inds, sampled
+
+    def _loss_by_feat_single(
+        self,
+        cls_scores: Tensor,
+        mask_preds: Tensor,
+        batch_gt_instances: list[InstanceData],
+        batch_img_metas: list[dict[str, Any]],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses of classes, masks and dice of one decoder layer.
+
+        cls_scores: B x Q x classes + 1. mask_preds: logits B x Q x h x w. Written anew because MMDetection's takes
+        no weights for masks.
+        """
+        labels, label_weights, mask_targets, mask_weights, matched = self.get_targets(
+            list(cls_scores), list(mask_preds), batch_gt_instances, batch_img_metas
+        )
+        loss_cls = self._class_loss(cls_scores.flatten(0, 1), torch.cat(labels), torch.cat(label_weights))
+        # In every process, also where there is nothing to match: it waits for the others.
+        masks_in_all = reduce_mean(cls_scores.new_tensor([matched])).clamp(min=1)
+        weights = torch.stack(mask_weights)
+        mask_logits = mask_preds[weights > 0].unsqueeze(1)
+        if len(mask_logits) == 0:
+            return loss_cls, mask_logits.sum(), mask_logits.sum()
+        targets = torch.cat(mask_targets).unsqueeze(1).float()
+        with torch.no_grad():
+            points_xy = get_uncertain_point_coords_with_randomness(
+                mask_logits, None, self.num_points, self.oversample_ratio, self.importance_sample_ratio
+            )
+            point_targets = point_sample(targets, points_xy).squeeze(1)
+        point_logits = point_sample(mask_logits, points_xy).squeeze(1)
+        weights = weights[weights > 0]
+        loss_dice = self.loss_dice(point_logits, point_targets, weights, avg_factor=masks_in_all)
+        loss_mask = self.loss_mask(
+            point_logits.flatten(),
+            point_targets.flatten(),
+            weights.repeat_interleave(self.num_points),
+            avg_factor=masks_in_all * self.num_points,
+        )
+        return loss_cls, loss_mask, loss_dice
+
+    def _class_loss(self, cls_scores: Tensor, labels: Tensor, label_weights: Tensor) -> Tensor:
+        """Cross-entropy over queries (N x classes + 1), the mean of those that count."""
+        class_weights = cls_scores.new_tensor(self.class_weight)[labels]
+        loss: Tensor = self.loss_cls(
+            cls_scores, labels, label_weights, avg_factor=class_weights[label_weights > 0].sum()
+        )
+        return loss
+
+
+def _ignored_masks(sample: DetDataSample, mask_logits: Tensor) -> Tensor:
+    """The ignored masks of an image (N x h x w, 0 to 1), at the size of predicted ones (... x h x w)."""
+    size_hw = mask_logits.shape[-2:]
+    if "ignored_instances" not in sample or len(sample.ignored_instances) == 0:
+        return mask_logits.new_zeros(0, *size_hw)
+    # MMDetection pads the masks of instances to the batch, not those of ignored ones.
+    masks = sample.ignored_instances.masks.pad(sample.batch_input_shape)
+    full = masks.to_tensor(dtype=torch.float32, device=mask_logits.device)
+    return F.interpolate(full.unsqueeze(1), size_hw, mode="area").squeeze(1)
+
+
+def _on_ignored(mask_logits: Tensor, ignored_masks: Tensor) -> Tensor:
+    """Which predicted masks (Q x h x w) lie inside an ignored one (N x h x w): bool (Q,)."""
+    if len(ignored_masks) == 0 or len(mask_logits) == 0:
+        return torch.zeros(len(mask_logits), dtype=torch.bool, device=mask_logits.device)
+    inside = (mask_logits > 0).flatten(1).float()
+    shared = inside @ ignored_masks.flatten(1).t()
+    return shared.amax(dim=1) > IGNORED_SHARE * inside.sum(dim=1)

@@ -1,0 +1,164 @@
+"""Mask R-CNN's two heads, with weights of instances and ignored instances.
+
+A prior (anchor or proposal) that is matched to an instance counts as much as the instance does; one that is matched
+to none and lies on an ignored instance counts not at all. With all weights 1 and nothing ignored, losses are
+MMDetection's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmdet.models.dense_heads import RPNHead as MMDetectionRPNHead
+from mmdet.models.roi_heads import StandardRoIHead as MMDetectionRoIHead
+from mmdet.models.task_modules.assigners import AssignResult, BaseAssigner
+from mmdet.models.task_modules.samplers import BaseSampler, SamplingResult
+from mmdet.structures.bbox import bbox2roi, bbox_overlaps, get_box_tensor
+from mmengine.structures import InstanceData
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.detection.instances import IGNORED_SHARE, instance_weights
+from pipeline.detection.registry import MODELS
+from pipeline.errors import StageError
+
+
+class IgnoringAssigner:
+    """An assigner whose background has no priors on ignored instances.
+
+    MMDetection's own rule (`ignore_iof_thr`) is lost where an image has no instance, and takes the positives too.
+    """
+
+    def __init__(self, assigner: BaseAssigner) -> None:
+        self.assigner = assigner
+
+    def assign(
+        self, pred_instances: InstanceData, gt_instances: InstanceData, gt_instances_ignore: InstanceData | None = None
+    ) -> AssignResult:
+        """What each prior is matched to: `gt_inds` has -1 for none of both, 0 for background, else instance + 1."""
+        result = self.assigner.assign(pred_instances, gt_instances)
+        if gt_instances_ignore is not None and len(gt_instances_ignore):
+            priors_xyxy = get_box_tensor(pred_instances.priors)
+            ignored_xyxy = get_box_tensor(gt_instances_ignore.bboxes)
+            share_inside = bbox_overlaps(priors_xyxy, ignored_xyxy, mode="iof").amax(dim=1)
+            result.gt_inds[(result.gt_inds == 0) & (share_inside > IGNORED_SHARE)] = -1
+        return result
+
+
+class WeightNotingSampler:
+    """A sampler that notes on its result what each positive counts (`pos_weights`)."""
+
+    def __init__(self, sampler: BaseSampler) -> None:
+        self.sampler = sampler
+
+    def sample(
+        self,
+        assign_result: AssignResult,
+        pred_instances: InstanceData,
+        gt_instances: InstanceData,
+        feats: list[Tensor],
+    ) -> SamplingResult:
+        """The sampler's own choice of positives and negatives."""
+        result = self.sampler.sample(assign_result, pred_instances, gt_instances, feats=feats)
+        result.pos_weights = instance_weights(gt_instances)[result.pos_assigned_gt_inds]
+        return result
+
+
+@MODELS.register_module()
+class RPNHead(MMDetectionRPNHead):  # type: ignore[misc]
+    """MMDetection's, with weights of instances and ignored instances."""
+
+    assigner: BaseAssigner | IgnoringAssigner
+
+    def __init__(self, **head: Any) -> None:
+        super().__init__(**head)
+        if self.train_cfg:
+            self.assigner = IgnoringAssigner(self.assigner)
+
+    def _get_targets_single(
+        self,
+        flat_anchors: Tensor,
+        valid_flags: Tensor,
+        gt_instances: InstanceData,
+        img_meta: dict[str, Any],
+        gt_instances_ignore: InstanceData | None = None,
+        unmap_outputs: bool = True,
+    ) -> tuple[Any, ...]:
+        targets: tuple[Any, ...] = super()._get_targets_single(
+            flat_anchors, valid_flags, gt_instances, img_meta, gt_instances_ignore, unmap_outputs
+        )
+        labels, label_weights, _, bbox_weights, _, _, sampled = targets
+        # Positives are sampled in the order of the anchors, here too.
+        positive = labels < self.num_classes
+        weights = instance_weights(gt_instances)[sampled.pos_assigned_gt_inds].to(label_weights)
+        label_weights[positive] *= weights
+        bbox_weights[positive] *= weights.unsqueeze(1)
+        return targets
+
+
+@MODELS.register_module()
+class StandardRoIHead(MMDetectionRoIHead):  # type: ignore[misc]
+    """MMDetection's, with weights of instances and ignored instances; any box head, masks by cross-entropy."""
+
+    bbox_assigner: BaseAssigner | IgnoringAssigner
+    bbox_sampler: BaseSampler | WeightNotingSampler
+
+    def init_assigner_sampler(self) -> None:
+        """MMDetection's assigner and sampler, in ours."""
+        super().init_assigner_sampler()
+        if self.train_cfg:
+            self.bbox_assigner = IgnoringAssigner(self.bbox_assigner)
+            self.bbox_sampler = WeightNotingSampler(self.bbox_sampler)
+
+    def init_mask_head(self, mask_roi_extractor: dict[str, Any] | None, mask_head: dict[str, Any]) -> None:
+        """MMDetection's mask head; StageError where its loss cannot be weighed."""
+        super().init_mask_head(mask_roi_extractor, mask_head)
+        if not getattr(self.mask_head.loss_mask, "use_mask", False):
+            raise StageError(
+                f"mask_head.loss_mask is {type(self.mask_head.loss_mask).__name__}; supported is "
+                "dict(type='CrossEntropyLoss', use_mask=True)"
+            )
+
+    def bbox_loss(self, x: tuple[Tensor, ...], sampling_results: list[SamplingResult]) -> dict[str, Any]:
+        """Losses of classes and boxes under `loss_bbox`, beside what the box head gave."""
+        rois = bbox2roi([sampled.priors for sampled in sampling_results])
+        results: dict[str, Any] = self._bbox_forward(x, rois)
+        labels, label_weights, bbox_targets, bbox_weights = self.bbox_head.get_targets(sampling_results, self.train_cfg)
+        # The positives of an image come before its negatives.
+        weights = torch.cat(
+            [F.pad(sampled.pos_weights, (0, len(sampled.neg_priors)), value=1.0) for sampled in sampling_results]
+        ).to(label_weights)
+        losses = self.bbox_head.loss(
+            results["cls_score"],
+            results["bbox_pred"],
+            rois,
+            labels,
+            label_weights * weights,
+            bbox_targets,
+            bbox_weights * weights.unsqueeze(1),
+        )
+        # Without proposals MMDetection gives no such loss; distributed training needs every parameter in one.
+        losses.setdefault("loss_cls", results["cls_score"].sum())
+        return results | {"loss_bbox": losses}
+
+    def mask_loss(
+        self,
+        x: tuple[Tensor, ...],
+        sampling_results: list[SamplingResult],
+        bbox_feats: Tensor,
+        batch_gt_instances: list[InstanceData],
+    ) -> dict[str, Any]:
+        """The loss of masks under `loss_mask`, beside what the mask head gave."""
+        results: dict[str, Any] = self._mask_forward(x, bbox2roi([sampled.pos_priors for sampled in sampling_results]))
+        mask_logits = results["mask_preds"]
+        if len(mask_logits) == 0:
+            return results | {"loss_mask": {"loss_mask": mask_logits.sum()}}
+        targets = self.mask_head.get_targets(sampling_results, batch_gt_instances, self.train_cfg)
+        labels = torch.cat([sampled.pos_gt_labels for sampled in sampling_results])
+        weights = torch.cat([sampled.pos_weights for sampled in sampling_results])
+        channels = torch.zeros_like(labels) if self.mask_head.class_agnostic else labels
+        own_logits = mask_logits[torch.arange(len(labels), device=labels.device), channels]
+        losses = F.binary_cross_entropy_with_logits(own_logits, targets, reduction="none")
+        loss = self.mask_head.loss_mask.loss_weight * (losses.mean(dim=(1, 2)) * weights).mean()
+        return results | {"loss_mask": {"loss_mask": loss}}

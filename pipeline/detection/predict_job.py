@@ -1,0 +1,157 @@
+"""Predicting on a shard of images: what a worker is given, and what it does with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.coco.model import CocoCategory, CocoDataset, CocoImage
+from pipeline.coco.paths import resolve_image_path
+from pipeline.coco.reading import read_coco
+from pipeline.compute import Shard, ShardReport
+from pipeline.errors import ImageError, StageError
+from pipeline.experiment.schema import ComputeSettings
+from pipeline.images import read_image
+from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status, label_from_mask
+from pipeline.labels.shards import write_shard
+from pipeline.labels.soft_mask import make_soft_mask
+
+if TYPE_CHECKING:
+    from pipeline.detection.predictor import Predictor
+    from pipeline.detection.soft_masks import Prediction
+
+IMAGES_PER_SHARD = 32
+READERS = 2
+
+
+@dataclass(frozen=True)
+class DetectorChoice:
+    """Which trained detector, where it runs, in which arithmetic; flip: on mirror images too."""
+
+    folder: Path
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "fp32", "bf16"]
+    batch_images: int
+    flip: bool = False
+
+    @classmethod
+    def of(cls, folder: Path, compute: ComputeSettings, *, flip: bool = False) -> DetectorChoice:
+        """A detector's folder, run as an experiment says; made absolute, for workers that stand elsewhere."""
+        return cls(folder.absolute(), compute.device, compute.precision, compute.batch_images, flip)
+
+
+@dataclass(frozen=True)
+class PredictWork:
+    """A detector's labels for images, shard by shard (see `pipeline.compute.ShardWork`)."""
+
+    annotations: Path
+    image_root: Path
+    shards_folder: Path
+    detector: DetectorChoice
+    score_threshold: float
+    max_instances: int
+
+    def compute(self, shard: Shard) -> list[ImageLabels]:
+        """The labels of a shard's images. Images are read while others are predicted on."""
+        from pipeline.detection.predictor import build_predictor
+
+        dataset = _read_dataset(self.annotations)
+        predictor = build_predictor(self.detector)
+        rows: list[ImageLabels] = []
+        for batch in self._read([dataset.image_by_id[image_id] for image_id in shard.image_ids]):
+            rows += self._predicted(batch, predictor)
+        return rows
+
+    def publish(self, shard: Shard, rows: Sequence[ImageLabels]) -> ShardReport:
+        """Write the shard."""
+        write_shard(self.shards_folder, shard.index, rows)
+        failures = {row.file_name: row.message for row in rows if row.status is Status.FAILED}
+        return ShardReport(len(rows), {"instances": sum(len(row.instances) for row in rows)}, failures)
+
+    def given_up(self, image_id: int, reason: str) -> ImageLabels:
+        """The row of an image that kills its workers."""
+        return _failure(_read_dataset(self.annotations).image_by_id[image_id], reason)
+
+    def _read(self, images: Sequence[CocoImage]) -> Iterator[list[tuple[CocoImage, NDArray[np.uint8] | str]]]:
+        """Images with their pixels, or why there are none; a batch at a time, the next being read meanwhile."""
+        size = self.detector.batch_images
+        batches = [images[first : first + size] for first in range(0, len(images), size)]
+        with ThreadPoolExecutor(READERS) as readers:
+            ahead: list[Future[NDArray[np.uint8] | str]] = []
+            for ready, following in zip([[], *batches], [*batches, []], strict=True):
+                pixels, ahead = ahead, [readers.submit(self._pixels, image) for image in following]
+                if ready:
+                    yield [(image, future.result()) for image, future in zip(ready, pixels, strict=True)]
+
+    def _pixels(self, image: CocoImage) -> NDArray[np.uint8] | str:
+        """An image as RGB, or why it cannot be read."""
+        try:
+            return read_image(resolve_image_path(self.image_root, image.file_name), (image.width, image.height))
+        except ImageError as error:
+            return str(error)
+
+    def _predicted(
+        self, batch: Sequence[tuple[CocoImage, NDArray[np.uint8] | str]], predictor: Predictor
+    ) -> list[ImageLabels]:
+        """The rows of a batch, in its order."""
+        images = [pixels for _, pixels in batch if not isinstance(pixels, str)]
+        # A mirror image's share may lift or lower a score: nothing is left out before.
+        found = iter(
+            predictor.predict_twice(images) if self.detector.flip else predictor.predict(images, self.score_threshold)
+        )
+        return [
+            _failure(image, pixels) if isinstance(pixels, str) else self._row(image, next(found), predictor.categories)
+            for image, pixels in batch
+        ]
+
+    def _row(
+        self, image: CocoImage, predictions: Sequence[Prediction], categories: Sequence[CocoCategory]
+    ) -> ImageLabels:
+        """The best predictions of an image as labels, the best first; those without a pixel are passed over."""
+        instances: list[InstanceLabel] = []
+        for prediction in sorted(predictions, key=lambda each: -each.score):
+            if prediction.score < self.score_threshold or len(instances) == self.max_instances:
+                break
+            label = _label(prediction, categories[prediction.label].id)
+            if label.area:
+                instances.append(label)
+        return ImageLabels.of_instances(image.id, image.file_name, image.width, image.height, tuple(instances))
+
+
+def require_same_categories(
+    folder: Path, of_model: Sequence[CocoCategory], annotations: Path, of_images: Sequence[CocoCategory]
+) -> None:
+    """StageError unless a model knows the categories of a dataset by the same ids and names."""
+    model, images = (", ".join(f"{id_} {name}" for id_, name in _names(each)) for each in (of_model, of_images))
+    if model != images:
+        raise StageError(
+            f"{folder}: the model's categories are not those of {annotations}. The model's: {model}. "
+            f"The file's: {images}. Use the same ids and names in both, and train again where the model's are wrong"
+        )
+
+
+def _names(categories: Sequence[CocoCategory]) -> list[tuple[int, str]]:
+    return sorted((category.id, category.name) for category in categories)
+
+
+def _label(prediction: Prediction, category_id: int) -> InstanceLabel:
+    painted = prediction.source.paint()
+    score = min(prediction.score, 1.0)  # a mean of probabilities may be rounded to a little above
+    label = label_from_mask(painted.mask, category_id, score, Decision.TEACHER)
+    return replace(label, soft_mask=make_soft_mask(painted.probability, label.box_xyxy))
+
+
+def _failure(image: CocoImage, reason: str) -> ImageLabels:
+    return ImageLabels.of_failure(image.id, image.file_name, reason, image.width, image.height)
+
+
+@lru_cache(maxsize=1)
+def _read_dataset(path: Path) -> CocoDataset:
+    return read_coco(path, annotations_required=False)

@@ -1,0 +1,217 @@
+"""Predicting with a trained detector: MMDetection's own detections, and the probabilities behind their masks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from mmcv.transforms import Compose
+from mmdet.datasets.transforms import PackDetInputs
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import bbox2roi
+from mmengine.registry import TRANSFORMS, init_default_scope
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline.coco.model import CocoCategory
+from pipeline.detection.flip import merge, mirrored_back
+from pipeline.detection.predict_job import DetectorChoice
+from pipeline.detection.published import PublishedDetector, build_published, read_published
+from pipeline.detection.soft_masks import Prediction, QueryMask, RegionMask
+from pipeline.errors import StageError
+from pipeline.labels.rows import BoxXyxy
+from pipeline.sam.engine import Precision, resolve_precision
+
+Inputs = tuple[Tensor, DetDataSample]
+"""An image as the detector takes it: 3 x height x width uint8, blue first, and what is known of it."""
+
+
+class Predictor:
+    """A detector on a device.
+
+    Images of one batch are of one size, so that none is padded because of another. On a CPU a batch is one image:
+    more are not faster there, and sums would be rounded by what else is in the batch.
+    """
+
+    def __init__(self, published: PublishedDetector, device: str, precision: Precision, batch_images: int) -> None:
+        self.categories: tuple[CocoCategory, ...] = published.card.categories
+        self._folder = published.folder
+        self._device = torch.device(device)
+        self._is_bf16 = resolve_precision(precision, self._device) == "bf16"
+        self._batch_images = 1 if self._device.type == "cpu" else batch_images
+        self._model: Any = build_published(published, device)  # MMDetection's modules carry no types
+        self._prepare = _preparation(published.config.get("test_transforms", ()))
+
+    def predict(self, images_rgb: Sequence[NDArray[np.uint8]], min_score: float = 0.0) -> list[list[Prediction]]:
+        """The instances of images, each uint8 (height, width, 3); those whose class scores less are left out.
+
+        StageError where the model's answer is not made of numbers.
+        """
+        inputs = [self._input(image) for image in images_rgb]
+        found: list[list[Prediction]] = [[] for _ in images_rgb]
+        for places in self._batches([pixels.shape for pixels, _ in inputs]):
+            predictions = self._predict_batch([inputs[place] for place in places], min_score)
+            for place, instances in zip(places, predictions, strict=True):
+                found[place] = instances
+        return found
+
+    def predict_twice(self, images_rgb: Sequence[NDArray[np.uint8]]) -> list[list[Prediction]]:
+        """As `predict`, on the images and on their mirror images, merged."""
+        mirror_images = [np.ascontiguousarray(image[:, ::-1]) for image in images_rgb]
+        found = self.predict([*images_rgb, *mirror_images])
+        count = len(images_rgb)
+        return [
+            merge(direct, [mirrored_back(each, image.shape[1]) for each in mirrored])
+            for image, direct, mirrored in zip(images_rgb, found[:count], found[count:], strict=True)
+        ]
+
+    def _batches(self, shapes: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
+        """Places of images that go through the model together."""
+        places_by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for place, shape in enumerate(shapes):
+            places_by_shape[shape].append(place)
+        for places in places_by_shape.values():
+            for first in range(0, len(places), self._batch_images):
+                yield places[first : first + self._batch_images]
+
+    def _input(self, image_rgb: NDArray[np.uint8]) -> Inputs:
+        size_hw = image_rgb.shape[:2]
+        # MMDetection reads files blue first; what a detector makes of that is its preprocessor's.
+        pixels_bgr = np.ascontiguousarray(image_rgb[..., ::-1])
+        # MMDetection's Resize overwrites the scale; without one it is 1.
+        image = {"img": pixels_bgr, "img_shape": size_hw, "ori_shape": size_hw, "scale_factor": (1.0, 1.0)}
+        packed = self._prepare(image)
+        return packed["inputs"], packed["data_samples"]
+
+    @torch.inference_mode()
+    def _predict_batch(self, batch: Sequence[Inputs], min_score: float) -> list[list[Prediction]]:
+        data = {"inputs": [pixels for pixels, _ in batch], "data_samples": [sample for _, sample in batch]}
+        data = self._model.data_preprocessor(data, False)
+        # Only what gives features: the operators behind it know no bf16.
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_bf16):
+            features = self._model.extract_feat(data["inputs"])
+        features = tuple(level.float() for level in features)
+        find = _query_instances if hasattr(self._model, "panoptic_fusion_head") else _region_instances
+        with _Numbers(self._model, self._folder) as numbers:
+            numbers.require(features)
+            return find(self._model, features, data["data_samples"], min_score)
+
+
+@lru_cache(maxsize=2)
+def build_predictor(choice: DetectorChoice) -> Predictor:
+    """A model of a worker process; where two are compared, both stay."""
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if choice.device == "auto" else choice.device
+    if device == "cpu":
+        torch.set_num_threads(1)  # a worker is a core; and sums are rounded the same whatever their number
+    return Predictor(read_published(choice.folder), device, choice.precision, choice.batch_images)
+
+
+class _Numbers:
+    """While entered, the heads of a model may answer in finite numbers only.
+
+    MMDetection passes over boxes whose score is no number: a broken model would look as if it saw nothing.
+    """
+
+    def __init__(self, model: nn.Module, folder: Path) -> None:
+        self._folder = folder
+        names = ("rpn_head", "roi_head.bbox_head", "roi_head.mask_head", "panoptic_head")
+        self._heads = [module for name, module in model.named_modules() if name in names]
+
+    def __enter__(self) -> Self:
+        self._hooks = [head.register_forward_hook(self._after) for head in self._heads]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def require(self, values: Any) -> None:
+        """StageError unless all numbers in tensors, or in lists of them, are finite."""
+        if isinstance(values, Tensor):
+            if not values.isfinite().all():
+                raise StageError(
+                    f"{self._folder}: this model answers with values that are not numbers (NaN or infinite): its "
+                    f"training diverged. Train again, with a lower learning rate"
+                )
+        elif isinstance(values, list | tuple):
+            for each in values:
+                self.require(each)
+
+    def _after(self, _: nn.Module, __: Any, answer: Any) -> None:
+        self.require(answer)
+
+
+def _preparation(test_transforms: Sequence[dict[str, Any]]) -> Compose:
+    """The test-time transforms of a model; they may do nothing but resize."""
+    init_default_scope("mmdet")
+    # JSON knows no tuples; MMDetection takes scales as nothing else.
+    steps = [
+        {key: tuple(value) if isinstance(value, list) else value for key, value in step.items()}
+        for step in test_transforms
+    ]
+    packing = PackDetInputs(meta_keys=("ori_shape", "img_shape", "scale_factor"))
+    return Compose([*(TRANSFORMS.build(step) for step in steps), packing])
+
+
+def _region_instances(
+    model: Any, features: tuple[Tensor, ...], samples: list[DetDataSample], min_score: float
+) -> list[list[Prediction]]:
+    """What Mask R-CNN finds: MMDetection's `TwoStageDetector.predict`, with no mask painted."""
+    heads = model.roi_head
+    proposals = model.rpn_head.predict(features, samples, rescale=False)
+    metainfos = [sample.metainfo for sample in samples]
+    found = heads.predict_bbox(features, metainfos, proposals, heads.test_cfg, rescale=False)
+    found = [each[each.scores >= min_score] for each in found]
+    rois = bbox2roi([each.bboxes for each in found])
+    if not len(rois):
+        return [[] for _ in found]
+    mask_logits = heads._mask_forward(features, rois)["mask_preds"].split([len(each) for each in found])
+    predictions = []
+    for sample, each, logits in zip(samples, found, mask_logits, strict=True):
+        channels = torch.zeros_like(each.labels) if heads.mask_head.class_agnostic else each.labels
+        cells = logits.sigmoid()[torch.arange(len(each), device=logits.device), channels]
+        boxes_xyxy = each.bboxes / each.bboxes.new_tensor(sample.scale_factor).repeat((1, 2))
+        threshold = heads.test_cfg.mask_thr_binary
+        masks = [RegionMask(*mask, sample.ori_shape, threshold) for mask in zip(cells, boxes_xyxy, strict=True)]
+        boxes = map(tuple, boxes_xyxy.tolist())
+        values = zip(each.labels.tolist(), each.scores.tolist(), boxes, masks, strict=True)
+        predictions.append([Prediction(*of_one) for of_one in values])
+    return predictions
+
+
+def _query_instances(
+    model: Any, features: tuple[Tensor, ...], samples: list[DetDataSample], min_score: float
+) -> list[list[Prediction]]:
+    """What Mask2Former finds: MMDetection's `MaskFormerFusionHead.instance_postprocess`, a mask at a time."""
+    class_logits, mask_logits = model.panoptic_head(features, samples)
+    fusion = model.panoptic_fusion_head
+    predictions = []
+    for sample, classes, masks in zip(samples, class_logits[-1], mask_logits[-1], strict=True):
+        scores = classes.softmax(-1)[:, :-1].flatten()
+        most = min(fusion.test_cfg.get("max_per_image", 100), len(scores))
+        top_scores, places = scores.topk(most, sorted=False)
+        found = []
+        for score, place in zip(top_scores.tolist(), places.tolist(), strict=True):
+            query, label = divmod(place, fusion.num_classes)
+            if score >= min_score and label < fusion.num_things_classes:
+                mask = QueryMask(masks[query], sample.batch_input_shape, sample.img_shape, sample.ori_shape)
+                found.append(_query_prediction(label, score, mask))
+        predictions.append(found)
+    return predictions
+
+
+def _query_prediction(label: int, class_score: float, source: QueryMask) -> Prediction:
+    """The score is the class's times the mean probability inside the mask; the box is the mask's, 0 if it is empty."""
+    logits = source.logits()
+    inside = logits > 0
+    mask_score = (logits.sigmoid() * inside).sum() / (inside.sum(dtype=torch.float32) + 1e-6)
+    rows, columns = inside.any(1).nonzero(), inside.any(0).nonzero()
+    box_xyxy: BoxXyxy = (0.0, 0.0, 0.0, 0.0)
+    if len(rows):
+        box_xyxy = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+    return Prediction(label, float(mask_score * class_score), box_xyxy, source)

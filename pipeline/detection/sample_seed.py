@@ -1,0 +1,58 @@
+"""What a sample is named by, and the random numbers that this name alone decides.
+
+A sample is the same whichever process loads it, in whatever order, and in a training that was interrupted.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+_SHUFFLES, _TRANSFORMS, _REPLACEMENTS = 0, 1, 2  # streams of random numbers that have nothing in common
+
+
+class Sample(NamedTuple):
+    """One draw from a mixture of sources.
+
+    source: which of them. item: a position in it. draw: how many were drawn from it before. seed: the training's.
+    """
+
+    source: int
+    item: int
+    draw: int
+    seed: int
+
+    def replacements_rng(self) -> np.random.Generator:
+        """Decides what takes the place of an item that cannot be used."""
+        return np.random.default_rng(self._sequence(_REPLACEMENTS))
+
+    @contextmanager
+    def randomness(self) -> Iterator[None]:
+        """Within it `random`, `numpy.random` and torch's CPU generator are the sample's own; then as before."""
+        python_state, numpy_state = random.getstate(), np.random.get_state()
+        torch_state = torch.default_generator.get_state()
+        python_seed, numpy_seed, torch_seed = self._sequence(_TRANSFORMS).generate_state(3).tolist()
+        try:
+            random.seed(python_seed)
+            np.random.seed(numpy_seed)
+            torch.default_generator.manual_seed(torch_seed)  # torch.manual_seed would seed GPUs, too
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+            torch.default_generator.set_state(torch_state)
+
+    def _sequence(self, stream: int) -> np.random.SeedSequence:
+        return np.random.SeedSequence(self.seed, spawn_key=(stream, self.source, self.draw))
+
+
+def shuffled(seed: int, source: int, source_pass: int, length: int) -> list[int]:
+    """The order of a source's items in one pass over it."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(_SHUFFLES, source, source_pass))
+    order: list[int] = np.random.default_rng(sequence).permutation(length).tolist()
+    return order

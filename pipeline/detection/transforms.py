@@ -1,0 +1,102 @@
+"""What happens to a sample besides the detector's own geometry: colours, and instances that stay usable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from mmcv.transforms import BaseTransform
+from numpy.typing import NDArray
+
+from pipeline.detection.registry import TRANSFORMS
+from pipeline.detection.window_masks import WindowMasks
+
+# Ranges of the strong augmentation that semi-supervised detectors share.
+_STRENGTH = 0.4
+_HUE_TURNS = 0.1
+_BLUR_SIGMA_PX = (0.1, 2.0)
+
+_GREY_OF_BGR = np.array([0.114, 0.587, 0.299])
+_YIQ_OF_BGR = np.array([_GREY_OF_BGR, [-0.321, -0.275, 0.596], [0.311, -0.523, 0.212]])
+_BGR_OF_YIQ = np.linalg.inv(_YIQ_OF_BGR)
+
+NUMBERED_KEYS = ("label_by_number", "weight_by_number")
+"""Arrays with a value for each instance the image had at first. While transforms work, `gt_bboxes_labels` are the
+numbers of instances: every transform that drops instances drops their labels, but knows no key of ours."""
+
+
+@TRANSFORMS.register_module()
+class SettleInstances(BaseTransform):  # type: ignore[misc]
+    """Behind the geometry: boxes are made of the masks again, what nearly vanished goes, numbers become labels.
+
+    Adds `gt_weights`, float32 (N,).
+    """
+
+    def __init__(self, min_side_px: float = 2.0, min_area_px: float = 4.0) -> None:
+        self.min_side_px, self.min_area_px = min_side_px, min_area_px
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Give the instances their final form."""
+        masks = results["gt_masks"]
+        boxes = masks.get_bboxes("hbox")
+        sides_px = np.minimum(boxes.widths.numpy(), boxes.heights.numpy())
+        kept = np.flatnonzero((sides_px >= self.min_side_px) & (masks.areas >= self.min_area_px))
+        masks = masks[kept]
+        label_by_number, weight_by_number = (results.pop(key) for key in NUMBERED_KEYS)
+        numbers = results["gt_bboxes_labels"][kept]
+        return results | {
+            "gt_bboxes": boxes[kept],
+            "gt_masks": masks.bitmaps() if isinstance(masks, WindowMasks) else masks,
+            "gt_ignore_flags": results["gt_ignore_flags"][kept],
+            "gt_bboxes_labels": label_by_number[numbers],
+            "gt_weights": weight_by_number[numbers],
+        }
+
+
+@TRANSFORMS.register_module()
+class Photometric(BaseTransform):  # type: ignore[misc]
+    """Other colours and a blur, each with a probability of its own.
+
+    jitter: of other brightness, contrast, saturation and hue. They, and greyscale, are linear in the colour, so
+    that all of them are one pass over the pixels, rounded once. Hue turns in YIQ.
+    """
+
+    def __init__(self, jitter: float, grey: float, blur: float) -> None:
+        self.jitter, self.grey, self.blur = jitter, grey, blur
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Change `img`, uint8 BGR."""
+        image = results["img"]
+        # All numbers are drawn, used or not: whether there is a blur does not depend on what came before it.
+        jittered, greyed, blurred = np.random.uniform(size=3) < (self.jitter, self.grey, self.blur)
+        brightness, contrast, saturation = np.random.uniform(1 - _STRENGTH, 1 + _STRENGTH, 3)
+        hue_turns, sigma_px = np.random.uniform(-_HUE_TURNS, _HUE_TURNS), np.random.uniform(*_BLUR_SIGMA_PX)
+        colours = np.eye(3)
+        shift = 0.0
+        if jittered:
+            colours = brightness * contrast * _saturated(saturation) @ _turned(hue_turns)
+            shift = (1 - contrast) * brightness * float(_GREY_OF_BGR @ cv2.mean(image)[:3])
+        if greyed:
+            colours = _saturated(0.0) @ colours
+        if jittered or greyed:
+            image = cv2.transform(image, np.column_stack([colours, np.full(3, shift)]))
+        if blurred:
+            image = cv2.GaussianBlur(image, (0, 0), sigma_px)
+        results["img"] = image
+        return results
+
+
+def _saturated(factor: float) -> NDArray[np.float64]:
+    """BGR to BGR, (3, 3): from grey at 0 to unchanged at 1 and beyond."""
+    matrix: NDArray[np.float64] = factor * np.eye(3) + (1 - factor) * np.tile(_GREY_OF_BGR, (3, 1))
+    return matrix
+
+
+def _turned(turns: float) -> NDArray[np.float64]:
+    """BGR to BGR, (3, 3): another hue; greys stay."""
+    cosine, sine = np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)
+    matrix: NDArray[np.float64] = (
+        _BGR_OF_YIQ @ np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]]) @ _YIQ_OF_BGR
+    )
+    return matrix

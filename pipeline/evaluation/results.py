@@ -1,0 +1,220 @@
+"""The file `evaluation.json`: what was measured of models and pseudo-labels, and all that a report needs of it.
+
+Shares and metrics are in 0..1. A metric that does not apply, as where a class has no ground truth, is null.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from pipeline.coco.model import CocoCategory
+from pipeline.errors import StoreError
+from pipeline.files import open_atomically
+from pipeline.labels.rows import BoxXyxy, Decision
+
+EVALUATION: Final = "evaluation.json"
+FORMAT: Final = "s4m-evaluation"
+FORMAT_VERSION: Final = 1
+
+
+class Metrics(msgspec.Struct, frozen=True, gc=False):
+    """COCO's figures: average precision over IoU 0.50:0.95, at 0.50, at 0.75, by size of the truth; recall.
+
+    Sizes are COCO's: small is under 32 x 32 pixels, large over 96 x 96. `ar` is the average recall over
+    IoU 0.50:0.95 with as many detections an image as were allowed.
+    """
+
+    ap: float | None
+    ap_50: float | None
+    ap_75: float | None
+    ap_small: float | None
+    ap_medium: float | None
+    ap_large: float | None
+    ar: float | None
+
+
+class CategoryResult(msgspec.Struct, frozen=True):
+    """One class. truths: its instances in the images measured on, crowds left out."""
+
+    category_id: int
+    name: str
+    truths: int
+    mask: Metrics
+    box: Metrics
+    boundary: Metrics | None
+
+
+class ModelResult(msgspec.Struct, frozen=True):
+    """One model on the validation images.
+
+    node: the node that trained it, such as `train-student-2`.
+    round: the round of a student; 1 for the teacher.
+    failed_images: images that could not be read; what they show counts as missed.
+    detections: all that were measured, at any score.
+    mask, box, boundary: means over the classes; boxes are those that the detections have in their store;
+    `boundary` is null where it was not asked for.
+    detections_file: COCO results list, relative to the folder of `evaluation.json`.
+    """
+
+    node: str
+    role: Literal["teacher", "student"]
+    round: int
+    images: int
+    failed_images: int
+    detections: int
+    mask: Metrics
+    box: Metrics
+    boundary: Metrics | None
+    categories: tuple[CategoryResult, ...]
+    detections_file: str
+
+
+class MaskFigures(msgspec.Struct, frozen=True, gc=False):
+    """Masks against the truths they show: means, and the share whose IoU reaches 0.75 and 0.9; null for none."""
+
+    count: int
+    mean_iou: float | None
+    mean_boundary_iou: float | None
+    share_75: float | None
+    share_90: float | None
+
+
+class PrecisionRecall(msgspec.Struct, frozen=True, gc=False):
+    """Labels against truths of the same class, the best score first, each truth given away once.
+
+    min_iou: what a mask must reach. precision: null without labels; recall: null without truths.
+    """
+
+    min_iou: float
+    true_positives: int
+    false_positives: int
+    missed: int
+    precision: float | None
+    recall: float | None
+
+
+class LabelQuality(msgspec.Struct, frozen=True):
+    """One set of pseudo-labels, without those that the gate dropped.
+
+    labels: how many there are.
+    at: precision and recall at IoU 0.5, 0.75 and 0.9.
+    paired: the masks of all instances that show a truth, dropped ones included: the same instances before
+    and after refinement.
+    iou_histogram: their count in 20 equal bins of IoU, 0 to 1.
+    """
+
+    labels: int
+    at: tuple[PrecisionRecall, ...]
+    paired: MaskFigures
+    iou_histogram: tuple[int, ...]
+
+
+class DecisionResult(msgspec.Struct, frozen=True):
+    """What the gate decided alike. instances: all of them; before and after: those that show a truth."""
+
+    decision: Decision
+    instances: int
+    before: MaskFigures
+    after: MaskFigures
+
+
+class InstanceChange(msgspec.Struct, frozen=True):
+    """One instance before and after refinement.
+
+    position: its place among the instances of its image, in the stores of `predict` and of `refine`.
+    box_xyxy: around the truth and both masks, in pixels of the full image.
+    truth_id: id of the annotation it is measured against; truth_category_id: that one's class.
+    Boundary IoU is null where it was not asked for.
+    """
+
+    image_id: int
+    file_name: str
+    position: int
+    category_id: int
+    truth_id: int
+    truth_category_id: int
+    score: float
+    decision: Decision
+    box_xyxy: BoxXyxy
+    iou_before: float
+    iou_after: float
+    boundary_iou_before: float | None
+    boundary_iou_after: float | None
+
+
+class PseudoLabelResult(msgspec.Struct, frozen=True):
+    """The pseudo-labels of one round on images whose truth was kept aside.
+
+    images: images whose labels were measured; failed_images: those without usable labels, not among them.
+    truths: instances in those images, crowds left out.
+    paired: instances that show a truth, of whatever class; class_accuracy: the share of them with the
+    truth's class, null for none.
+    before: the labels of `predict`; after: those of `refine`.
+    most_improved, most_harmed: paired instances by the change of their mask IoU, the largest first.
+    """
+
+    round: int
+    predict_node: str
+    refine_node: str
+    images: int
+    failed_images: int
+    truths: int
+    paired: int
+    class_accuracy: float | None
+    before: LabelQuality
+    after: LabelQuality
+    decisions: tuple[DecisionResult, ...]
+    most_improved: tuple[InstanceChange, ...]
+    most_harmed: tuple[InstanceChange, ...]
+
+
+class Evaluation(msgspec.Struct, frozen=True):
+    """All of `evaluation.json`.
+
+    max_detections: detections an image that count.
+    models: teacher first, then students by round; empty without validation images.
+    pseudo_labels: by round; empty where nothing is known of the unlabelled images.
+    notes: what was not measured, and why; a sentence each.
+    """
+
+    format: str
+    version: int
+    max_detections: int
+    categories: tuple[CocoCategory, ...]
+    models: tuple[ModelResult, ...]
+    pseudo_labels: tuple[PseudoLabelResult, ...]
+    notes: tuple[str, ...]
+
+
+class _Format(msgspec.Struct):
+    format: str
+    version: int
+
+
+def write_evaluation(path: Path, evaluation: Evaluation) -> None:
+    """Write an evaluation as indented JSON, whole or not at all."""
+    with open_atomically(path) as file:
+        file.write(msgspec.json.format(msgspec.json.encode(evaluation), indent=1) + b"\n")
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Read what `write_evaluation` wrote; StoreError where it is missing, damaged or of another version."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}. Run evaluate again.") from error
+    try:
+        given = msgspec.json.decode(content, type=_Format)
+        if (given.format, given.version) == (FORMAT, FORMAT_VERSION):
+            return msgspec.json.decode(content, type=Evaluation)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StoreError(
+            f"{path}: this is not an evaluation, or it is damaged ({error}). Run evaluate again."
+        ) from error
+    raise StoreError(
+        f"{path}: an evaluation of {given.format!r} {given.version}; this program reads {FORMAT!r} "
+        f"{FORMAT_VERSION}. Run evaluate again."
+    )

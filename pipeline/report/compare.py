@@ -1,0 +1,211 @@
+"""The page that lays experiments side by side: what they were told differently, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from markupsafe import Markup
+
+from pipeline.experiment.schema import Experiment
+from pipeline.report import words
+from pipeline.report.charts import Distribution, Line, histogram, line_chart
+from pipeline.report.curves import TOTAL
+from pipeline.report.gather import Run
+from pipeline.report.page import render
+from pipeline.report.sections import Tile
+from pipeline.report.tables import (
+    Cell,
+    Column,
+    Table,
+    change_cell,
+    metric_cells,
+    metric_columns,
+    points_cell,
+    text_cell,
+    tone,
+)
+
+_TONES: Final = ("after", "before", "tone-1", "tone-2", "tone-3", "quiet")
+_WITHOUT_EFFECT: Final = frozenset({"name", "store", "compute"})
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One of the experiments. settings: by dotted key, those that can change a result."""
+
+    run: Run
+    settings: Mapping[str, Any]
+
+
+def settings_of(experiment: Experiment) -> dict[str, Any]:
+    """An experiment's values by dotted key, without what cannot change a result."""
+    return _flattened("", experiment.model_dump(mode="json", exclude=set(_WITHOUT_EFFECT)))
+
+
+def render_comparison(experiments: Sequence[Compared]) -> str:
+    """The comparison as an HTML page."""
+    runs = [each.run for each in experiments]
+    return render(
+        "compare.html",
+        {
+            "names": [run.name for run in runs],
+            "keys": [(_tone(place), run.name) for place, run in enumerate(runs)],
+            "tiles": [_tile(run) for run in runs],
+            "settings": _settings_table(experiments),
+            "models": _model_table(runs),
+            "classes": _class_table(runs),
+            "labels": _label_table(runs),
+            "histogram": _histogram(runs),
+            "losses": _losses(runs),
+            "times": _time_table(runs),
+            "missing": [sentence for run in runs for sentence in _missing(run)],
+        },
+    )
+
+
+def _flattened(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= _flattened(f"{prefix}{key}.", value)
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _settings_table(experiments: Sequence[Compared]) -> Table | None:
+    """The settings that differ; None where all are the same."""
+    keys = list(dict.fromkeys(key for each in experiments for key in each.settings))
+    absent = object()
+    rows = []
+    for key in keys:
+        values = [each.settings.get(key, absent) for each in experiments]
+        if any(value != values[0] for value in values):
+            shown = (Cell(words.ABSENT) if value is absent else text_cell(words.setting(value)) for value in values)
+            rows.append((text_cell(key), *shown))
+    names = (Column(each.run.name, is_number=False) for each in experiments)
+    return Table("Settings that differ", (Column("setting", is_number=False), *names), tuple(rows)) if rows else None
+
+
+def _tile(run: Run) -> Tile:
+    model = run.student or run.teacher
+    if model is None:
+        return Tile(run.name, words.ABSENT, "not measured")
+    before = run.teacher.mask.ap if run.teacher is not None and run.student is not None else None
+    change = words.difference(before, model.mask.ap)
+    return Tile(
+        label=run.name,
+        before="" if before is None else words.points(before),
+        value=words.points(model.mask.ap),
+        change="" if change is None else words.signed(100 * change, 1),
+        tone=tone(change),
+        note=f"mask AP of the {model.role}" if before is None else "mask AP, teacher → student",
+    )
+
+
+def _model_table(runs: Sequence[Run]) -> Table | None:
+    rows = []
+    for run in runs:
+        model = run.student or run.teacher
+        if model is not None:
+            teacher = run.teacher.mask.ap if run.teacher is not None else None
+            change = change_cell(teacher if run.student else None, model.mask.ap, in_points=True)
+            rows.append((text_cell(run.name), points_cell(teacher), change, *metric_cells(model.mask)))
+    first = (Column("experiment", is_number=False), Column("teacher AP"), Column("gain", note="student over teacher"))
+    return Table("Mask AP of the last students", (*first, *metric_columns()), tuple(rows)) if rows else None
+
+
+def _class_table(runs: Sequence[Run]) -> Table | None:
+    """Mask AP by class of every experiment's last model; classes are the same if their names are."""
+    measured = [(run.name, model) for run in runs if (model := run.student or run.teacher) is not None]
+    if not measured:
+        return None
+    by_name = [{each.name: each.mask.ap for each in model.categories} for _, model in measured]
+    names = dict.fromkeys(name for found in by_name for name in found)
+    rows = tuple((text_cell(name), *(points_cell(found.get(name)) for found in by_name)) for name in names)
+    columns = (Column("class", is_number=False), *(Column(name) for name, _ in measured))
+    return Table("Mask AP of every class", columns, rows)
+
+
+def _label_table(runs: Sequence[Run]) -> Table | None:
+    rows = []
+    for run in runs:
+        if (result := run.pseudo_labels) is not None:
+            before, after = result.before.paired, result.after.paired
+            values = (before.mean_iou, after.mean_iou)
+            boundary = (before.mean_boundary_iou, after.mean_boundary_iou)
+            shares = (after.share_75, after.share_90)
+            rows.append(
+                (
+                    text_cell(run.name),
+                    *_share_cells(values),
+                    change_cell(*values, in_points=False),
+                    *_share_cells(boundary),
+                    *_share_cells(shares),
+                )
+            )
+    columns = (
+        Column("experiment", is_number=False),
+        Column("IoU before"),
+        Column("IoU after"),
+        Column("change"),
+        Column("boundary before", note="mean boundary IoU"),
+        Column("boundary after", note="mean boundary IoU"),
+        Column("over 0.75", note="share of refined masks whose IoU reaches 0.75"),
+        Column("over 0.90", note="share of refined masks whose IoU reaches 0.90"),
+    )
+    return Table("Mask quality of the pseudo-labels", columns, tuple(rows)) if rows else None
+
+
+def _share_cells(values: Sequence[float | None]) -> tuple[Cell, ...]:
+    return tuple(Cell(words.share(value), value) for value in values)
+
+
+def _histogram(runs: Sequence[Run]) -> Markup | None:
+    shown = [
+        Distribution(run.name, _tone(place), result.after.iou_histogram, result.after.paired.mean_iou)
+        for place, run in enumerate(runs)
+        if (result := run.pseudo_labels) is not None
+    ]
+    title = "Mask IoU of refined labels: " + ", ".join(f"{each.name} {words.share(each.mean)}" for each in shown)
+    return histogram(shown, "refined instances by mask IoU", title) if shown else None
+
+
+def _losses(runs: Sequence[Run]) -> Markup | None:
+    """The loss of every experiment's last training."""
+    lines = []
+    for place, run in enumerate(runs):
+        log = list(run.logs.values())[-1:]
+        if log and TOTAL in log[0].losses:
+            lines.append(Line(run.name, _tone(place), log[0].losses[TOTAL]))
+    return (
+        line_chart(lines, "loss of the last training by iteration", "Losses of the last trainings") if lines else None
+    )
+
+
+def _time_table(runs: Sequence[Run]) -> Table:
+    """Seconds by stage; a result is shared where all experiments that have one have the same."""
+    keys = list(dict.fromkeys(each.node.key for run in runs for each in run.stages))
+    rows = []
+    for key in keys:
+        seals = [stage.seal if (stage := run.by_key.get(key)) else None for run in runs]
+        made = [seal.id for seal in seals if seal is not None]
+        shared = "the same" if len(made) > 1 and len(set(made)) == 1 else ""
+        cells = (Cell(words.duration(seal.seconds), seal.seconds) if seal else Cell(words.ABSENT) for seal in seals)
+        rows.append((text_cell(key), *cells, text_cell(shared)))
+    total = (Cell(words.duration(run.seconds), run.seconds) for run in runs)
+    rows.append((text_cell("all"), *total, Cell("")))
+    columns = (Column("stage", is_number=False), *(Column(run.name) for run in runs))
+    return Table("Time by stage", (*columns, Column("result", is_number=False)), tuple(rows))
+
+
+def _missing(run: Run) -> list[str]:
+    if run.evaluation is None:
+        return [f"{run.name} has not been evaluated: make evaluate EXP={run.name}"]
+    return [f"{run.name}: {note}" for note in run.evaluation.notes]
+
+
+def _tone(place: int) -> str:
+    return _TONES[place % len(_TONES)]

@@ -1,0 +1,26 @@
+"""`report`: one HTML page that shows what an experiment did and what came of it."""
+
+from __future__ import annotations
+
+from pipeline.files import write_atomically
+from pipeline.graph import plan
+from pipeline.report.extras import Sources, collect
+from pipeline.report.gather import gather
+from pipeline.report.page import render_page
+from stages.context import LABELS, StageContext, Summary
+
+REPORT = "report.html"
+
+
+def run(context: StageContext) -> Summary:
+    """Write the page."""
+    results = dict(context.results)
+    if context.split_folder is not None:
+        results["split"] = context.split_folder
+    gathered = gather(context.experiment.name, plan(context.experiment), results)
+    sources = Sources(context.unlabelled_images(), context.unlabelled_truth(), LABELS)
+    extras = collect(gathered, sources, context.experiment.report.gallery)
+    html = render_page(gathered, extras)
+    write_atomically(context.folder / REPORT, html)
+    pictures = sum(len(card.pictures) for gallery in extras.galleries for card in gallery.cards)
+    return {"pictures": pictures, "page": REPORT}

@@ -1,0 +1,152 @@
+"""From a detector's file to a whole training config: class counts, our classes, schedules, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.coco.model import CocoCategory
+from pipeline.detection.config import (
+    model_config,
+    optimizer_config,
+    published_config,
+    read_detector,
+    schedule_config,
+    without_pretrained,
+)
+from pipeline.detection.jobs import Losses, Source, Subject, Training, training_job
+from pipeline.errors import StageError
+from pipeline.experiment.schema import ComputeSettings, TrainSettings
+
+CONFIGS = sorted(Path("configs/detectors").glob("*.py"))
+CATEGORIES = (CocoCategory(3, "cat"), CocoCategory(7, "dog"))
+
+PLAIN = """
+model = dict(
+    type="MaskRCNN",
+    backbone=dict(type="ResNet", depth=18, init_cfg=dict(type="Pretrained", checkpoint="torchvision://resnet18")),
+    roi_head=dict(type="StandardRoIHead", bbox_head=dict(num_classes=80), mask_head=dict(num_classes=80)),
+)
+optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.02))
+schedule = dict(warmup_iterations=100, decay="step", decay_at=[0.5, 0.9], factor=0.1)
+train_transforms = [dict(type="RandomFlip", prob=0.5), dict(type="RandomCrop", crop_size=(128, 128))]
+test_transforms = []
+"""
+
+
+def detector(folder: Path, text: str = PLAIN, overrides: dict[str, object] | None = None):
+    path = folder / "detector.py"
+    path.write_text(text)
+    return read_detector(path, overrides or {})
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
+def test_every_shipped_config_is_complete_and_fits_any_number_of_classes(path):
+    read = read_detector(path, {})
+    model = model_config(read, 3)
+    assert model["type"].startswith("s4m.")
+    counts = {value for key, value in walk(model) if key in ("num_classes", "num_things_classes")}
+    assert counts == {3}
+    assert all(len(value) == 4 for key, value in walk(model) if key == "class_weight" and isinstance(value, list))
+    assert not any(key == "batch_augments" and value for key, value in walk(model) if "small" in path.stem)
+    schedule_config(read, 1000)
+    assert "Pretrained" not in str(published_config(read, CATEGORIES).to_dict())
+
+
+def walk(value):
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield key, each
+            yield from walk(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from walk(each)
+
+
+def test_class_counts_and_our_classes_are_filled_in(tmp_path):
+    model = model_config(detector(tmp_path), 5)
+    assert model["type"] == "s4m.MaskRCNN"
+    assert model["roi_head"]["type"] == "s4m.StandardRoIHead"
+    assert model["roi_head"]["bbox_head"]["num_classes"] == model["roi_head"]["mask_head"]["num_classes"] == 5
+    assert model["backbone"]["type"] == "ResNet"
+
+
+def test_overrides_go_by_dotted_key(tmp_path):
+    read = detector(tmp_path, overrides={"model.backbone.depth": 50, "optim_wrapper.optimizer.lr": 0.5})
+    assert model_config(read, 2)["backbone"]["depth"] == 50
+    assert optimizer_config(read, TrainSettings(), bf16=False)["optimizer"]["lr"] == 0.5
+    assert optimizer_config(read, TrainSettings(learning_rate=0.1), bf16=True)["optimizer"]["lr"] == 0.1
+
+
+def test_the_schedule_is_stretched_over_the_iterations(tmp_path):
+    warm, steps = schedule_config(detector(tmp_path), 1000)
+    assert (warm["end"], steps["milestones"], steps["end"]) == (100, [500, 900], 1000)
+    warm, steps = schedule_config(detector(tmp_path), 40)
+    assert (warm["end"], steps["milestones"]) == (10, [20, 36])
+
+
+def test_crops_are_the_experiments(tmp_path):
+    read = detector(tmp_path)
+    assert read.train_transforms(None)[1]["crop_size"] == (128, 128)
+    assert read.train_transforms(64)[1]["crop_size"] == (64, 64)
+    assert read.train_transforms(None)[1]["crop_size"] == (128, 128)
+
+
+def test_weights_from_elsewhere_are_left_out_where_they_would_be_replaced(tmp_path):
+    model = without_pretrained(model_config(detector(tmp_path), 2))
+    assert "init_cfg" not in model["backbone"]
+    assert model["backbone"]["depth"] == 18
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model = dict(", "not a detector config that can be read"),
+        ("model = dict(type='MaskRCNN')", "optim_wrapper, schedule, train_transforms, test_transforms missing"),
+        (
+            PLAIN.replace('type="MaskRCNN"', 'type="YOLOX"'),
+            "model.type is YOLOX; supported are MaskRCNN and Mask2Former",
+        ),
+        ('_base_ = "nowhere.py"\n' + PLAIN, "not a detector config that can be read"),
+    ],
+)
+def test_what_is_no_detector_is_refused_with_the_reason(tmp_path, text, message):
+    with pytest.raises(StageError, match=message):
+        detector(tmp_path, text)
+
+
+def test_a_strange_schedule_is_refused(tmp_path):
+    read = detector(tmp_path, PLAIN.replace('decay="step"', 'decay="polynomial"'))
+    with pytest.raises(StageError, match="decay \\(step or cosine\\)"):
+        schedule_config(read, 100)
+
+
+def test_a_crop_needs_a_transform_that_crops(tmp_path):
+    read = detector(tmp_path, PLAIN.replace(', dict(type="RandomCrop", crop_size=(128, 128))', ""))
+    with pytest.raises(StageError, match="crop_px is 64, but train_transforms has no RandomCrop"):
+        read.train_transforms(64)
+
+
+def job(folder: Path, settings: TrainSettings, compute: ComputeSettings, amounts: tuple[float, ...] = (1.0, 0.0, 2.0)):
+    sources = tuple(Source({"type": f"s4m.D{number}"}, amount) for number, amount in enumerate(amounts))
+    training = Training(detector(folder), settings, Losses(1.0, 2.0, 0.01), sources, None)
+    return training_job(Subject("mine", "train-student", CATEGORIES, {}), training, compute, folder / "result")
+
+
+def test_a_batch_is_shared_by_the_gpus_and_mixed_as_asked(tmp_path):
+    made = job(tmp_path, TrainSettings(batch_size=8), ComputeSettings(gpus=2))
+    loader = made.config["train_dataloader"]
+    assert (loader["batch_size"], loader["sampler"]["batch_size"]) == (4, 4)
+    assert loader["sampler"]["amounts"] == [1.0, 2.0]
+    assert [each["type"] for each in loader["dataset"]["datasets"]] == ["s4m.D0", "s4m.D2"]
+    assert made.config["launcher"] == "pytorch"
+    with pytest.raises(StageError, match="batch_size is 9: not to be shared by compute.gpus = 2"):
+        job(tmp_path, TrainSettings(batch_size=9), ComputeSettings(gpus=2))
+
+
+def test_losses_and_the_average_are_set(tmp_path):
+    made = job(tmp_path, TrainSettings(), ComputeSettings())
+    assert (made.config["model"]["structural_weight"], made.config["model"]["pseudo_weight"]) == (1.0, 2.0)
+    assert made.config["custom_hooks"][0]["momentum"] == 0.01
+    assert "structural_weight" not in made.published["model"]

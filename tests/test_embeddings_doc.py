@@ -1,0 +1,44 @@
+"""The page on kept embeddings says what is so: its examples run, its table is the format's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.embeddings.making import finish, prepare, write_shard
+from pipeline.embeddings.schema import FORMAT, FORMAT_VERSION, ImageRow, columns_of, image_bytes
+from pipeline.sam.build import embedding_shape
+
+PAGE = (Path(__file__).parent.parent / "docs" / "embeddings.md").read_text(encoding="utf-8")
+SHAPE = (4, 2, 3)
+
+
+def test_the_examples_give_the_features(tmp_path, monkeypatch):
+    features = np.arange(24, dtype=np.float16).reshape(SHAPE)
+    prepare(tmp_path, [[1]], SHAPE)
+    write_shard(tmp_path, 0, 0, [ImageRow(1, 64, 48, features)], SHAPE)
+    finish(tmp_path, [[1]], SHAPE, {})
+    monkeypatch.chdir(tmp_path)
+    first, second = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    names = {}
+    exec(first, names)
+    np.testing.assert_array_equal(names["features"], features)
+    exec(second, names)
+    np.testing.assert_array_equal(names["encoded"].features, features)
+
+
+def test_the_table_has_every_column_as_the_format_has_it():
+    expected = [
+        f"| `{column.name}` | {column.dtype} | {'N, C, h, w' if column.row_shape else 'N'} | {column.meaning} |"
+        for column in columns_of(SHAPE).values()
+    ]
+    assert re.findall(r"^\| `\w+` \| (?:u?int|float).*$", PAGE, re.MULTILINE) == expected
+
+
+def test_the_page_has_the_version_and_the_sizes():
+    assert f"`{FORMAT}`, version **{FORMAT_VERSION}**" in PAGE
+    for model, side in (("sam_tiny", None), ("sam_tiny", 256), ("vit_b", None)):
+        shape = embedding_shape(model, side)
+        assert f"| {' x '.join(map(str, shape))} | {image_bytes(shape):,} |" in PAGE

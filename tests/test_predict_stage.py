@@ -1,0 +1,251 @@
+"""The stage `predict` with a model, whole; labels from a results file are tested with `refine`."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import stages.predict
+from pipeline.compute import Shard
+from pipeline.detection import predict_job
+from pipeline.detection.predict_job import DetectorChoice, PredictWork
+from pipeline.errors import StageError
+from pipeline.experiment.loading import load_experiment
+from pipeline.graph import plan
+from pipeline.labels.rows import Decision, Status
+from pipeline.labels.soft_mask import SOFT_MASK_SIDE, crop_probability
+from pipeline.labels.store import LabelStore
+from stages.context import LABELS, StageContext
+from tests.tiny_coco import write_json
+from tests.tiny_detectors import publish_tiny
+from tests.tiny_experiment import make_experiment_files
+
+CATEGORIES = [{"id": 3, "name": "three"}, {"id": 7, "name": "seven"}]
+Run = Callable[..., LabelStore]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return publish_tiny(tmp_path_factory.mktemp("models") / "teacher", "mask_rcnn")
+
+
+@pytest.fixture
+def predict(tmp_path, model, monkeypatch) -> Run:
+    """Runs the stage on images by id, or on five of noise, with an experiment's overrides."""
+    monkeypatch.setenv("S4M_WORK", str(tmp_path / "work"))
+    monkeypatch.setenv("S4M_STORE", str(tmp_path / "stores"))
+
+    def run(*overrides: str, name: str = "result", key: str = "predict", **images: np.ndarray | bytes) -> LabelStore:
+        context = context_of(tmp_path, images or NOISE, overrides, key)
+        model_key = "train-teacher" if key == "predict" else "train-student"
+        stages.predict.run(replace(context, folder=folder(tmp_path / name), results={model_key: model}))
+        return LabelStore.open(tmp_path / name / LABELS)
+
+    return run
+
+
+def folder(path: Path) -> Path:
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def noise(seed: int, size_hw: tuple[int, int] = (48, 64)) -> np.ndarray:
+    cells = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(cells).resize((size_hw[1], size_hw[0]), Image.Resampling.NEAREST))
+
+
+NOISE = {str(number): noise(number, (48, 64) if number % 2 else (40, 40)) for number in range(1, 6)}
+
+
+def context_of(
+    tmp_path: Path, images: dict[str, np.ndarray | bytes], overrides: tuple[str, ...], key: str = "predict"
+) -> StageContext:
+    """A context with a split of its own; without results."""
+    root, split = folder(tmp_path / "unlabelled"), folder(tmp_path / "split")
+    listed = []
+    for name, pixels in images.items():
+        path = root / f"{name}.png"
+        height, width = (48, 64) if isinstance(pixels, bytes) else pixels.shape[:2]
+        if isinstance(pixels, bytes):
+            path.write_bytes(pixels)
+        else:
+            Image.fromarray(pixels).save(path, compress_level=1)
+        listed.append({"id": int(name.removeprefix("image")), "file_name": path.name, "width": width, "height": height})
+    write_json(split / "unlabelled.json", {"images": listed, "categories": CATEGORIES})
+    write_json(tmp_path / "unlabelled.json", {"images": listed})
+    make_experiment_files(tmp_path)
+    data = {
+        "labelled": {"annotations": "annotations.json", "images": "images"},
+        "unlabelled": {"annotations": "unlabelled.json", "images": "unlabelled"},
+    }
+    experiment = load_experiment(
+        make_experiment_files(tmp_path, {"data": data, "student": {"rounds": 2}}),
+        ["predict.score_threshold=0.5", "compute.device=cpu", "compute.precision=fp32", *overrides],
+    )
+    node = plan(experiment)[key]
+    return StageContext(experiment, node, {"stage": "predict"}, tmp_path / "result", {}, split, lambda _: None)
+
+
+def test_labels_are_the_teachers_with_soft_masks(predict):
+    store = predict()
+    assert [row.image_id for row in store] == [1, 2, 3, 4, 5]
+    assert [(category.id, category.name) for category in store.attributes.categories] == [(3, "three"), (7, "seven")]
+    assert store.attributes.provenance["fingerprint"] == {"stage": "predict"}
+    instances = [(row, instance) for row in store for instance in row.instances]
+    assert len(instances) > 5
+    agreements = []
+    for row, instance in instances:
+        assert instance.decision is Decision.TEACHER
+        assert instance.category_id in (3, 7)
+        assert instance.score >= 0.5
+        assert instance.soft_mask is not None
+        assert instance.soft_mask.probabilities.shape == (SOFT_MASK_SIDE, SOFT_MASK_SIDE)
+        x0, y0, x1, y1 = instance.soft_mask.crop_box_xyxy
+        mask = row.mask(instance)[y0:y1, x0:x1]
+        assert mask.sum() == instance.area  # the crop holds all of it
+        agreements.append(((crop_probability(instance.soft_mask) > 0.5) == mask).mean())
+    assert np.mean(agreements) > 0.9  # of a grid, where this model is nowhere sure
+
+
+def test_images_that_cannot_be_read_are_rows_and_odd_ones_are_predicted_on(predict):
+    store = predict(
+        image1=noise(1),
+        image2=b"",
+        image3=b"\x89PNG\r\n\x1a\nand no more",
+        image4=np.full((1, 1, 3), 9, np.uint8),
+        image5=noise(2)[..., 0],
+        image6=noise(3, (7, 300)),
+    )
+    assert [row.status is Status.FAILED for row in store] == [False, True, True, False, False, False]
+    assert store[1].message == "the file is empty"
+    assert (store[1].width, store[1].height) == (64, 48)
+    assert store[0].instances == predict(name="alone", image1=noise(1))[0].instances
+
+
+def test_an_image_without_a_detection_is_empty(predict):
+    store = predict("predict.score_threshold=1")
+    assert {row.status for row in store} <= {Status.EMPTY, Status.OK}
+    assert Status.EMPTY in {row.status for row in store}
+
+
+def test_the_best_are_kept_the_best_first(predict):
+    (everything, few) = (
+        predict(f"predict.max_instances={most}", name=f"most{most}", image1=noise(1))[0].instances for most in (100, 3)
+    )
+    scores = [instance.score for instance in everything]
+    assert scores == sorted(scores, reverse=True)
+    assert len(scores) > 3
+    assert few == everything[:3]
+
+
+def test_masks_without_a_pixel_are_passed_over_and_do_not_count(predict, monkeypatch):
+    everything = predict(image1=noise(1))[0].instances
+    best = everything[0].score
+    real = predict_job._label
+
+    def emptied(prediction, category_id):
+        label = real(prediction, category_id)
+        return replace(label, area=0) if label.score == pytest.approx(best) else label
+
+    monkeypatch.setattr(predict_job, "_label", emptied)
+    others = predict("predict.max_instances=2", name="others", image1=noise(1))[0].instances
+    assert others == tuple(each for each in everything if each.score != pytest.approx(best))[:2]
+
+
+@pytest.mark.slow
+def test_workers_and_batches_do_not_change_the_result(predict, monkeypatch):
+    monkeypatch.setattr(stages.predict, "IMAGES_PER_SHARD", 2)
+    digests = {
+        predict(
+            f"compute.workers={workers}", f"compute.batch_images={batch}", name=f"{workers}-{batch}"
+        ).attributes.digest
+        for workers, batch in ((1, 1), (1, 4), (2, 2))
+    }
+    assert len(digests) == 1
+
+
+def test_an_interrupted_run_goes_on_where_it_was(predict, monkeypatch, tmp_path):
+    whole = predict().attributes.digest
+    monkeypatch.setattr(stages.predict, "IMAGES_PER_SHARD", 2)
+    real, asked = PredictWork.compute, []
+
+    def stopping(self, shard: Shard):
+        asked.append(shard.index)
+        if shard.index == 1 and asked.count(1) == 1:
+            raise KeyboardInterrupt
+        return real(self, shard)
+
+    monkeypatch.setattr(PredictWork, "compute", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        predict(name="again")
+    assert predict(name="again").attributes.digest == whole
+    assert asked == [0, 1, 1, 2]
+    assert [path.name for path in (tmp_path / "again").iterdir()] == [LABELS]
+
+
+def test_a_finished_store_is_left_alone(predict, monkeypatch):
+    digest = predict().attributes.digest
+    monkeypatch.delattr(PredictWork, "compute")
+    assert predict().attributes.digest == digest
+
+
+def test_later_rounds_ask_the_student(predict):
+    assert predict(key="predict-2").attributes.digest == predict(name="first").attributes.digest
+
+
+def test_mirror_images_change_scores_and_are_asked_for_in_the_experiment(predict):
+    settings = ("predict.score_threshold=0", "predict.max_instances=1000")
+    once, twice = (
+        predict(*settings, f"predict.flip_test={flip}", name=flip, image1=noise(1))[0].instances
+        for flip in ("false", "true")
+    )
+    assert len(once) < len(twice)
+    assert max(each.score for each in twice) < max(each.score for each in once)
+
+
+def test_categories_of_model_and_images_must_agree(predict, tmp_path, model, monkeypatch):
+    context = context_of(tmp_path, NOISE, ())
+    images = [{"id": 1, "file_name": "1.png", "width": 64, "height": 48}]
+    split = context.split_folder / "unlabelled.json"
+    write_json(split, {"images": images, "categories": [{"id": 3, "name": "three"}, {"id": 8, "name": "eight"}]})
+    with pytest.raises(StageError) as told:
+        stages.predict.run(replace(context, folder=folder(tmp_path / "result"), results={"train-teacher": model}))
+    assert str(told.value) == (
+        f"{model}: the model's categories are not those of {split}. The model's: 3 three, 7 seven. "
+        f"The file's: 3 three, 8 eight. Use the same ids and names in both, and train again where the model's are wrong"
+    )
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path, monkeypatch):
+    context = context_of(tmp_path, NOISE, ())
+    with pytest.raises(StageError, match="there is no trained detector"):
+        stages.predict.run(replace(context, results={"train-teacher": tmp_path / "nothing"}))
+
+
+def test_an_image_that_kills_its_workers_is_a_row(predict, tmp_path, model):
+    predict()
+    work = PredictWork(
+        tmp_path / "split" / "unlabelled.json",
+        tmp_path / "unlabelled",
+        tmp_path / "shards",
+        DetectorChoice(model, "cpu", "fp32", 2),
+        0.5,
+        10,
+    )
+    assert pickle.loads(pickle.dumps(work)) == work
+    row = work.given_up(2, "its worker died")
+    assert (row.status, row.file_name, row.message, row.width) == (Status.FAILED, "2.png", "its worker died", 40)
+
+
+def test_labels_from_a_file_need_no_model_and_no_torch():
+    program = "import sys, stages.predict; print({'torch', 'mmdet', 'mmengine', 'mmcv', 'dask'} & set(sys.modules))"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert told.stdout == "set()\n"

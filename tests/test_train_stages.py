@@ -1,0 +1,274 @@
+"""`train-teacher` and `train-student`, whole: what they publish, exact resuming, bad losses, several processes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine import ConfigDict
+
+from pipeline.detection import hooks, training
+from pipeline.detection.checkpoints import checkpoints, load_checkpoint, save_checkpoint
+from pipeline.detection.published import build_published, read_published
+from pipeline.errors import StageError
+from pipeline.experiment.schema import Experiment
+from pipeline.labels.rows import Decision, ImageLabels
+from pipeline.labels.sealing import write_store
+from pipeline.labels.store import LabelStore
+from stages import refine
+from stages.context import LABELS
+from stages.options import workspace
+from stages.runner import run_stage
+from tests.tiny_experiment import environment
+from tests.tiny_training import training_experiment
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("S4M_WORK", str(tmp_path / "work"))
+    torch.set_num_threads(1)  # predicting sets it too, and another number rounds differently
+    return tmp_path
+
+
+def trained(experiment: Experiment, *stages: str) -> Path:
+    for stage in ("split", *stages):
+        run_stage(experiment, stage, 1)
+    return workspace(experiment).result(stages[-1])
+
+
+def losses(result: Path) -> list[dict[str, float]]:
+    return [json.loads(line)["losses"] for line in (result / "log.jsonl").read_text().splitlines()]
+
+
+def weights(result: Path) -> dict[str, torch.Tensor]:
+    return torch.load(result / "weights.pth", weights_only=True)
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_teacher_is_published_as_tensors_a_config_and_a_card(folder, capsys):
+    result = trained(training_experiment(folder), "train-teacher")
+    published = read_published(result)
+    assert [category.id for category in published.card.categories] == [3, 7]
+    assert (published.card.iterations, published.card.stage) == (6, "train-teacher")
+    model = build_published(published)
+    assert not model.training
+    logged = losses(result)
+    assert len(logged) == 6
+    assert all(math.isfinite(value) for step in logged for value in step.values())
+    assert not (result / "checkpoints").exists()
+    assert list((result / "tensorboard").iterdir())
+    run_stage(training_experiment(folder), "train-teacher", 1)
+    assert "train-teacher is up to date" in capsys.readouterr().err
+
+
+def test_weights_fit_mmdetections_own_model(folder):
+    published = read_published(trained(training_experiment(folder), "train-teacher"))
+    plain = json.loads(json.dumps(published.config["model"].to_dict()).replace("s4m.", "mmdet."))
+    model = MODELS.build(ConfigDict(plain))
+    model.load_state_dict(weights(published.folder))
+
+
+class Stop(Exception):
+    pass
+
+
+def interrupted_at(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
+    """The next training stops as soon as it has done an iteration."""
+    original = hooks.ExactResume.before_train_iter
+
+    def stop(self, runner, batch_idx, data_batch=None):
+        if batch_idx == iteration:
+            monkeypatch.setattr(hooks.ExactResume, "before_train_iter", original)
+            raise Stop
+        original(self, runner, batch_idx, data_batch)
+
+    monkeypatch.setattr(hooks.ExactResume, "before_train_iter", stop)
+
+
+def test_an_interrupted_teacher_ends_as_an_uninterrupted_one(folder, monkeypatch):
+    whole = trained(training_experiment(folder, None, "store=" + str(folder / "one")), "train-teacher")
+    again = training_experiment(folder, None, "store=" + str(folder / "two"))
+    interrupted_at(monkeypatch, 5)
+    with pytest.raises(Stop):
+        trained(again, "train-teacher")
+    (left,) = (folder / "two/train-teacher").glob("*.partial")
+    assert [path.name for path in checkpoints(left / "checkpoints")] == [
+        "iteration-00000002.pt",
+        "iteration-00000004.pt",
+    ]
+    result = trained(again, "train-teacher")
+    assert losses(result) == losses(whole)
+    assert same(weights(result), weights(whole))
+
+
+def test_other_loader_workers_change_nothing(folder):
+    here = trained(training_experiment(folder, None, "store=" + str(folder / "one")), "train-teacher")
+    overrides = ("store=" + str(folder / "two"), "compute.loader_workers=2")
+    there = trained(training_experiment(folder, None, *overrides), "train-teacher")
+    assert losses(here) == losses(there)
+    assert same(weights(here), weights(there))
+
+
+def put_refined(experiment: Experiment, monkeypatch: pytest.MonkeyPatch, change=lambda row: row) -> None:
+    """Let the refine stage take the teacher's labels as they are, or as `change` makes them."""
+
+    def run(context):
+        store = LabelStore.open(context.results["predict"] / LABELS)
+        write_store(context.folder / LABELS, map(change, store), store.attributes.categories, {})
+        return {}
+
+    monkeypatch.setattr(refine, "run", run)
+
+
+STUDENT = ("train-teacher", "predict", "refine", "train-student")
+NO_COMPOSITES = {"augment": {"mode": "none"}}
+
+
+def test_an_interrupted_student_ends_as_an_uninterrupted_one(folder, monkeypatch):
+    settings = {"augment": {"mode": "on-the-fly", "decisions": ["sam", "teacher"], "min_area_px": 1.0}}
+    experiment = training_experiment(folder, settings)
+    put_refined(experiment, monkeypatch)
+    whole = trained(experiment, *STUDENT)
+    again = training_experiment(folder, settings, "store=" + str(folder / "two"))
+    trained(again, *STUDENT[:-1])
+    interrupted_at(monkeypatch, 5)
+    with pytest.raises(Stop):
+        run_stage(again, "train-student", 1)
+    run_stage(again, "train-student", 1)
+    result = workspace(again).result("train-student")
+    assert losses(result) == losses(whole)
+    assert same(weights(result), weights(whole))
+    assert any(name.startswith("pseudo_") for name in losses(result)[0])
+    teacher = weights(workspace(experiment).result("train-teacher"))
+    assert not same(teacher, weights(result))
+
+
+def dropped(row: ImageLabels) -> ImageLabels:
+    instances = tuple(replace(each, decision=Decision.DROPPED) for each in row.instances)
+    return replace(row, instances=instances)
+
+
+def empty(row: ImageLabels) -> ImageLabels:
+    return ImageLabels.of_instances(row.image_id, row.file_name, row.width, row.height, ())
+
+
+def one_category(row: ImageLabels) -> ImageLabels:
+    return replace(row, instances=tuple(replace(each, category_id=3) for each in row.instances))
+
+
+@pytest.mark.parametrize("change", [dropped, empty, one_category])
+def test_a_student_trains_on_odd_pseudo_labels(folder, monkeypatch, change):
+    experiment = training_experiment(folder, NO_COMPOSITES | {"student": {"iterations": 3, "batch_size": 2}})
+    put_refined(experiment, monkeypatch, change)
+    result = trained(experiment, *STUDENT)
+    assert len(losses(result)) == 3
+    assert all(torch.isfinite(tensor).all() for tensor in weights(result).values())
+
+
+def test_one_labelled_image_is_enough(folder):
+    chosen = folder / "one.txt"
+    chosen.write_text("1\n")
+    pool = {"annotated": {"annotations": "annotations.json", "images": "images"}, "labelled_list": str(chosen)}
+    assert len(losses(trained(training_experiment(folder, {"data": pool}), "train-teacher"))) == 6
+
+
+def test_a_loss_that_is_no_number_stops_with_the_last_good_checkpoint(folder):
+    experiment = training_experiment(folder, None, "teacher.learning_rate=1e25", "compute.checkpoint_every=1")
+    with pytest.raises(StageError, match=r"iteration \d+: the loss is not a number any more") as caught:
+        trained(experiment, "train-teacher")
+    assert "The last good checkpoint is" in str(caught.value)
+    assert "train-teacher holds back: predict" in str(caught.value)
+
+
+def test_two_processes_share_a_batch(folder):
+    experiment = training_experiment(folder, None, "compute.gpus=2", "teacher.iterations=3")
+    result = trained(experiment, "train-teacher")
+    assert len(losses(result)) == 3
+    build_published(read_published(result))
+
+
+def test_an_error_in_one_of_two_processes_is_told_as_it_is(folder):
+    (folder / "weights.pth").write_bytes(b"no weights")
+    experiment = training_experiment(folder, None, "compute.gpus=2", f"teacher.init_weights={folder / 'weights.pth'}")
+    with pytest.raises(StageError, match="weights.pth: truncated, or not a file of torch.save"):
+        trained(experiment, "train-teacher")
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch evil",)
+
+
+def test_weights_with_code_in_them_are_refused(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    torch.save({"state_dict": Evil()}, folder / "weights.pth", pickle_module=pickle)
+    experiment = training_experiment(folder, None, f"teacher.init_weights={folder / 'weights.pth'}")
+    with pytest.raises(StageError, match="holds more than tensors"):
+        trained(experiment, "train-teacher")
+    assert not (folder / "evil").exists()
+
+
+def test_weights_of_another_detector_are_refused_where_nothing_fits(folder):
+    torch.save({"other": torch.zeros(2)}, folder / "weights.pth")
+    experiment = training_experiment(folder, None, f"teacher.init_weights={folder / 'weights.pth'}")
+    with pytest.raises(StageError, match="none of its 1 tensors fits the detector"):
+        trained(experiment, "train-teacher")
+
+
+def test_a_killed_training_goes_on(folder):
+    experiment = training_experiment(folder, None, "teacher.iterations=400")
+    run_stage(experiment, "split", 1)
+    arguments = ["train-teacher", "--exp", str(folder / "tiny.yaml"), "--set", "teacher.iterations=400"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from stages.cli import main; main()", *arguments],
+        env=environment(folder),
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("stores/train-teacher/*.partial/checkpoints/*4.pt")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (left,) = (folder / "stores/train-teacher").glob("*.partial")
+    reached = load_checkpoint(checkpoints(left / "checkpoints")[-1])["iteration"]
+    steps: list[int] = []
+    job_of = training.StepLog.after_train_iter
+
+    def note(self, runner, batch_idx, data_batch=None, outputs=None):
+        steps.append(batch_idx)
+        if len(steps) == 3:
+            raise Stop
+        job_of(self, runner, batch_idx, data_batch, outputs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.StepLog, "after_train_iter", note)
+        with pytest.raises(Stop):
+            run_stage(experiment, "train-teacher", 1)
+    assert reached >= 4
+    assert steps == [reached, reached + 1, reached + 2]
+
+
+def test_checkpoints_hold_nothing_that_runs(tmp_path):
+    path = save_checkpoint(tmp_path, 2, {"model": {"a": torch.zeros(1)}})
+    assert load_checkpoint(path)["iteration"] == 2
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(StageError, match="damaged, or not a checkpoint"):
+        load_checkpoint(path)
+    torch.save({"iteration": Evil()}, path, pickle_module=pickle)
+    with pytest.raises(StageError, match="delete it to go on from the one before"):
+        load_checkpoint(path)
