@@ -31,6 +31,8 @@ from pipeline.identity import hash_file, hash_text
 SEAL = "seal.json"
 FILES = "files.json"
 FORMAT = 1
+EMBEDDINGS = "embeddings"
+"""The folder of what is kept beside the results of stages."""
 
 
 @dataclass(frozen=True)
@@ -173,8 +175,8 @@ class StoreRoot:
         return problems
 
     def results(self) -> Iterator[StoredResult]:
-        """Everything in the store, by stage and time."""
-        for stage in STAGES:
+        """Everything in the store, by stage and time. No experiment points at embeddings: they are made again."""
+        for stage in (*STAGES, EMBEDDINGS):
             for folder in sorted((self.root / stage).glob("*")):
                 if folder.is_dir():
                     result_id = folder.name.removesuffix(".partial")

@@ -52,6 +52,11 @@ def work_root(environment: Mapping[str, str] = os.environ) -> Path:
     return Path(environment.get("S4M_WORK", "work")).expanduser()
 
 
+def identity_file(root: Path) -> Path:
+    """Where the contents of files are remembered, for all experiments."""
+    return root / ".identity.sqlite"
+
+
 class Workspace:
     """The folder of one experiment and what it says."""
 
@@ -68,7 +73,7 @@ class Workspace:
         self.folder = root / experiment.name
         self.store = StoreRoot(experiment.store)
         self.nodes = plan(experiment)
-        cache = IdentityCache(root / ".identity.sqlite", progress)
+        cache = IdentityCache(identity_file(root), progress)
         self.fingerprints = fingerprints(self.nodes, read_contents(experiment, cache, trust=trust_images))
 
     def refresh(self) -> Path:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pipeline.embeddings.job import ENCODED, EmbedWork
-from pipeline.embeddings.making import EMBEDDINGS, finish, prepare
-from pipeline.embeddings.schema import STAGE, Shape, fingerprint_of, image_bytes, images_per_shard
+from pipeline.embeddings.making import EMBEDDINGS as ZARR
+from pipeline.embeddings.making import finish, prepare
+from pipeline.embeddings.schema import Shape, fingerprint_of, image_bytes, images_per_shard
 from pipeline.fingerprint import Fingerprint
 from pipeline.identity import IdentityCache, ImageList, hash_text
 from pipeline.labels.shards import divide
@@ -17,12 +16,11 @@ from pipeline.labels.store import LabelStore
 from pipeline.sam.build import embedding_shape
 from pipeline.sam.worker import SamChoice
 from pipeline.store import StoreRoot
-from pipeline.workspace import work_root
+from pipeline.workspace import identity_file, work_root
 from stages.console import size_text
 from stages.context import StageContext
 from stages.progress import run_missing
-
-WAIT_SECONDS = 2.0
+from stages.waiting import held
 
 
 def kept_embeddings(context: StageContext, labels_path: Path, image_root: Path) -> tuple[Path, int]:
@@ -37,18 +35,18 @@ def kept_embeddings(context: StageContext, labels_path: Path, image_root: Path) 
     fingerprint = fingerprint_of(_images_digest(labels, image_root), weights, experiment.sam.model, shape)
     store = StoreRoot(experiment.store)
     encoded = 0
-    if not store.is_sealed(STAGE, fingerprint.id):
-        with _held(store, fingerprint, context):
-            if not store.is_sealed(STAGE, fingerprint.id):
+    if not store.is_sealed(fingerprint.stage, fingerprint.id):
+        with held(store, fingerprint, "embeddings", experiment.name, context.say) as mine:
+            if mine:
                 encoded = _make(store, fingerprint, labels, image_root, shape, context)
-    return store.path(STAGE, fingerprint.id) / EMBEDDINGS, encoded
+    return store.path(fingerprint.stage, fingerprint.id) / ZARR, encoded
 
 
 def _images_digest(labels: LabelStore, image_root: Path) -> str:
     """Of ids, names and contents of the images."""
     lines = [f"{key}\t{name}" for key, name in zip(labels.image_ids.tolist(), labels.file_names(), strict=True)]
     images = ImageList(hash_text("\n".join(lines)), lambda: lines)
-    return IdentityCache(work_root() / ".identity.sqlite").images(image_root, images)
+    return IdentityCache(identity_file(work_root())).images(image_root, images)
 
 
 def _make(
@@ -61,11 +59,11 @@ def _make(
 ) -> int:
     """Make what is missing and seal it; gives how many images were encoded."""
     experiment = context.experiment
-    folder = store.partial(STAGE, fingerprint.id)
+    folder = store.partial(fingerprint.stage, fingerprint.id)
     images, size_bytes = len(labels), image_bytes(shape)
     context.say(
         f"embeddings: {size_text(size_bytes)} an image x {images:,} images = {size_text(size_bytes * images)} at most, "
-        f"in {store.path(STAGE, fingerprint.id)}"
+        f"in {store.path(fingerprint.stage, fingerprint.id)}"
     )
     begun = time.monotonic()
     per_shard = images_per_shard(shape, images)
@@ -84,21 +82,3 @@ def _make(
     summary = {"images": made.images, "encoded": made.encoded}
     store.seal(fingerprint, experiment.name, time.monotonic() - begun, summary, {})
     return counts[ENCODED]
-
-
-@contextmanager
-def _held(store: StoreRoot, fingerprint: Fingerprint, context: StageContext) -> Iterator[None]:
-    """Be the only one to make them; where somebody else is, wait: they may be there afterwards."""
-    said = False
-    with ExitStack() as held:
-        while True:
-            try:
-                held.enter_context(store.lock(STAGE, fingerprint.id, context.experiment.name))
-                break
-            except BlockingIOError:
-                if not said:
-                    holder = store.holder(STAGE, fingerprint.id)
-                    context.say(f"embeddings are being made by {holder or 'another process'}; waiting for them")
-                    said = True
-                time.sleep(WAIT_SECONDS)
-        yield

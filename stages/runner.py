@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import Protocol
@@ -20,12 +20,12 @@ from pipeline.workspace import Workspace
 from stages.console import err, out, size_text
 from stages.context import StageContext, Summary
 from stages.options import workspace
+from stages.waiting import held
 
 MODULES = {stage: f"stages.{stage.replace('-', '_')}" for stage in STAGES}
 """The module of each stage; each has a `run(context) -> Summary`."""
 
 LIBRARIES = ("s4m", "torch", "onedl-mmdetection", "segment-anything", "zarr", "numpy")
-WAIT_SECONDS = 2.0
 
 
 class StageModule(Protocol):
@@ -60,7 +60,8 @@ def run_stage(experiment: Experiment, stage: str, number: int) -> None:
             if not space.is_done(upstream):
                 raise StageError(f"{key} needs {upstream} first: make {space.nodes[upstream].stage}")
         err.print(f"{key} runs: {'; '.join(because)}")
-        with _held(space, key) as mine:
+        fingerprint, name = space.fingerprints[key], space.experiment.name
+        with held(space.store, fingerprint, key, name, err.print) as mine:
             if mine:
                 _run(space, key)
     space.point(key)
@@ -102,25 +103,6 @@ def _sigterm_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _held(space: Workspace, key: str) -> Iterator[bool]:
-    """Hold the result's lock, waiting for whoever has it; false where they have made it meanwhile."""
-    fingerprint = space.fingerprints[key]
-    said = False
-    with ExitStack() as held:
-        while True:
-            try:
-                held.enter_context(space.store.lock(fingerprint.stage, fingerprint.id, space.experiment.name))
-                break
-            except BlockingIOError:
-                if not said:
-                    holder = space.store.holder(fingerprint.stage, fingerprint.id)
-                    err.print(f"{key} is being made by {holder or 'another process'}; waiting for it")
-                    said = True
-                time.sleep(WAIT_SECONDS)
-        yield not space.store.is_sealed(fingerprint.stage, fingerprint.id)
 
 
 def _run(space: Workspace, key: str) -> None:

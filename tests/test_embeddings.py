@@ -13,13 +13,13 @@ from pycocotools import mask as coco_mask
 
 from pipeline.embeddings import job, making
 from pipeline.embeddings.making import EMBEDDINGS
-from pipeline.embeddings.schema import STAGE
 from pipeline.embeddings.store import EmbeddingStore
 from pipeline.errors import StageError, StoreError
 from pipeline.experiment.loading import load_experiment
 from pipeline.labels.rows import Status
 from pipeline.sam.build import build_sam
 from pipeline.sam.engine import SamEngine
+from pipeline.store import EMBEDDINGS
 from stages.options import workspace
 from stages.runner import run_stage
 from tests.tiny_refinement import box_mask, make_refinement, noise, opened, refine, result
@@ -70,7 +70,7 @@ def summary(path, *overrides):
 
 
 def sealed_stores(tmp_path):
-    return [path.parent for path in sorted((tmp_path / "stores" / STAGE).glob("*/seal.json"))]
+    return [path.parent for path in sorted((tmp_path / "stores" / EMBEDDINGS).glob("*/seal.json"))]
 
 
 def test_refining_again_with_other_prompts_runs_no_encoder(files, encoder):

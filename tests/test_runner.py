@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.errors import ImageError, StageError
 from pipeline.graph import STAGES
-from stages import runner
+from stages import runner, waiting
 from stages.context import StageContext
 from stages.options import workspace
 from stages.runner import run_stage
@@ -96,7 +96,7 @@ def test_another_round_than_there_are_is_refused(folder):
 
 
 def test_two_at_once_share_the_work(folder, stage, monkeypatch):
-    monkeypatch.setattr(runner, "WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(waiting, "WAIT_SECONDS", 0.02)
     calls: list[str] = []
 
     def run(context: StageContext):
@@ -147,7 +147,7 @@ SLOW = """
 import sys
 from types import SimpleNamespace
 import time
-from stages import runner
+from stages import runner, waiting
 def run(context):
     (context.folder / "begun").write_text("x")
     context.say("under way")

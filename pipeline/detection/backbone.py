@@ -15,16 +15,20 @@ class SamTinyBackbone(BaseModule):  # type: ignore[misc]
     """Four feature maps, of strides 4, 8, 16 and 32 and as many channels as `pipeline.sam.tiny.STAGE_CHANNELS`.
 
     With `pretrained`, training starts from the weights shipped with this program; building reads none. With
-    `norm_eval`, batch norm keeps the statistics that the weights came with.
+    `norm_eval`, batch norm keeps the statistics that the weights came with. The first `frozen_stages` of the four
+    stages, and what lies before them, do not learn: they are also the ones that cost most.
     """
 
-    def __init__(self, pretrained: bool = True, norm_eval: bool = True) -> None:
+    def __init__(self, pretrained: bool = True, norm_eval: bool = True, frozen_stages: int = 0) -> None:
         super().__init__()
         self.pretrained = pretrained
         self.norm_eval = norm_eval
         encoder = TinyEncoder()
         # Without what fuses the stages into SAM's one map: a detector has its own neck for them.
         self.stem, self.stages = encoder.stem, encoder.stages
+        if frozen_stages > 0:
+            for part in (self.stem, *self.stages[:frozen_stages]):
+                part.requires_grad_(False)
 
     def init_weights(self) -> None:
         """Take the shipped weights, where that is asked for; called once, when training starts."""

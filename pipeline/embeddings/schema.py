@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 
 from pipeline.fingerprint import Fingerprint
 from pipeline.labels.schema import Column, layout
+from pipeline.store import EMBEDDINGS
 
 FORMAT: Final = "s4m-embeddings"
 FORMAT_VERSION: Final = 1
-
-STAGE: Final = "embeddings"
-"""Their folder in the store, next to those of the stages."""
 
 Shape = tuple[int, int, int]
 """Channels, height and width of one image's features."""
@@ -54,7 +52,7 @@ def images_per_shard(shape: Shape, images: int) -> int:
 def fingerprint_of(images: str, weights: str, model: str, shape: Shape) -> Fingerprint:
     """What embeddings are named by. images, weights: digests of contents. The shape tells the side of the input."""
     return Fingerprint(
-        stage=STAGE,
+        stage=EMBEDDINGS,
         version=FORMAT_VERSION,
         settings={"sam.model": model, "shape": list(shape)},
         inputs={"images": images, "sam.checkpoint": weights},

@@ -1,0 +1,32 @@
+"""One maker for a result: whoever comes second waits, and then finds it made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from pipeline.fingerprint import Fingerprint
+from pipeline.store import StoreRoot
+
+WAIT_SECONDS = 2.0
+
+
+@contextmanager
+def held(
+    store: StoreRoot, fingerprint: Fingerprint, what: str, experiment: str, say: Callable[[str], None]
+) -> Iterator[bool]:
+    """Hold a result's lock, waiting for whoever has it; false where they have made it meanwhile."""
+    said = False
+    with ExitStack() as lock:
+        while True:
+            try:
+                lock.enter_context(store.lock(fingerprint.stage, fingerprint.id, experiment))
+                break
+            except BlockingIOError:
+                if not said:
+                    holder = store.holder(fingerprint.stage, fingerprint.id)
+                    say(f"{what} is being made by {holder or 'another process'}; waiting for it")
+                    said = True
+                time.sleep(WAIT_SECONDS)
+        yield not store.is_sealed(fingerprint.stage, fingerprint.id)
