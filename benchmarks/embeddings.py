@@ -24,7 +24,7 @@ from pipeline.coco.model import CocoDataset
 from pipeline.coco.reading import read_coco
 from pipeline.compute import Shard, ShardWork
 from pipeline.embeddings.job import EmbedWork
-from pipeline.embeddings.making import EMBEDDINGS, finish, prepare
+from pipeline.embeddings.making import ARRAYS, finish, prepare
 from pipeline.embeddings.schema import image_bytes, images_per_shard
 from pipeline.experiment.schema import RefineSettings
 from pipeline.labels.rows import ImageLabels
@@ -82,9 +82,9 @@ def compare(dataset: CocoDataset, image_root: Path, sam: SamChoice, scratch: Pat
         embed.publish(Shard(index, ids), embed.compute(Shard(index, ids)))
     finish(scratch, embedding_plan, shape, {})
     making_seconds = time.perf_counter() - begun
-    stored_bytes = sum(path.stat().st_size for path in (scratch / EMBEDDINGS).rglob("*") if path.is_file())
+    stored_bytes = sum(path.stat().st_size for path in (scratch / ARRAYS).rglob("*") if path.is_file())
 
-    cached, cached_seconds = computed(replace(work, embeddings=scratch / EMBEDDINGS), plan)
+    cached, cached_seconds = computed(replace(work, embeddings=scratch / ARRAYS), plan)
     ious = mask_ious([row.labels for row in plain], [row.labels for row in cached])
     print(f"{sam.model}, {images} images, {len(ious)} instances\n")
     print("| what | measured |\n|---|---|")

@@ -6,8 +6,7 @@ import time
 from pathlib import Path
 
 from pipeline.embeddings.job import ENCODED, EmbedWork
-from pipeline.embeddings.making import EMBEDDINGS as ZARR
-from pipeline.embeddings.making import finish, prepare
+from pipeline.embeddings.making import ARRAYS, finish, prepare
 from pipeline.embeddings.schema import Shape, fingerprint_of, image_bytes, images_per_shard
 from pipeline.fingerprint import Fingerprint
 from pipeline.identity import IdentityCache, ImageList, hash_text
@@ -39,7 +38,7 @@ def kept_embeddings(context: StageContext, labels_path: Path, image_root: Path) 
         with held(store, fingerprint, "embeddings", experiment.name, context.say) as mine:
             if mine:
                 encoded = _make(store, fingerprint, labels, image_root, shape, context)
-    return store.path(fingerprint.stage, fingerprint.id) / ZARR, encoded
+    return store.path(fingerprint.stage, fingerprint.id) / ARRAYS, encoded
 
 
 def _images_digest(labels: LabelStore, image_root: Path) -> str:

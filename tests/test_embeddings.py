@@ -12,7 +12,7 @@ import zarr
 from pycocotools import mask as coco_mask
 
 from pipeline.embeddings import job, making
-from pipeline.embeddings.making import EMBEDDINGS
+from pipeline.embeddings.making import ARRAYS
 from pipeline.embeddings.store import EmbeddingStore
 from pipeline.errors import StageError, StoreError
 from pipeline.experiment.loading import load_experiment
@@ -152,7 +152,7 @@ def test_every_encoder_has_its_own(files, tmp_path):
     assert len(sealed_stores(tmp_path)) == 1
     refine(path, CACHED, "sam.input_side=64")
     folders = sealed_stores(tmp_path)
-    shapes = {EmbeddingStore.open(folder / EMBEDDINGS).attributes.shape for folder in folders}
+    shapes = {EmbeddingStore.open(folder / ARRAYS).attributes.shape for folder in folders}
     assert shapes == {(128, 16, 16), (128, 8, 8)}
 
 
@@ -169,7 +169,7 @@ def test_damage_is_found(files, tmp_path):
     path = files(entries(2), pictures(2))
     refine(path, CACHED)
     (folder,) = sealed_stores(tmp_path)
-    file = folder / EMBEDDINGS / "features" / "c" / "0" / "0" / "0" / "0"
+    file = folder / ARRAYS / "features" / "c" / "0" / "0" / "0" / "0"
     content = bytearray(file.read_bytes())
     content[1000] ^= 1
     file.write_bytes(content)
@@ -184,7 +184,7 @@ def test_an_image_that_cannot_be_read_fails_as_it_does_without(files, tmp_path):
     plain = refine(path, "refine.points=4")[2]
     assert failed == plain
     (folder,) = sealed_stores(tmp_path)
-    assert EmbeddingStore.open(folder / EMBEDDINGS).attributes.encoded == 2
+    assert EmbeddingStore.open(folder / ARRAYS).attributes.encoded == 2
 
 
 def test_a_disk_without_room_is_told_beforehand(files, encoder, monkeypatch):
@@ -205,19 +205,19 @@ def test_plain_zarr_reads_the_features_that_the_encoder_gave(files, tmp_path):
     drawn = pictures()
     refine(files(entries(), drawn), CACHED)
     (folder,) = sealed_stores(tmp_path)
-    group = zarr.open_group(folder / EMBEDDINGS, mode="r")
+    group = zarr.open_group(folder / ARRAYS, mode="r")
     assert group["id"][:].tolist() == list(drawn)
     for image_id in (1, SHARD, SHARD + 1, IMAGES):
         expected = SamEngine(build_sam("sam_tiny"), precision="fp32").encode([drawn[image_id]]).to_numpy()[0]
         np.testing.assert_allclose(group["features"][image_id - 1], expected, atol=2e-3)
-        read = EmbeddingStore.open(folder / EMBEDDINGS).encoded_image(image_id, (48, 64))
+        read = EmbeddingStore.open(folder / ARRAYS).encoded_image(image_id, (48, 64))
         np.testing.assert_array_equal(read.features, group["features"][image_id - 1])
 
 
 def test_what_is_not_there_or_of_another_size_is_none(files, tmp_path):
     refine(files(entries(2), pictures(2)), CACHED)
     (folder,) = sealed_stores(tmp_path)
-    store = EmbeddingStore.open(folder / EMBEDDINGS)
+    store = EmbeddingStore.open(folder / ARRAYS)
     assert store.encoded_image(1, (48, 64)) is not None
     assert store.encoded_image(1, (64, 48)) is None
     assert store.encoded_image(99, (48, 64)) is None

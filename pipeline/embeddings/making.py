@@ -19,7 +19,7 @@ from pipeline.files import open_atomically
 from pipeline.labels.arrays import create_column
 from pipeline.labels.shards import ShardPlan, completed_shards, explained_if_full, shard_path, sync_folder, sync_tree
 
-EMBEDDINGS: Final = "embeddings.zarr"
+ARRAYS: Final = "embeddings.zarr"
 """Name of the Zarr group in its folder of the store."""
 
 _MARKERS: Final = "shards"
@@ -50,8 +50,8 @@ def prepare(folder: Path, plan: ShardPlan, shape: Shape) -> frozenset[int]:
         )
     if not complete:
         # Of a run that was killed before its first shard there may be anything.
-        shutil.rmtree(folder / EMBEDDINGS, ignore_errors=True)
-        group = zarr.create_group(folder / EMBEDDINGS)
+        shutil.rmtree(folder / ARRAYS, ignore_errors=True)
+        group = zarr.create_group(folder / ARRAYS)
         create_column(group, columns_of(shape)["features"], sum(map(len, plan)))
     return complete
 
@@ -65,7 +65,7 @@ def write_shard(folder: Path, index: int, first: int, rows: Sequence[ImageRow], 
     for place, row in enumerate(rows):
         if row.features is not None:
             features[place] = row.features
-    path = folder / EMBEDDINGS / "features"
+    path = folder / ARRAYS / "features"
     with explained_if_full(path, features.nbytes):
         zarr.open_array(path, mode="r+")[first : first + len(rows)] = features
         written = path.joinpath("c", str(index), *"0" * len(shape))
@@ -90,7 +90,7 @@ def finish(folder: Path, plan: ShardPlan, shape: Shape, provenance: Mapping[str,
         msgspec.json.decode(shard_path(folder / _MARKERS, index, ids).read_bytes(), type=ShardMarker)
         for index, ids in enumerate(plan)
     ]
-    path = folder / EMBEDDINGS
+    path = folder / ARRAYS
     for left_by_killed_run in path.rglob("*.partial"):
         left_by_killed_run.unlink()
     values: dict[str, list[int]] = {
