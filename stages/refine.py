@@ -15,7 +15,8 @@ from pipeline.errors import StageError
 from pipeline.experiment.schema import ComputeSettings, Experiment
 from pipeline.graph import node_key
 from pipeline.held_out import held_out_ids
-from pipeline.labels.sealing import seal
+from pipeline.labels.rows import InstanceLabel
+from pipeline.labels.sealing import seal, write_store
 from pipeline.labels.shards import completed_shards, divide
 from pipeline.labels.store import LabelStore
 from pipeline.labels.summary import count_labels
@@ -35,6 +36,8 @@ CALIBRATION = "calibration.json"
 
 def run(context: StageContext) -> Summary:
     """Fit the gate where that is asked for, refine what is missing, and seal it."""
+    if context.experiment.refine.gate == "teacher":
+        return _pass_on(context)
     experiment = context.experiment
     fitted = _fitted_gate(context) if experiment.refine.gate == "calibrated" else None
     gate = make_gate(experiment.refine, None if fitted is None else fitted.gate)
@@ -49,6 +52,21 @@ def run(context: StageContext) -> Summary:
     encoded += refine_store(work, sealed, experiment.compute, {"fingerprint": context.fingerprint})
     said = {} if fitted is None else {"gate": fitted.summary}
     return count_labels(LabelStore.open(sealed)) | {ENCODED: encoded} | said
+
+
+def _pass_on(context: StageContext) -> Summary:
+    """The teacher's labels as they are, for self-training without SAM."""
+    sealed = context.folder / LABELS
+    if not sealed.exists():
+        teacher = LabelStore.open(context.results[node_key("predict", context.node.round)] / LABELS)
+        rows = (replace(row, instances=tuple(map(_unrefined, row.instances))) for row in teacher)
+        write_store(sealed, rows, teacher.attributes.categories, {"fingerprint": context.fingerprint})
+    return count_labels(LabelStore.open(sealed))
+
+
+def _unrefined(label: InstanceLabel) -> InstanceLabel:
+    """A label of the teacher as training reads it: without its soft mask, and with full weight, as nobody judged it."""
+    return replace(label, soft_mask=None, gate_confidence=1.0)
 
 
 def refine_work(experiment: Experiment, teacher: Path, image_root: Path, sealed: Path, gate: Gate) -> RefineWork:

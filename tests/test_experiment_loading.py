@@ -72,7 +72,7 @@ TABLE = [
     ("refine: {points: 65}", "refine.points: given 65; expected a whole number from 0 to 64"),
     ("refine: {points: null}", "refine.points: given null; expected a whole number from 0 to 64"),
     ("refine: 5", "refine: given 5; expected a section with " + ", ".join(RefineSettings.model_fields)),
-    ("refine: {gate: off}", 'refine.gate: given "off"; expected one of none, fixed, calibrated'),
+    ("refine: {gate: off}", 'refine.gate: given "off"; expected one of none, fixed, calibrated, teacher'),
     ("refine: {preset: bset}", 'refine.preset: given "bset"; expected one of best, s4m, samrefiner'),
     ("refine: {mask_prompt: yes}", 'refine.mask_prompt: given "yes"; expected true or false'),
     ("teacher: {learning_rate: 0}", "teacher.learning_rate: given 0; expected a number above 0 or null"),
@@ -175,7 +175,7 @@ def test_all_problems_are_told_at_once_whatever_their_kind(folder):
         "data:\n  annotated: {annotations: no.json, images: .}\n"
         "refine: {pionts: 5, passes: 9}\nteacher: {iterations: -1}\n"
     )
-    found = problems(folder, text, "student.rounds=0", "nonsense")
+    found = problems(folder, text, "student.rounds=-1", "nonsense")
     assert {line.partition(":")[0] for line in found} == {
         "cannot set 'nonsense'",
         "student.rounds (set over the file)",

@@ -293,3 +293,9 @@ def test_differences_say_what_changed():
 def test_a_fingerprint_holds_no_path_of_this_machine():
     texts = [made.text for made in fingerprints(plan(experiment()), {}).values()]
     assert not any(str(Path.cwd()) in text for text in texts)
+
+
+def test_without_rounds_there_is_a_teacher_and_no_student():
+    nodes = plan(experiment(student={"rounds": 0}))
+    assert list(nodes) == ["split", "distill", "train-teacher", "evaluate", "report"]
+    assert nodes["evaluate"].reads == ("split", "train-teacher")

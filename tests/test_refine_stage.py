@@ -54,6 +54,15 @@ def test_imported_labels_are_refined_and_keep_class_and_score(files):
     assert store.attributes.provenance["fingerprint"]["stage"] == "refine"
 
 
+def test_without_sam_the_labels_are_passed_on(files, monkeypatch):
+    monkeypatch.setattr(job, "build_engine", None)  # whoever calls it fails
+    mask = box_mask(5, 5, 40, 30)
+    store = refine(files([result(1, mask, 0.75)]), "refine.gate=teacher")
+    ((instance,),) = [row.instances for row in store]
+    assert (instance.decision, instance.gate_confidence, instance.soft_mask) == ("teacher", 1.0, None)
+    assert np.array_equal(store[0].mask(instance), mask)
+
+
 def test_results_of_a_whole_set_are_taken_for_its_unlabelled_part(files, tmp_path):
     path = files([])
     write_json(tmp_path / "results.json", [result(image_id, box_mask(5, 5, 40, 30)) for image_id in range(1, 7)])

@@ -183,8 +183,8 @@ class RefineSettings(Section):
     """Fill the holes of a mask."""
     separate: bool = False
     """Give pixels claimed by several instances to the one with the highest score."""
-    gate: Literal["none", "fixed", "calibrated"] = "none"
-    """Between SAM's mask and the teacher's: always SAM's, by the thresholds below, or by fitted ones."""
+    gate: Literal["none", "fixed", "calibrated", "teacher"] = "none"
+    """Between SAM's mask and the teacher's: always SAM's, by the thresholds below, by fitted ones, or without SAM."""
     min_agreement: Share = 0.5
     """Gate: lowest IoU between SAM's mask and the teacher's."""
     min_predicted_iou: Share = 0.0
@@ -264,8 +264,8 @@ class StudentSettings(TrainSettings):
     """Probability of greyscale on pseudo-labelled images."""
     blur: Share = 0.5
     """Probability of blur on pseudo-labelled images."""
-    rounds: Annotated[int, Field(ge=1, le=9)] = 1
-    """In every further round the student is the teacher of the next."""
+    rounds: Annotated[int, Field(ge=0, le=9)] = 1
+    """In every further round the student is the teacher of the next; 0: the teacher alone, no student."""
 
 
 class EvaluateSettings(Section):
