@@ -19,7 +19,8 @@ SETUP := $(if $(filter $(shell ./setup.sh --state),$(file < .venv/ready)),,setup
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check format format-check lint types status config stores clean $(STAGES) \
-	bench-data bench-commands bench-store bench-refine bench-presets bench-augment sam-tiny
+	ablation bench-data bench-commands bench-store bench-refine bench-presets bench-augment bench-embeddings \
+	bench-scale bench-loading bench-train bench-predict bench-evaluate sam-tiny
 .DELETE_ON_ERROR:
 # Only the rules below: make need not look for C files and the like.
 MAKEFLAGS += --no-builtin-rules
@@ -117,6 +118,27 @@ bench-presets: $(SETUP) ## Measure the refinement presets on generated shapes (A
 
 bench-augment: $(SETUP) ## Measure composites against MMDetection's CopyPaste
 	@$(BIN)/python -m benchmarks.augment
+
+bench-embeddings: $(SETUP) ## Measure refining with and without kept embeddings (ANNOTATIONS=file IMAGES=folder: on others)
+	@$(if $(ANNOTATIONS),,$(S4M) data shapes work/bench-presets --images 60 --validation 10)
+	@$(BIN)/python -m benchmarks.embeddings --limit 40 \
+		--annotations $(or $(ANNOTATIONS),work/bench-presets/train.json) --images $(or $(IMAGES),work/bench-presets/train/images)
+
+bench-scale: $(SETUP) ## Measure refining in process against one and two Dask workers
+	@$(S4M) data shapes work/bench-presets --images 60 --validation 10
+	@$(BIN)/python -m benchmarks.scale --annotations work/bench-presets/train.json --images work/bench-presets/train/images
+
+bench-loading: $(SETUP) ## Measure training samples from the label store against MMDetection's CocoDataset
+	@$(BIN)/python -m benchmarks.loading
+
+bench-train: $(SETUP) ## Measure training steps: waiting for data, distillation, composites
+	@$(BIN)/python -m benchmarks.training
+
+bench-predict: $(SETUP) ## Measure labelling images with a detector
+	@$(BIN)/python -m benchmarks.predict configs/detectors/mask_rcnn_small.py --images 16
+
+bench-evaluate: $(SETUP) ## Measure AP against pycocotools
+	@$(BIN)/python -m benchmarks.evaluation --images 200
 
 sam-tiny: $(SETUP) ## Train the small SAM again; goes on where it was stopped (MINUTES=120)
 	@$(BIN)/python -m data.sam_tiny.train --work work/sam-tiny --minutes $(or $(MINUTES),120)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from pipeline.errors import S4MError
+
+BACKBONE: Final = "SamTinyBackbone"
 
 
 def config_files(config: Path) -> tuple[Path, ...]:
@@ -22,6 +26,11 @@ def config_files(config: Path) -> tuple[Path, ...]:
         found[path] = None
         pending += _bases(path)
     return tuple(found)
+
+
+def starts_from_sam_tiny(files: Sequence[Path]) -> bool:
+    """Whether a detector of these files takes its first weights from the shipped SAM: they count as its content."""
+    return any(BACKBONE in file.read_text(encoding="utf-8") for file in files if file.is_file())
 
 
 def _bases(path: Path) -> list[Path]:

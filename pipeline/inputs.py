@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from pipeline.detector_config import config_files
+from pipeline.detector_config import config_files, starts_from_sam_tiny
 from pipeline.experiment.schema import AnnotatedSet, Experiment
 from pipeline.identity import IdentityCache, ImageList, hash_text, list_images
 from pipeline.sam.files import checkpoint_path
@@ -87,4 +87,6 @@ def _numbered(names: Sequence[str]) -> list[str]:
 
 def _config(path: Path, cache: IdentityCache) -> str:
     files = config_files(path)
+    if starts_from_sam_tiny(files):
+        files = (*files, checkpoint_path("sam_tiny"))
     return hash_text("\n".join(cache.file(file) for file in files))

@@ -109,3 +109,14 @@ def test_a_config_that_cannot_be_read_is_named(tmp_path: Path, text: str):
     path.write_text(text)
     with pytest.raises(S4MError, match=str(path)):
         config_files(path)
+
+
+def test_the_shipped_weights_count_where_a_detector_starts_from_them(contents, tmp_path, monkeypatch):
+    (tmp_path / "plain.py").write_text("model = dict()\n")
+    (tmp_path / "start.py").write_text("model = dict(backbone=dict(type='s4m.SamTinyBackbone'))\n")
+    keys = {name: f"teacher.detector={tmp_path}/{name}.py" for name in ("plain", "start")}
+    before = {name: contents(key) for name, key in keys.items()}
+    (tmp_path / "other.pt").write_bytes(b"other weights")
+    monkeypatch.setattr("pipeline.inputs.checkpoint_path", lambda model, path=None: path or tmp_path / "other.pt")
+    changes = {name: changed(before[name], contents(key)) for name, key in keys.items()}
+    assert changes == {"plain": {"sam.checkpoint"}, "start": {"sam.checkpoint", "teacher.detector"}}

@@ -10,7 +10,7 @@ _regions = dict(out_channels=_channels, finest_scale=28, roi_layer=dict(sampling
 model = dict(
     # The base's mean and standard deviation of RGB are those that sam_tiny was trained with too.
     data_preprocessor=dict(pad_size_divisor=32),
-    backbone=dict(_delete_=True, type="s4m.SamTinyBackbone", pretrained=True),
+    backbone=dict(_delete_=True, type="s4m.SamTinyBackbone", pretrained=True, frozen_stages=1),
     neck=dict(in_channels=[64, 128, 160, 160], out_channels=_channels),
     rpn_head=dict(
         in_channels=_channels,
@@ -35,15 +35,14 @@ model = dict(
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
-    # The encoder has learned on many more images than a small labelled split holds.
-    paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1)), norm_decay_mult=0.0),
+    paramwise_cfg=dict(norm_decay_mult=0.0),
     clip_grad=dict(max_norm=10.0),
 )
 
 schedule = dict(warmup_iterations=50, decay="step", decay_at=[0.75, 0.92], factor=0.1)
 
 train_transforms = [
-    dict(type="RandomFlip", prob=0.5),
+    dict(type="RandomFlip", prob=[0.25, 0.25, 0.25], direction=["horizontal", "vertical", "diagonal"]),
     # Images of 128 px pass as they are.
     dict(type="RandomCrop", crop_size=(128, 128), crop_type="absolute", allow_negative_crop=True),
 ]

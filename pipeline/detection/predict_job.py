@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.ahead import read_ahead
 from pipeline.coco.model import CocoCategory, CocoDataset, CocoImage
 from pipeline.coco.paths import resolve_image_path
 from pipeline.coco.reading import read_coco
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pipeline.detection.soft_masks import Prediction
 
 IMAGES_PER_SHARD = 32
-READERS = 2
 
 
 @dataclass(frozen=True)
@@ -60,12 +59,14 @@ class PredictWork:
 
     def compute(self, shard: Shard) -> list[ImageLabels]:
         """The labels of a shard's images. Images are read while others are predicted on."""
+        import pipeline.detection.registered  # noqa: F401  ahead of all else of MMDetection, which it keeps quiet
         from pipeline.detection.predictor import build_predictor
 
         dataset = _read_dataset(self.annotations)
         predictor = build_predictor(self.detector)
         rows: list[ImageLabels] = []
-        for batch in self._read([dataset.image_by_id[image_id] for image_id in shard.image_ids]):
+        images = [dataset.image_by_id[image_id] for image_id in shard.image_ids]
+        for batch in read_ahead(images, self.detector.batch_images, self._with_pixels):
             rows += self._predicted(batch, predictor)
         return rows
 
@@ -79,23 +80,13 @@ class PredictWork:
         """The row of an image that kills its workers."""
         return _failure(_read_dataset(self.annotations).image_by_id[image_id], reason)
 
-    def _read(self, images: Sequence[CocoImage]) -> Iterator[list[tuple[CocoImage, NDArray[np.uint8] | str]]]:
-        """Images with their pixels, or why there are none; a batch at a time, the next being read meanwhile."""
-        size = self.detector.batch_images
-        batches = [images[first : first + size] for first in range(0, len(images), size)]
-        with ThreadPoolExecutor(READERS) as readers:
-            ahead: list[Future[NDArray[np.uint8] | str]] = []
-            for ready, following in zip([[], *batches], [*batches, []], strict=True):
-                pixels, ahead = ahead, [readers.submit(self._pixels, image) for image in following]
-                if ready:
-                    yield [(image, future.result()) for image, future in zip(ready, pixels, strict=True)]
-
-    def _pixels(self, image: CocoImage) -> NDArray[np.uint8] | str:
+    def _with_pixels(self, image: CocoImage) -> tuple[CocoImage, NDArray[np.uint8] | str]:
         """An image as RGB, or why it cannot be read."""
         try:
-            return read_image(resolve_image_path(self.image_root, image.file_name), (image.width, image.height))
+            path = resolve_image_path(self.image_root, image.file_name)
+            return image, read_image(path, (image.width, image.height))
         except ImageError as error:
-            return str(error)
+            return image, str(error)
 
     def _predicted(
         self, batch: Sequence[tuple[CocoImage, NDArray[np.uint8] | str]], predictor: Predictor

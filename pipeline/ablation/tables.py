@@ -1,0 +1,129 @@
+"""The tables of an ablation, for Markdown and for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from pipeline.ablation.figures import Ablation, CellFigures, Spread, StageSharing
+from pipeline.report import words
+from pipeline.report.tables import Cell, Column, Table, text_cell, tone
+
+_POINTS: Final = (("mask AP", "ap"), ("AP50", "ap_50"), ("AP75", "ap_75"), ("boundary AP", "boundary_ap"))
+_LABELS: Final = (("labels before", "label_iou_before"), ("labels after", "label_iou_after"))
+
+
+def accuracy_table(ablation: Ablation) -> Table:
+    """What every cell reached."""
+    columns = (
+        Column("cell", is_number=False),
+        Column("seeds", note="how many are measured"),
+        Column("mask AP", note="of the cell's last model, in points: mean ± standard deviation over the seeds"),
+        Column("gain", note="mask AP over the supervised teacher of the same seed"),
+        *(Column(name) for name, _ in _POINTS[1:]),
+        *(Column(name, note="mean mask IoU of the pseudo-labels, before and after refinement") for name, _ in _LABELS),
+        Column("gap closed", note="of the way from the supervised teacher to all labels"),
+    )
+    return Table("Accuracy of every cell", columns, tuple(_accuracy_row(cell) for cell in ablation.cells))
+
+
+def cell_table(ablation: Ablation) -> Table:
+    """What every cell is."""
+    rows = tuple((text_cell(cell.title), text_cell(cell.about), text_cell(cell.key)) for cell in ablation.cells)
+    columns = tuple(Column(name, is_number=False) for name in ("cell", "what it is", "name for CELLS"))
+    return Table("What every cell is", columns, rows)
+
+
+def sharing_table(ablation: Ablation) -> Table:
+    """How often results were asked for and made."""
+    columns = (
+        Column("stage", is_number=False),
+        Column("asked for", note="by a cell with a seed"),
+        Column("made"),
+        Column("time", note="that making them took"),
+        Column("time saved", note="that making them again for every cell would have taken"),
+        Column("encoder runs", note="of SAM, while refining"),
+        Column("runs saved"),
+    )
+    return Table("What the cells share", columns, tuple(map(_sharing_row, ablation.sharing)))
+
+
+def sharing_sentence(ablation: Ablation) -> str:
+    """What sharing saved in all; empty where nothing is made yet."""
+    if not ablation.sharing:
+        return ""
+    asked, made = (sum(getattr(each, name) for each in ablation.sharing) for name in ("asked", "made"))
+    spent, saved = (
+        words.duration(sum(getattr(each, name) for each in ablation.sharing)) for name in ("seconds", "seconds_saved")
+    )
+    return (
+        f"The cells asked for {words.count(asked, 'result')}; {made:,} had to be made, in {spent}, and "
+        f"{asked - made:,} were there already: {saved} saved."
+    )
+
+
+def missing_sentences(ablation: Ablation) -> tuple[str, ...]:
+    """What is not measured yet, a sentence a cell."""
+    return tuple(
+        f"{cell.title} is not measured yet with {_seeds(cell.missing)}." for cell in ablation.cells if cell.missing
+    )
+
+
+def spread_text(spread: Spread | None, show: Callable[[float], str]) -> str:
+    """`29.4 ± 1.2`; the mean alone where there is one seed."""
+    if spread is None:
+        return words.ABSENT
+    if spread.deviation is None:
+        return show(spread.mean)
+    return f"{show(spread.mean)} ± {show(spread.deviation)}"
+
+
+def seeds_text(ablation: Ablation) -> str:
+    """`seeds 0, 1, 2`."""
+    return _seeds(ablation.seeds)
+
+
+def _seeds(seeds: tuple[int, ...]) -> str:
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
+
+
+def _accuracy_row(cell: CellFigures) -> tuple[Cell, ...]:
+    points = [_spread_cell(cell.spread(name), words.points) for _, name in _POINTS]
+    labels = [_spread_cell(cell.spread(name), words.share) for _, name in _LABELS]
+    closed = words.ABSENT if cell.gap_closed is None else f"{100 * cell.gap_closed:.0f} %".replace("-", words.MINUS)
+    seeds = Cell(str(len(cell.seeds)), len(cell.seeds))
+    return (
+        text_cell(cell.title),
+        seeds,
+        points[0],
+        _gain_cell(cell.gain),
+        *points[1:],
+        *labels,
+        Cell(closed, cell.gap_closed),
+    )
+
+
+def _gain_cell(gain: Spread | None) -> Cell:
+    if gain is None:
+        return Cell(words.ABSENT)
+    text = words.signed(100 * gain.mean, 1)
+    if gain.deviation is not None:
+        text += f" ± {words.points(gain.deviation)}"
+    return Cell(text, gain.mean, tone(gain.mean))
+
+
+def _spread_cell(spread: Spread | None, show: Callable[[float], str]) -> Cell:
+    return Cell(spread_text(spread, show), None if spread is None else spread.mean)
+
+
+def _sharing_row(each: StageSharing) -> tuple[Cell, ...]:
+    encodes = each.stage == "refine"
+    return (
+        text_cell(each.stage),
+        Cell(f"{each.asked:,}", each.asked),
+        Cell(f"{each.made:,}", each.made),
+        Cell(words.duration(each.seconds), each.seconds),
+        Cell(words.duration(each.seconds_saved), each.seconds_saved),
+        Cell(f"{each.encoded:,}" if encodes else words.ABSENT, each.encoded if encodes else None),
+        Cell(f"{each.encoded_saved:,}" if encodes else words.ABSENT, each.encoded_saved if encodes else None),
+    )

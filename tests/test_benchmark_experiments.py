@@ -1,0 +1,127 @@
+"""The experiments of the public benchmarks, on miniatures in the real layouts: their own commands, the files they name.
+
+Nothing is set over the shipped files, so that every path in them is tried.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.coco.reading import read_coco
+from pipeline.detection.config import model_config, read_detector, schedule_config
+from pipeline.experiment.loading import load_experiment
+from pipeline.experiment.schema import Experiment
+from pipeline.workspace import State
+from stages import data_commands
+from stages.options import workspace
+from stages.runner import run_stage
+from tests.test_cityscapes import add_picture
+from tests.tiny_coco import tiny_coco
+
+ROOT = Path(__file__).parent.parent
+EXPERIMENTS = ROOT / "configs" / "experiments"
+CITYSCAPES = sorted(path.stem for path in EXPERIMENTS.glob("cityscapes_*.yaml"))
+LISTS = ("labelled", "unlabelled", "validation")
+COCO = sorted(path.stem for path in EXPERIMENTS.glob("coco_*.yaml"))
+
+
+def test_the_published_percentages_are_there() -> None:
+    assert CITYSCAPES == ["cityscapes_10", "cityscapes_20", "cityscapes_30", "cityscapes_5"]
+    assert COCO == ["coco_1", "coco_10", "coco_2", "coco_5"]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to run commands in, with the shipped configs and miniatures of both datasets below datasets/."""
+    folder = tmp_path_factory.mktemp("checkout")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    make_cityscapes(folder / "datasets" / "cityscapes")
+    make_coco(folder / "datasets" / "coco")
+    return folder
+
+
+def make_cityscapes(root: Path) -> None:
+    """20 pictures to train on and 2 to measure on, of the real size."""
+    labels = np.full((1024, 2048), 7, np.uint16)
+    labels[200:300, 100:180] = 26_000
+    labels[400:500, 900:940] = 24_001
+    for number in range(20):
+        add_picture(root, "train", f"aachen_{number:06}_000019", labels)
+    for number in range(2):
+        add_picture(root, "val", f"munster_{number:06}_000019", labels)
+
+
+def make_coco(root: Path) -> None:
+    """100 pictures to train on and 2 to measure on."""
+    for split, images in (("train2017", 100), ("val2017", 2)):
+        made = tiny_coco(root / "made" / split, images=images, instances=2)
+        made.image_root.rename(root / split)
+        target = root / "annotations" / f"instances_{split}.json"
+        target.parent.mkdir(exist_ok=True)
+        made.annotations.rename(target)
+
+
+@pytest.fixture
+def here(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(checkout)
+    monkeypatch.setenv("S4M_WORK", str(checkout / "work"))
+    return checkout
+
+
+def prepared(name: str) -> Experiment:
+    """A shipped experiment, after the `s4m data` commands of its own comment."""
+    path = Path("configs/experiments") / f"{name}.yaml"
+    commands = re.findall(r"^# +\.venv/bin/s4m data (.+)$", path.read_text(), re.MULTILINE)
+    assert len(commands) == 1
+    if name not in CITYSCAPES or not Path("datasets/cityscapes/train.json").exists():  # one conversion for all four
+        done = CliRunner().invoke(data_commands.app, shlex.split(commands[0]))
+        assert done.exit_code == 0, done.output
+    return load_experiment(path, (), {})
+
+
+@pytest.mark.parametrize("name", [*CITYSCAPES, *COCO])
+def test_a_benchmark_splits_as_its_name_says(name: str, here: Path) -> None:
+    experiment = prepared(name)
+    run_stage(experiment, "split", 1)
+    space = workspace(experiment)
+    lists = {each: read_coco(space.result("split") / f"{each}.json", annotations_required=False) for each in LISTS}
+    images = 20 if name in CITYSCAPES else 100
+    labelled = images * int(name.rpartition("_")[2]) // 100
+    assert {each: len(dataset.images) for each, dataset in lists.items()} == {
+        "labelled": labelled,
+        "unlabelled": images - labelled,
+        "validation": 2,
+    }
+    assert len(lists["labelled"].annotations) == 2 * labelled
+    assert not lists["unlabelled"].annotations
+    standing = {key: space.status(key).state for key in space.nodes}
+    assert standing.pop("augment") is State.SKIPPED  # composites are made while training
+    assert State.SKIPPED not in standing.values()
+
+
+@pytest.mark.parametrize("name", [*CITYSCAPES, *COCO])
+def test_a_benchmark_has_the_papers_detector(name: str, here: Path) -> None:
+    experiment = load_experiment(Path("configs/experiments") / f"{name}.yaml", (), {}, check_files=False)
+    detector = read_detector(experiment.teacher.detector, experiment.teacher.overrides)
+    model = model_config(detector, 8)
+    assert (model["type"], model["backbone"]["depth"]) == ("s4m.Mask2Former", 50)
+    assert schedule_config(detector, experiment.teacher.iterations)[-1]["end"] == experiment.teacher.iterations
+    for settings in (experiment.teacher, experiment.student):
+        assert settings.batch_size % 8 == 0  # as many GPUs as their comments say
+
+
+def test_the_releases_lists_of_cityscapes_can_be_used(here: Path) -> None:
+    """As docs/method.md says: without the ending of their label files."""
+    prepared("cityscapes_5")
+    Path("perc_5.txt").write_text("aachen_000007_000019\n")
+    path = Path("configs/experiments/cityscapes_5.yaml")
+    experiment = load_experiment(path, ["data.percent=null", "data.labelled_list=perc_5.txt"], {})
+    run_stage(experiment, "split", 1)
+    labelled = read_coco(workspace(experiment).result("split") / "labelled.json")
+    assert [image.file_name for image in labelled.images] == ["aachen/aachen_000007_000019_leftImg8bit.png"]
