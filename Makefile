@@ -79,6 +79,9 @@ demo: $(SETUP) ## Run everything on generated shapes, with nothing to download (
 	@$(S4M) data shapes data/generated/$(DEMO) $(PICTURES)
 	@$(MAKE_COMMAND) --no-print-directory report EXP=$(DEMO)
 
+ablation: $(SETUP) ## Switch the method's parts on one by one, with several seeds (SEEDS=3 CELLS="…")
+	@$(S4M) ablation $(ARGUMENTS) --seeds $(or $(SEEDS),3) $(if $(CELLS),--cells '$(CELLS)')
+
 # ---- work on the project ----------------------------------------------------------------------------
 
 test: $(SETUP) ## Run the tests

@@ -190,7 +190,8 @@ class Workspace:
             if keys:
                 lines.append(f"{stage}: {' '.join(str(self.record_path(key)) for key in keys)}")
             else:
-                reason = next(node.skipped for node in self.nodes.values() if node.stage == stage)
+                skipped = (node.skipped for node in self.nodes.values() if node.stage == stage)
+                reason = next(skipped, "student.rounds is 0")
                 lines.append(f"{stage}: ; @echo '{stage} is left out: {reason}'")
         for key, node in self.nodes.items():
             if not node.skipped:

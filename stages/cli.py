@@ -11,6 +11,7 @@ import typer
 from pipeline.errors import S4MError
 from pipeline.graph import STAGES
 from stages import (
+    ablation_commands,
     augment_commands,
     data_commands,
     experiment_commands,
@@ -51,6 +52,7 @@ app.add_typer(store_commands.app, name="stores")
 app.add_typer(data_commands.app, name="data")
 app.add_typer(label_commands.app, name="labels")
 app.add_typer(sam_commands.weights_app, name="weights")
+app.command("ablation")(ablation_commands.ablation)
 app.command("refine-coco")(sam_commands.refine_coco)
 app.command("augment-preview")(augment_commands.preview)
 

@@ -1,4 +1,4 @@
-"""`s4m labels`: take labels out, bring them in, compare and look at them."""
+"""`s4m labels`: take labels out, bring them in, compare and look at them, have people correct them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from pipeline.errors import StoreError
 from stages.console import out
 
 if TYPE_CHECKING:
+    from pipeline.experiment.schema import Experiment
     from pipeline.labels.store import LabelStore
+    from pipeline.review.accepting import KnownImages, Labelled
 
-app = typer.Typer(help="Export, import, compare and look at label stores.", no_args_is_help=True)
+app = typer.Typer(help="Export, import, compare, look at and correct label stores.", no_args_is_help=True)
 
 STORE_HELP = "A label store: its folder, the result it lies in, or EXPERIMENT:predict, EXPERIMENT:refine."
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help=STORE_HELP)]
@@ -100,6 +102,95 @@ def verify(store: StoreArgument) -> None:
     if problems:
         raise StoreError("\n".join(problems))
     out.print(f"{opened.path} is whole: {opened.attributes.images} images, digest {opened.attributes.digest}")
+
+
+@app.command()
+def review(
+    store: StoreArgument,
+    images: Annotated[Path, typer.Option(help="The folder that file names start from.")],
+    output: Annotated[Path, typer.Option(help="The folder to write; must be new or empty.")],
+    format_: Annotated[str, typer.Option("--format", help="Whose files: coco, cvat or label-studio.")] = "coco",
+    top: Annotated[int, typer.Option(min=1, help="Instances to look at.")] = 100,
+    per_image: Annotated[int, typer.Option(min=1, help="At most this many of one image.")] = 3,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the images into OUTPUT/images too.")] = False,
+) -> None:
+    """Write the images with the most doubtful instances, for people to correct."""
+    from pipeline.review.choosing import choose
+    from pipeline.review.writing import FAILED, ReviewFormat, ReviewTarget, write_review
+
+    if format_ not in list(ReviewFormat):
+        raise typer.BadParameter(f"{format_!r}: expected one of {', '.join(ReviewFormat)}", param_hint="--format")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise typer.BadParameter(f"{output} is already there and was left alone", param_hint="--output")
+    chosen = choose(find_store(store), top, per_image)
+    target = ReviewTarget(ReviewFormat(format_), images, output, copy)
+    write_review(chosen, target)
+    out.print(f"{output}: {chosen.ranked} instances to look at, in {len(chosen.images)} images to correct whole")
+    if chosen.failed:
+        out.print(f"{output / FAILED}: {len(chosen.failed)} images that failed, with their reasons")
+    if target.format is ReviewFormat.LABEL_STUDIO:
+        served = target.served
+        out.print(f"Label Studio needs LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true, the root {served.document_root}")
+        out.print(f"  as LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT, and a local storage at its folder {served.folder}")
+
+
+@app.command()
+def accept(
+    corrected: Annotated[Path, typer.Argument(help="COCO JSON of corrected images, from any tool.")],
+    experiment: Annotated[str, typer.Option("--from", metavar="FILE|NAME", help="The experiment they are of.")],
+    output: Annotated[Path, typer.Option(help="Where to write the labelled data (COCO JSON).")],
+    keep_crowds: Annotated[bool, typer.Option("--keep-crowds", help="Crowds stay crowds.")] = False,
+) -> None:
+    """Join corrected images to an experiment's labelled ones, for a new experiment."""
+    from pipeline.review.accepting import accept as join
+
+    if output.exists():
+        raise typer.BadParameter(f"{output} is already there and was left alone", param_hint="--output")
+    settings, known = _known_images(experiment)
+    labelled = join(corrected, known, keep_crowds=keep_crowds)
+    labelled.write(output)
+    out.print(f"{output}: {len(labelled.images)} labelled images, {len(labelled.annotations)} instances")
+    taken = f"  corrected: {labelled.added} images that were unlabelled, {labelled.replaced} that were labelled, "
+    out.print(f"{taken}{labelled.instances} instances ({labelled.empty} images have none)")
+    if labelled.crowds:
+        kept = "stay crowds" if keep_crowds else "count as instances, as CVAT writes masks (--keep-crowds: they do not)"
+        out.print(f"  {labelled.crowds} annotations are crowds in {corrected}: they {kept}")
+    out.print(f"  left unlabelled: {labelled.left} images")
+    out.print(f"A new experiment uses it by this in place of its data:\n\n{_data_section(settings, labelled, output)}")
+
+
+def _known_images(text: str) -> tuple[Experiment, KnownImages]:
+    """An experiment with the images of its split."""
+    from pipeline.coco.reading import read_coco
+    from pipeline.review.accepting import KnownImages
+    from pipeline.split import LABELLED, UNLABELLED
+    from stages.options import load, workspace
+
+    space = workspace(load(text, None), trust_images=True)
+    if not space.is_done("split"):
+        raise StoreError(f"{text} has no split that is up to date: make split EXP={text}")
+    data, folder = space.experiment.data, space.result("split")
+    labelled, unlabelled = data.annotated or data.labelled, data.annotated or data.unlabelled
+    assert labelled is not None
+    assert unlabelled is not None  # both by the checks of the experiment
+    return space.experiment, KnownImages(
+        labelled=read_coco(folder / LABELLED),
+        labelled_root=labelled.images,
+        unlabelled=read_coco(folder / UNLABELLED, annotations_required=False),
+        unlabelled_root=unlabelled.images,
+    )
+
+
+def _data_section(experiment: Experiment, labelled: Labelled, output: Path) -> str:
+    """The data of a new experiment, as YAML. Its split leaves the labelled images out of the unlabelled set."""
+    import yaml
+
+    unlabelled = experiment.data.annotated or experiment.data.unlabelled
+    sets = {"unlabelled": unlabelled, "validation": experiment.data.validation}
+    kept = {name: each.model_dump(mode="json", exclude_none=True) for name, each in sets.items() if each is not None}
+    data = {"labelled": {"annotations": str(output), "images": str(labelled.image_root)}} | kept
+    text: str = yaml.safe_dump({"data": data}, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def find_store(text: str) -> LabelStore:

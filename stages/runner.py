@@ -72,7 +72,7 @@ def _told_what_waits(space: Workspace, key: str) -> Iterator[None]:
     """Whatever stops a stage, say what it holds back, and how to go on."""
     stage = space.nodes[key].stage
     try:
-        with _sigterm_as_interrupt():
+        with sigterm_as_interrupt():
             yield
     except KeyboardInterrupt as stop:
         err.print(f"\n{key} was stopped; what is done is kept. To go on: make {stage}")
@@ -94,7 +94,8 @@ def _held_back(space: Workspace, key: str) -> str:
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
+def sigterm_as_interrupt() -> Iterator[None]:
+    """While this is entered, SIGTERM stops the program as Ctrl-C does, in order."""
     def stop(number: int, frame: FrameType | None) -> None:
         raise Terminated
 

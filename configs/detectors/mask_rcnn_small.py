@@ -26,8 +26,8 @@ model = dict(
     ),
     # The base's numbers are for the many proposals of large images.
     train_cfg=dict(
-        rpn_proposal=dict(nms_pre=500, max_per_img=250),
-        rcnn=dict(sampler=dict(num=48)),
+        rpn_proposal=dict(nms_pre=250, max_per_img=120),
+        rcnn=dict(sampler=dict(num=32)),
     ),
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=250)),
 )

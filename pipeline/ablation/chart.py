@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from markupsafe import Markup, escape
 
 from pipeline.ablation.cells import CEILING, SUPERVISED
-from pipeline.ablation.figures import Ablation, CellFigures, Spread
+from pipeline.ablation.figures import Ablation, CellFigures
 from pipeline.ablation.tables import spread_text
 from pipeline.report import words
-from pipeline.report.charts import round_ticks
 
 _WIDTH: Final = 760
 _LEFT, _RIGHT, _TOP, _BOTTOM = 150, 110, 34, 34
@@ -35,31 +35,67 @@ _STYLE: Final = """<style>
 
 def chart(ablation: Ablation) -> Markup:
     """Inline SVG, which is a whole SVG file as well."""
-    shown = [(cell, spread) for cell in ablation.cells if (spread := cell.spread("ap")) is not None]
     height = _TOP + _ROW_PX * len(ablation.cells) + _BOTTOM
-    ticks = _ticks(shown)
-    low, high = ticks[0], ticks[-1]
+    bottom = height - _BOTTOM
+    ticks = _ticks(ablation)
 
     def x(ap: float) -> float:
-        return _LEFT + (100 * ap - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
+        return _LEFT + (100 * ap - ticks[0]) / (ticks[-1] - ticks[0]) * (_WIDTH - _LEFT - _RIGHT)
 
-    bottom = height - _BOTTOM
     body = [f'<rect class="paper" width="{_WIDTH}" height="{height}"/>']
     for tick in ticks:
         place = x(tick / 100)
         body.append(f'<line class="grid" x1="{place:.1f}" x2="{place:.1f}" y1="{_TOP}" y2="{bottom}"/>')
-        body.append(f'<text class="tick" x="{place:.1f}" y="{bottom + 18}" text-anchor="middle">{tick:g}</text>')
-    body.append(f'<text class="tick" x="{_LEFT}" y="18">mask AP, in points; a faint dot is one seed</text>')
-    for cell, spread in shown:
-        if cell.key in (SUPERVISED, CEILING):
+        body.append(f'<text class="tick" x="{place:.1f}" y="{bottom + 18}" text-anchor="middle">{tick}</text>')
+    body.append(f'<text class="tick" x="{_LEFT}" y="18">mask AP, in points; each faint dot is a seed</text>')
+    for cell in ablation.cells:
+        spread = cell.spread("ap")
+        if spread is not None and cell.key in (SUPERVISED, CEILING):
             place = x(spread.mean)
             body.append(f'<line class="level" x1="{place:.1f}" x2="{place:.1f}" y1="{_TOP}" y2="{bottom}"/>')
     for row, cell in enumerate(ablation.cells):
-        middle = _TOP + _ROW_PX * (row + 0.5)
-        body.append(_row(cell, middle))
-        body += _dots(cell, middle, x)
+        body += _row(cell, _TOP + _ROW_PX * (row + 0.5), x)
     title = f"Mask AP of the cells of the ablation of {ablation.experiment}"
     return Markup(  # noqa: S704 - made here, of numbers and escaped text only
         f'<svg xmlns="http://www.w3.org/2000/svg" class="ablation" viewBox="0 0 {_WIDTH} {height}" '
-        f'width="{_WIDTH}" height="{height}" role="img" aria-label="{escape(title)}">{_STYLE}{"".join(body)}</svg>'
+        f'width="{_WIDTH}" height="{height}" role="img" aria-label="{escape(title)}">{_STYLE}{"".join(body)}</svg>\n'
     )
+
+
+def _row(cell: CellFigures, middle: float, x: Callable[[float], float]) -> Iterator[str]:
+    """A cell's name, its dots, and its figure."""
+    spread = cell.spread("ap")
+    text_y = f"{middle + 4:.1f}"
+    yield f'<text class="name" x="{_LEFT - 16}" y="{text_y}" text-anchor="end">{escape(cell.title)}</text>'
+    value = spread_text(spread, words.points)
+    yield f'<text class="value" x="{_WIDTH - 10}" y="{text_y}" text-anchor="end">{value}</text>'
+    if spread is None:
+        return
+    around = spread.deviation or 0.0
+    yield (
+        f'<line class="range" x1="{x(spread.mean - around):.1f}" x2="{x(spread.mean + around):.1f}" '
+        f'y1="{middle}" y2="{middle}"/>'
+    )
+    for each in cell.seeds:
+        if each.ap is not None:
+            yield f'<circle class="seed" cx="{x(each.ap):.1f}" cy="{middle}" r="3.5"/>'
+    yield f'<circle class="mean" cx="{x(spread.mean):.1f}" cy="{middle}" r="5.5"/>'
+
+
+def _ticks(ablation: Ablation) -> list[int]:
+    """Round numbers of points, from under the lowest to over the highest of what is drawn."""
+    drawn = [0.0, 0.1]
+    for cell in ablation.cells:
+        spread = cell.spread("ap")
+        if spread is not None:
+            around = spread.deviation or 0.0
+            drawn += [
+                spread.mean - around,
+                spread.mean + around,
+                *(each.ap for each in cell.seeds if each.ap is not None),
+            ]
+    points = [100 * value for value in (drawn[2:] or drawn)]
+    span = max(points) - min(points)
+    step = next((step for step in (1, 2, 5, 10) if span / step <= 8), 20)
+    first, last = math.floor(min(points) / step), math.ceil(max(points) / step)
+    return [step * number for number in range(first, max(last, first + 1) + 1)]

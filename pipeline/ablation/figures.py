@@ -7,40 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.ablation.cells import CEILING, SUPERVISED, Cell
+from pipeline.ablation.cells import CEILING, SUPERVISED
+from pipeline.ablation.units import MEASURED, Unit
 from pipeline.evaluation.results import EVALUATION, Evaluation, read_evaluation
 from pipeline.graph import STAGES
 from pipeline.store import Seal
-from pipeline.workspace import Workspace
-
-MEASURED: Final = "evaluate"
-"""The node whose result a cell is read from: the last one that it needs."""
 
 _ENCODED: Final = "encoded images"
 """In the summary of `refine`: how often SAM's encoder ran."""
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A cell with a seed, as an experiment of its own. overrides: all that makes it of the experiment's file."""
-
-    cell: Cell
-    seed: int
-    overrides: tuple[str, ...]
-    space: Workspace
-
-    def __str__(self) -> str:
-        return f"{self.cell.key}, seed {self.seed}"
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        """The nodes that it needs, in the order in which they can run."""
-        return tuple(key for key in self.space.fingerprints if self.space.nodes[key].stage != "report")
-
-    def is_made(self, key: str) -> bool:
-        """Whether a node's result is in the store, whoever made it."""
-        fingerprint = self.space.fingerprints[key]
-        return self.space.store.is_sealed(fingerprint.stage, fingerprint.id)
 
 
 @dataclass(frozen=True)

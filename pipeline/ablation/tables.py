@@ -20,9 +20,9 @@ def accuracy_table(ablation: Ablation) -> Table:
         Column("seeds", note="how many are measured"),
         Column("mask AP", note="of the cell's last model, in points: mean ± standard deviation over the seeds"),
         Column("gain", note="mask AP over the supervised teacher of the same seed"),
+        Column("gap closed", note="of the way from the supervised teacher to all labels"),
         *(Column(name) for name, _ in _POINTS[1:]),
         *(Column(name, note="mean mask IoU of the pseudo-labels, before and after refinement") for name, _ in _LABELS),
-        Column("gap closed", note="of the way from the supervised teacher to all labels"),
     )
     return Table("Accuracy of every cell", columns, tuple(_accuracy_row(cell) for cell in ablation.cells))
 
@@ -97,9 +97,9 @@ def _accuracy_row(cell: CellFigures) -> tuple[Cell, ...]:
         seeds,
         points[0],
         _gain_cell(cell.gain),
+        Cell(closed, cell.gap_closed),
         *points[1:],
         *labels,
-        Cell(closed, cell.gap_closed),
     )
 
 

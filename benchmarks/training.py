@@ -1,0 +1,289 @@
+"""What a training step takes: waiting for samples, distillation, composites, and all of it against MMDetection's own.
+
+    python -m benchmarks.training --folder DIR [--images 40] [--steps 25] [--rounds 2]
+
+On generated shapes with the small Mask R-CNN, through the project's stages. Every kind of training is a short one of
+`steps` iterations; the kinds take turns, round by round, with the same random numbers, and the first fifth of each is
+left out. The unlabelled images' labels are the true ones, refined by SAM, so that a step has as many instances as a
+good teacher gives it. Times come from the trainings' own logs. Prints Markdown tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import msgspec
+import torch
+import yaml
+from mmengine import Config
+from mmengine.runner import Runner
+
+from data.shapes import ShapesSettings, make_shapes
+from pipeline.coco.reading import read_coco
+from pipeline.detection.config import read_detector
+from pipeline.detection.hooks import LoggedStep, StepLog, TrainingFolder
+from pipeline.detection.training import CONFIG_RECORD
+from pipeline.experiment.loading import load_experiment
+from pipeline.experiment.schema import Experiment
+from pipeline.labels.coco_export import export_dataset
+from pipeline.labels.store import LabelStore
+from stages.context import LABELS
+from stages.options import workspace
+from stages.runner import run_stage
+
+ROOT: Final = Path(__file__).parent.parent
+WORKERS: Final = (0, 1)
+MODES: Final = ("none", "materialised", "on-the-fly")
+LABELS_ONLY: Final = ("augment.mode=none", "student.mixture.labelled=0", "student.mixture.pseudo=1")
+PLAIN_COLOURS: Final = ("student.jitter=0", "student.grey=0", "student.blur=0")
+
+
+@dataclass
+class Way:
+    """One kind of training, and its steps without the first ones, round by round."""
+
+    run: Callable[[], list[LoggedStep]]
+    rounds: list[list[LoggedStep]] = field(default_factory=list)
+
+    def step_seconds(self) -> list[float]:
+        """The median step of each round."""
+        return [statistics.median(step.seconds for step in steps) for steps in self.rounds]
+
+    def waiting_share(self) -> float:
+        """How much of the time goes by without samples."""
+        steps = [step for steps in self.rounds for step in steps]
+        return sum(step.data_seconds for step in steps) / sum(step.seconds for step in steps)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The data and the settings that all trainings have in common."""
+
+    folder: Path
+    steps: int
+    threads: int
+
+    def experiment(self, *overrides: str) -> Experiment:
+        """The experiment with some values set over it."""
+        return load_experiment(self.folder / "bench.yaml", overrides, {})
+
+    def run(self, stage: str, *overrides: str) -> Path:
+        """Bring a stage up to date; gives its result."""
+        experiment = self.experiment(*overrides)
+        run_stage(experiment, stage, 1)
+        return workspace(experiment).result(stage)
+
+    def train(self, stage: str, *overrides: str) -> list[LoggedStep]:
+        """Train, and forget the result, so that the same training runs again in the next round."""
+        torch.set_num_threads(self.threads)  # SAM's stages set it to one for the whole process
+        result = self.run(stage, *overrides)
+        shutil.copy(result / CONFIG_RECORD, self.folder / CONFIG_RECORD)
+        steps = self.logged(result)
+        shutil.rmtree(result)
+        return steps
+
+    def logged(self, training: Path) -> list[LoggedStep]:
+        """What a training wrote of its steps, without the first ones."""
+        lines = TrainingFolder(training).log.read_bytes().splitlines()
+        return [msgspec.json.decode(line, type=LoggedStep) for line in lines[max(1, self.steps // 5) :]]
+
+
+def make_bench(folder: Path, images: int, steps: int, batch_size: int) -> Bench:
+    """Pictures, true labels as a detector's results, and an experiment; a quarter of the pictures is labelled."""
+    make_shapes(folder / "shapes", ShapesSettings(images=images, validation=1))
+    dataset = read_coco(folder / "shapes" / "train.json")
+    results = [
+        {
+            "image_id": annotation.image_id,
+            "category_id": annotation.category_id,
+            "score": 0.9,
+            "segmentation": json.loads(bytes(annotation.segmentation)),
+        }
+        for annotation in dataset.annotations
+    ]
+    (folder / "results.json").write_text(json.dumps(results))
+    training = {"iterations": steps, "batch_size": batch_size}
+    content = {
+        "data": {
+            "annotated": {
+                "annotations": str(folder / "shapes" / "train.json"),
+                "images": str(folder / "shapes" / "train" / "images"),
+            },
+            "percent": 25,
+        },
+        "teacher": {"detector": str(ROOT / "configs" / "detectors" / "mask_rcnn_small.py"), **training},
+        "student": {"start": "scratch", **training},
+        "compute": {"device": "cpu"},
+        "store": str(folder / "stores"),
+    }
+    (folder / "bench.yaml").write_text(yaml.safe_dump(content))
+    return Bench(folder, steps, torch.get_num_threads())
+
+
+def make_ways(bench: Bench) -> dict[tuple[str, str, int], Way]:
+    """All kinds of training, by what is trained, how, and with how many loading processes."""
+    results = f"predict.results={bench.folder / 'results.json'}"
+    for stage in ("split", "distill"):
+        bench.run(stage)
+    for stage in ("predict", "refine", "augment"):
+        refined = bench.run(stage, results)
+        if stage == "refine":
+            export_dataset(LabelStore.open(refined / LABELS), bench.folder / "refined.json")
+
+    ways = {}
+    for workers in WORKERS:
+        loading = f"compute.loader_workers={workers}"
+        for weight in (0.0, 1.0):
+            ways["teacher", f"{weight:g}", workers] = _way(
+                bench, "train-teacher", loading, f"teacher.distillation_weight={weight}"
+            )
+        for mode in MODES:
+            # Without composites, as many more pseudo-labelled images: the labelled share stays.
+            pseudo = 2 if mode == "none" else 1
+            ways["student", mode, workers] = _way(
+                bench, "train-student", loading, results, f"augment.mode={mode}", f"student.mixture.pseudo={pseudo}"
+            )
+        ways["pseudo-labels", "ours", workers] = _way(
+            bench, "train-student", loading, results, *LABELS_ONLY, *PLAIN_COLOURS
+        )
+        ways["pseudo-labels", "MMDetection's", workers] = Way(lambda: train_mmdetection(bench))
+    return ways
+
+
+def _way(bench: Bench, stage: str, *overrides: str) -> Way:
+    return Way(lambda: bench.train(stage, *overrides))
+
+
+def train_mmdetection(bench: Bench) -> list[LoggedStep]:
+    """The training before this one again, with MMDetection's own model, dataset, loading and packing."""
+    config = Config.fromfile(str(bench.folder / CONFIG_RECORD)).to_dict()
+    folder = bench.folder / "mmdetection"
+    config |= {
+        "model": _mmdetections_model(config["model"]),
+        "train_dataloader": _mmdetections_loader(bench, config["train_dataloader"]),
+        "work_dir": str(folder / "scratch"),
+        "experiment_name": f"mmdetection-{id(config):x}",
+        "visualizer": {"type": "Visualizer", "vis_backends": []},
+    }
+    torch.set_num_threads(bench.threads)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    runner = Runner.from_cfg(Config(config))
+    runner.register_hook(StepLog(TrainingFolder(folder), bench.steps, lambda step: None))
+    runner.train()
+    return bench.logged(folder)
+
+
+def _mmdetections_model(model: Mapping[str, Any]) -> dict[str, Any]:
+    ours = r'"s4m\.(MaskRCNN|RPNHead|StandardRoIHead)"'
+    theirs: dict[str, Any] = json.loads(re.sub(ours, r'"mmdet.\1"', json.dumps(model)))
+    del theirs["structural_weight"], theirs["pseudo_weight"]
+    return theirs
+
+
+def _mmdetections_loader(bench: Bench, loader: Mapping[str, Any]) -> dict[str, Any]:
+    experiment = bench.experiment()
+    assert experiment.data.annotated is not None
+    labels = bench.folder / "refined.json"
+    dataset = {
+        "type": "CocoDataset",
+        "ann_file": str(labels),
+        "data_prefix": {"img": str(experiment.data.annotated.images)},
+        "metainfo": {"classes": [category.name for category in read_coco(labels).categories]},
+        "pipeline": [
+            {"type": "LoadImageFromFile"},
+            {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True},
+            *read_detector(experiment.teacher.detector, {}).train_transforms(None),
+            {"type": "PackDetInputs"},
+        ],
+    }
+    kept = {key: loader[key] for key in ("batch_size", "num_workers", "persistent_workers")}
+    return kept | {"sampler": {"type": "InfiniteSampler", "shuffle": True}, "dataset": dataset}
+
+
+def _ratio(way: Way, base: Way) -> float:
+    """How many times longer a step takes: the median over rounds, each compared within itself."""
+    pairs = zip(way.step_seconds(), base.step_seconds(), strict=True)
+    return statistics.median(one / other for one, other in pairs)
+
+
+def _table(title: str, head: str, rows: Sequence[str]) -> str:
+    lines = [f"### {title}", "", f"| {head} |", "|" + "---|" * (head.count("|") + 1)]
+    return "\n".join([*lines, *(f"| {row} |" for row in rows), ""])
+
+
+def report(ways: Mapping[tuple[str, str, int], Way], batch_size: int) -> str:
+    """The tables."""
+
+    def milliseconds(*key: str, workers: int) -> str:
+        return f"{statistics.median(ways[key[0], key[1], workers].step_seconds()) * 1e3:.0f}"
+
+    waiting, distillation, composites, mmdetection = [], [], [], []
+    for workers in WORKERS:
+        for what, how in (("teacher", "1"), ("student", "materialised")):
+            share = ways[what, how, workers].waiting_share()
+            waiting.append(f"{what} | {workers} | {milliseconds(what, how, workers=workers)} | {share:.1%}")
+        more = _ratio(ways["teacher", "1", workers], ways["teacher", "0", workers]) - 1
+        times = " | ".join(milliseconds("teacher", weight, workers=workers) for weight in ("0", "1"))
+        distillation.append(f"{workers} | {times} | {more:+.1%}")
+        more = _ratio(ways["student", "on-the-fly", workers], ways["student", "materialised", workers]) - 1
+        times = " | ".join(milliseconds("student", mode, workers=workers) for mode in MODES)
+        composites.append(f"{workers} | {times} | {more:+.1%}")
+        theirs, ours = ways["pseudo-labels", "MMDetection's", workers], ways["pseudo-labels", "ours", workers]
+        rates = [batch_size / statistics.median(way.step_seconds()) for way in (theirs, ours)]
+        mmdetection.append(f"{workers} | {rates[0]:.1f} | {rates[1]:.1f} | {_ratio(theirs, ours):.2f}")
+    return "\n".join(
+        (
+            _table("Waiting for samples", "training | loader_workers | ms/step | of it waiting", waiting),
+            _table("Distillation", "loader_workers | ms/step without | with | more", distillation),
+            _table(
+                "Composites",
+                "loader_workers | ms/step without | materialised | on the fly | on the fly over materialised",
+                composites,
+            ),
+            _table(
+                "Training on the same images and labels",
+                "loader_workers | CocoDataset, samples/s | StoredLabels, samples/s | times",
+                mmdetection,
+            ),
+        )
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="for scratch files, which are removed in the end")
+    parser.add_argument("--images", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=25, help="of each training")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=2)
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name).absolute()
+        os.environ["S4M_WORK"] = str(folder / "work")
+        bench = make_bench(folder, options.images, options.steps, options.batch_size)
+        ways = make_ways(bench)
+        for _ in range(options.rounds):
+            for way in ways.values():
+                way.rounds.append(way.run())
+    print(
+        f"{options.images} pictures of 128 px, batches of {options.batch_size}, medians of {options.rounds} trainings "
+        f"of {options.steps} steps, {bench.threads} threads of torch\n"
+    )
+    print(report(ways, options.batch_size))
+
+
+if __name__ == "__main__":
+    main()

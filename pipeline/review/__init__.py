@@ -1,0 +1,1 @@
+"""Labels for people to correct, and what they corrected taken back as labelled data."""

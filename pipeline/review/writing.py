@@ -1,0 +1,144 @@
+"""Writes a review: the files of one annotation tool, the list for people, and the images where they are wanted."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from pipeline.coco.paths import file_name_problem, resolve_image_path
+from pipeline.errors import DatasetError, Problem
+from pipeline.files import write_atomically
+from pipeline.review.choosing import Review
+from pipeline.review.formats import (
+    Served,
+    write_coco_review,
+    write_cvat,
+    write_cvat_labels,
+    write_label_studio,
+    write_label_studio_config,
+)
+
+IMAGES = "images"
+LIST = "review.csv"
+FAILED = "failed.csv"
+
+# What XML has no way to write, escaped or not, beyond the control characters that no name has.
+_NOT_IN_XML = re.compile("[\ud800-\udfff\ufffe\uffff]")
+
+
+class ReviewFormat(StrEnum):
+    """Whose files to write."""
+
+    COCO = "coco"
+    CVAT = "cvat"
+    LABEL_STUDIO = "label-studio"
+
+
+@dataclass(frozen=True)
+class ReviewTarget:
+    """format: whose files. image_root: the folder of the images. folder: where to write. copy: images too."""
+
+    format: ReviewFormat
+    image_root: Path
+    folder: Path
+    copy: bool = False
+
+    @property
+    def served(self) -> Served:
+        """Where the images lie for Label Studio, whose storages must be folders below its root."""
+        images = (self.folder / IMAGES if self.copy else self.image_root).resolve()
+        return Served(images.parent, images.name)
+
+
+def write_review(review: Review, target: ReviewTarget) -> None:
+    """Write everything, the tool's own file last. DatasetError with all images and names that cannot be used."""
+    _require_usable(review, target.image_root)
+    if target.copy:
+        for image in review.images:
+            copied = resolve_image_path(target.folder / IMAGES, image.labels.file_name)
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(resolve_image_path(target.image_root, image.labels.file_name), copied)
+    _write_lists(review, target.folder)
+    if target.format is ReviewFormat.COCO:
+        write_coco_review(review, target.folder / "annotations.json")
+    elif target.format is ReviewFormat.CVAT:
+        write_cvat_labels(review, target.folder / "labels.json")
+        write_cvat(review, target.folder / "annotations.xml")
+    else:
+        write_label_studio_config(review, target.folder / "labels.xml")
+        write_label_studio(review, target.folder / "tasks.json", target.served)
+
+
+def _require_usable(review: Review, image_root: Path) -> None:
+    problems = []
+    ids_by_name: dict[str, int] = {}
+    for category in review.categories:
+        where = f"category {category.id}"
+        if category.name in ids_by_name:
+            same = f"is named {category.name!r} as category {ids_by_name[category.name]} is: tools know them by name"
+            problems.append(Problem(where, same))
+        ids_by_name[category.name] = category.id
+        if _NOT_IN_XML.search(category.name):
+            problems.append(Problem(where, f"{category.name!r} holds a character that XML cannot write"))
+    for image in review.images:
+        name = image.labels.file_name
+        problem = file_name_problem(name)
+        if problem is None and _NOT_IN_XML.search(name):
+            problem = f"{name!r} holds a character that XML cannot write"
+        if problem is None and not (image_root / name).is_file():
+            problem = f"{name!r} is not in {image_root}"
+        if problem is not None:
+            problems.append(Problem(f"image {image.labels.image_id}", problem))
+    if problems:
+        raise DatasetError("labels to review", problems)
+
+
+def _write_lists(review: Review, folder: Path) -> None:
+    names = {category.id: category.name for category in review.categories}
+    rows = [
+        (
+            "" if mark.rank is None else mark.rank,
+            image.labels.file_name,
+            image.labels.image_id,
+            names[image.labels.instances[place].category_id],
+            *(f"{value:g}" for value in image.labels.instances[place].box_xyxy),
+            f"{image.labels.instances[place].score:.4f}",
+            f"{mark.worth:.4f}",
+            mark.reason,
+        )
+        for image in review.images
+        for place, mark in image.marks.items()
+    ]
+    rows.sort(key=lambda row: (row[0] == "", row[0]))
+    heading = (
+        "rank",
+        "file_name",
+        "image_id",
+        "category",
+        "left",
+        "top",
+        "right",
+        "bottom",
+        "score",
+        "worth",
+        "reason",
+    )
+    _write_csv(folder / LIST, heading, rows)
+    if review.failed:
+        failed = ((each.image_id, each.file_name, each.message) for each in review.failed)
+        _write_csv(folder / FAILED, ("image_id", "file_name", "reason"), failed)
+
+
+def _write_csv(path: Path, heading: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(heading)
+    writer.writerows(rows)
+    # File names may hold bytes that are no UTF-8.
+    write_atomically(path, text.getvalue().encode("utf-8", "backslashreplace").decode())
