@@ -1,6 +1,6 @@
 """What a training step takes: waiting for samples, distillation, composites, and all of it against MMDetection's own.
 
-    python -m benchmarks.training --folder DIR [--images 40] [--steps 25] [--rounds 2]
+    python -m benchmarks.training [--folder work/bench-train] [--images 40] [--steps 25] [--rounds 2]
 
 On generated shapes with the small Mask R-CNN, through the project's stages. Every kind of training is a short one of
 `steps` iterations; the kinds take turns, round by round, with the same random numbers, and the first fifth of each is
@@ -263,7 +263,9 @@ def report(ways: Mapping[tuple[str, str, int], Way], batch_size: int) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="for scratch files, which are removed in the end")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("work/bench-train"), help="for files that are removed after"
+    )
     parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--steps", type=int, default=25, help="of each training")
     parser.add_argument("--batch-size", type=int, default=8)

@@ -125,3 +125,15 @@ def test_the_releases_lists_of_cityscapes_can_be_used(here: Path) -> None:
     run_stage(experiment, "split", 1)
     labelled = read_coco(workspace(experiment).result("split") / "labelled.json")
     assert [image.file_name for image in labelled.images] == ["aachen/aachen_000007_000019_leftImg8bit.png"]
+
+
+@pytest.mark.parametrize(("name", "images"), [("demo", 400), ("cityscapes_10", 2_975), ("coco_10", 118_287)])
+def test_the_saving_that_the_documentation_names_is_that_of_the_experiment(name: str, images: int) -> None:
+    experiment = load_experiment(EXPERIMENTS / f"{name}.yaml", (), {}, check_files=False)
+    student, mixture = experiment.student, experiment.student.mixture
+    others = mixture.pseudo + mixture.composites
+    online = student.batch_size * student.iterations * others / (others + mixture.labelled)
+    # COCO's published lists round down, our own split to the nearest.
+    offline = images - (images // 10 if name == "coco_10" else round(images / 10))
+    text = (ROOT / "docs" / "method.md").read_text()
+    assert re.search(rf"`{name}` .* = {online:,.0f} \| {offline:,} \| {online / offline:.0f} \|", text)
