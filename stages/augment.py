@@ -27,6 +27,8 @@ def run(context: StageContext) -> Summary:
     """Make the composites that are missing and seal their labels."""
     refined = context.results[node_key("refine", context.node.round)] / LABELS
     sources = composite_sources(context.experiment, refined, context.labelled(), context.folder)
+    if reason := sources.nothing_to_paste():
+        context.say(f"{context.node.key}: {reason}")
     augment_store(sources, context.folder, context.experiment.compute, {"fingerprint": context.fingerprint})
     shutil.rmtree(context.folder / _LABELLED_STORE, ignore_errors=True)
     return count_labels(LabelStore.open(context.folder / LABELS))

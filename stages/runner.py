@@ -96,6 +96,7 @@ def _held_back(space: Workspace, key: str) -> str:
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
     """While this is entered, SIGTERM stops the program as Ctrl-C does, in order."""
+
     def stop(number: int, frame: FrameType | None) -> None:
         raise Terminated
 

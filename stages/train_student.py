@@ -87,6 +87,8 @@ def _composites(context: StageContext) -> dict[str, Any] | None:
         return None
     refined = context.results[node_key("refine", context.node.round)] / LABELS
     sources = composite_sources(context.experiment, refined, context.labelled(), context.folder)
+    if reason := sources.nothing_to_paste():
+        context.say(f"{context.node.key}: {reason}")
     student = context.experiment.student
     return {
         "type": "s4m.Composites",

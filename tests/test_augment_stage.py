@@ -152,8 +152,13 @@ def test_composites_of_images_that_cannot_be_read_are_failed_rows(tmp_path):
 
 def test_where_nothing_may_be_pasted_the_settings_are_named(tmp_path):
     made_of = sources(refined(tmp_path, 3), decisions=("teacher",), min_score=0.5)
-    with pytest.raises(StageError, match=r"none of \d+ instances may be pasted: augment.decisions is \['teacher'\]"):
-        augmented(made_of, tmp_path / "out")
+    assert "instances may be pasted, composites are images as they are: augment.decisions is ['teacher']" in (
+        made_of.nothing_to_paste()
+    )
+    assert all(
+        len(row.instances) == len(made_of.base_labels(pair).instances)
+        for pair, row in zip(made_of.pairs, augmented(made_of, tmp_path / "out"), strict=True)
+    )
 
 
 def test_images_of_a_name_that_leaves_the_folder_are_not_read(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.augment.composite import LabelledImage, composite
 from pipeline.augment.pairs import ImageKey, Pair, Pairing
 from pipeline.coco.paths import resolve_image_path
-from pipeline.errors import ImageError, StageError
+from pipeline.errors import ImageError
 from pipeline.experiment.schema import AugmentSettings
 from pipeline.images import read_image
 from pipeline.labels.rows import ImageLabels, Status
@@ -47,15 +47,18 @@ class CompositeSources:
         return tuple(chain.from_iterable(map(self.pairs_of_copy, range(self.settings.copies))))
 
     def pairs_of_copy(self, copy: int) -> tuple[Pair, ...]:
-        """The composites of a copy, of any number; StageError where nothing could be pasted in any."""
-        pairs = self._pairing.of_copy(copy)
+        """The composites of a copy, of any number."""
+        return self._pairing.of_copy(copy)
+
+    def nothing_to_paste(self) -> str:
+        """Why all composites are the images as they are, where that is so; else empty."""
         refined = self.refined_store
-        if refined.attributes.instances and not any(pair.donor for pair in pairs) and len(refined) > 1:
-            raise StageError(
-                f"{self.refined.store_path}: none of {refined.attributes.instances:,} instances may be pasted: "
-                f"{_conditions(self.settings)}. Loosen these, or set augment.mode to none"
-            )
-        return pairs
+        if len(refined) < 2 or any(pair.donor for pair in self.pairs_of_copy(0)):
+            return ""
+        return (
+            f"none of {refined.attributes.instances:,} instances may be pasted, composites are images as they are: "
+            f"{_conditions(self.settings)}. Loosen these, or set augment.mode to none"
+        )
 
     @cached_property
     def by_id(self) -> dict[int, Pair]:

@@ -85,6 +85,8 @@ def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -
             note(f"{len(left)} tensors of the detector are not in {job.start} and start at random")
 
     runner = Runner.from_cfg(Config(job.config))
+    # Parameters that are frozen are so on purpose; MMEngine warns of each.
+    runner.logger.addFilter(lambda record: "requires_grad=False" not in record.getMessage())
     runner.register_hook(StepLog(folder, job.checkpoint_every, report))
     runner.register_hook(ExactResume(folder, job.checkpoint_every, job.seed, begin))
     try:
