@@ -73,7 +73,7 @@ stores: $(SETUP) ## List the results that experiments share
 # ---- the demo ---------------------------------------------------------------------------------------
 
 DEMO := demo$(if $(SIZE),-$(SIZE))
-PICTURES := $(if $(SIZE),--images 40 --validation 10,--images 400 --validation 200)
+PICTURES := --classes 3 $(if $(SIZE),--images 40 --validation 10,--images 400 --validation 200)
 
 demo: $(SETUP) ## Run everything on generated shapes, with nothing to download (SIZE=smoke: small)
 	@$(S4M) data shapes data/generated/$(DEMO) $(PICTURES)

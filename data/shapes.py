@@ -40,7 +40,7 @@ Progress = Callable[[int, int], None]
 """Called with pictures made so far and pictures to make."""
 
 # Goes up whenever the same settings would make other pictures or other files.
-FORMAT: Final = 1
+FORMAT: Final = 2
 RECORD_NAME: Final = "shapes.json"
 SETS: Final = ("train", "validation")
 
@@ -63,6 +63,8 @@ class ShapesSettings:
     """Width and height of the pictures."""
     seed: int = 0
     """Another seed, other pictures."""
+    classes: int = len(CLASS_NAMES)
+    """How many of CLASS_NAMES there are; the first are the easiest to tell apart."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def contact_sheet(folder: Path, count: int, *, columns: int = 3, set_name: str =
         top = gap_px + index // columns * (height + gap_px)
         left = gap_px + index % columns * (width + gap_px)
         sheet[top : top + height, left : left + width] = cell
-    _draw_legend(sheet[-legend_px:], gap_px)
+    _draw_legend(sheet[-legend_px:], gap_px, [category.name for category in dataset.categories])
     return sheet
 
 
@@ -132,6 +134,7 @@ def _require_valid(settings: ShapesSettings) -> None:
             ("images", settings.images, 1, 10**6 - 1),
             ("validation", settings.validation, 1, 10**6 - 1),
             ("image_size_px", settings.image_size_px, 32, 2048),
+            ("classes", settings.classes, 1, len(CLASS_NAMES)),
             ("seed", settings.seed, 0, 2**32 - 1),
         )
         if not low <= value <= high
@@ -198,7 +201,7 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: st
 def _write_dataset(folder: Path, settings: ShapesSettings, workers: int, progress: Progress | None) -> None:
     """Pictures, then annotations, the record last."""
     counts = dict(zip(SETS, (settings.images, settings.validation), strict=True))
-    categories = [CocoCategory(index, name) for index, name in enumerate(CLASS_NAMES, start=1)]
+    categories = [CocoCategory(index, name) for index, name in enumerate(CLASS_NAMES[: settings.classes], start=1)]
     tasks = [
         _Task(folder, name, first, min(first + _PICTURES_A_TASK, count), settings)
         for name, count in counts.items()
@@ -240,7 +243,7 @@ def _draw_picture(task: _Task, index: int) -> _Drawn:
     """Draw one picture, write it, describe it. Ids follow from its number: a larger set keeps them."""
     settings = task.settings
     rng = np.random.default_rng([settings.seed, SETS.index(task.set_name), index])
-    scene = draw_scene(rng, settings.image_size_px, DIFFICULTIES[settings.difficulty])
+    scene = draw_scene(rng, settings.image_size_px, DIFFICULTIES[settings.difficulty], settings.classes)
     path = _image_path(task.folder, task.set_name, index)
     _, encoded = cv2.imencode(".png", scene.image_rgb[..., ::-1])
     path.write_bytes(encoded.tobytes())
@@ -282,10 +285,10 @@ def _contact_cell(dataset: CocoDataset, image: CocoImage, image_folder: Path) ->
     return np.hstack([plain, outlined])
 
 
-def _draw_legend(strip: NDArray[np.uint8], left_px: int) -> None:
+def _draw_legend(strip: NDArray[np.uint8], left_px: int, names: Sequence[str]) -> None:
     """The classes' names, each after a patch of its colour; drawn in place."""
     middle = strip.shape[0] // 2
-    for name, color in zip(CLASS_NAMES, _OUTLINE_COLORS_RGB, strict=True):
+    for name, color in zip(names, _OUTLINE_COLORS_RGB, strict=False):
         strip[middle - 7 : middle + 7, left_px : left_px + 14] = color
         cv2.putText(
             strip,

@@ -20,7 +20,8 @@ FloatArray = NDArray[np.float32]
 DoubleArray = NDArray[np.float64]
 Rng = np.random.Generator
 
-CLASS_NAMES: Final = ("striped", "checked", "dotted", "ringed", "speckled")
+# The first are the easiest to tell apart.
+CLASS_NAMES: Final = ("striped", "ringed", "speckled", "checked", "dotted")
 
 # Masks are drawn this many times larger than the picture; a pixel belongs to what covers half of it.
 SUPERSAMPLING: Final = 4
@@ -130,9 +131,12 @@ class _Object:
         return self.coverage >= 0.5
 
 
-def draw_scene(rng: Rng, size_px: int, difficulty: Difficulty) -> Scene:
-    """Draw one picture of size_px x size_px; the same generator state gives the same picture."""
-    objects, masks = _place_objects(rng, size_px, difficulty)
+def draw_scene(rng: Rng, size_px: int, difficulty: Difficulty, classes: int = len(CLASS_NAMES)) -> Scene:
+    """Draw one picture of size_px x size_px; the same generator state gives the same picture.
+
+    classes: how many of CLASS_NAMES there are objects of, from the first on.
+    """
+    objects, masks = _place_objects(rng, size_px, difficulty, classes)
     picture = _background(rng, size_px, difficulty)
     light_xy = _unit_vector(rng)
     for each in reversed(objects):  # they are placed from front to back
@@ -140,7 +144,9 @@ def draw_scene(rng: Rng, size_px: int, difficulty: Difficulty) -> Scene:
     return Scene(_photograph(rng, picture, difficulty), masks, tuple(each.class_index for each in objects))
 
 
-def _place_objects(rng: Rng, size_px: int, difficulty: Difficulty) -> tuple[list[_Object], NDArray[np.bool_]]:
+def _place_objects(
+    rng: Rng, size_px: int, difficulty: Difficulty, classes: int
+) -> tuple[list[_Object], NDArray[np.bool_]]:
     """Place objects from front to back, so that one that would hardly be seen is never painted at all."""
     wanted = int(rng.integers(difficulty.objects[0], difficulty.objects[1] + 1))
     objects: list[_Object] = []
@@ -155,7 +161,7 @@ def _place_objects(rng: Rng, size_px: int, difficulty: Difficulty) -> tuple[list
         else:
             center_xy = size_px * rng.uniform(0.05, 0.95, 2)
         outline_xy = center_xy + radius_px * _outline(rng, difficulty.roughness)
-        placed = _rasterize(outline_xy, int(rng.integers(len(CLASS_NAMES))), size_px)
+        placed = _rasterize(outline_xy, int(rng.integers(classes)), size_px)
         if placed is None:
             continue
         visible = placed.mask & ~taken[placed.window]

@@ -46,13 +46,14 @@ def shapes(
     difficulty: Annotated[str, typer.Option(help="easy, medium or hard.")] = "medium",
     size: Annotated[int, typer.Option(help="Width and height in pixels.")] = 128,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other pictures.")] = 0,
+    classes: Annotated[int, typer.Option(min=1, max=5, help="How many kinds of objects.")] = 5,
     workers: WorkersOption = 1,
     sheet: Annotated[Path | None, typer.Option(help="Also write a sheet of samples with outlines (PNG).")] = None,
 ) -> None:
     """Generate textured shapes with exact outlines; what the same settings have made is left as it is."""
     from data.shapes import ShapesSettings, contact_sheet, make_shapes
 
-    settings = ShapesSettings(images, validation, difficulty, size, seed)  # type: ignore[arg-type]  # checked there
+    settings = ShapesSettings(images, validation, difficulty, size, seed, classes)  # type: ignore[arg-type]  # checked there
     made = make_shapes(folder, settings, workers=workers, progress=_progress("pictures"))
     out.print(f"{folder}: {'made' if made else 'there already'}, {images} + {validation} pictures")
     if sheet is not None:

@@ -110,6 +110,13 @@ def test_every_class_appears() -> None:
     assert seen == set(range(len(CLASS_NAMES)))
 
 
+def test_fewer_classes_are_the_first_ones(tmp_path: Path) -> None:
+    make_shapes(tmp_path / "two", ShapesSettings(images=6, validation=1, image_size_px=64, classes=2))
+    dataset = read_coco(tmp_path / "two/train.json")
+    assert [category.name for category in dataset.categories] == list(CLASS_NAMES[:2])
+    assert {each.category_id for each in dataset.annotations} == {1, 2}
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shapes") / "small"
