@@ -154,4 +154,9 @@ def _client(compute: ComputeSettings, shards: int) -> Iterator[Client]:
             ) as cluster,
             Client(cluster) as client,
         ):
+            if compute.device != "cpu":
+                from pipeline.gpus import OneGpuEach, visible_gpus
+
+                if len(gpus := visible_gpus()) > 1:
+                    client.register_plugin(OneGpuEach(gpus))
             yield client

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline.compute import DEATHS, Shard, run_shards
 from pipeline.errors import DatasetError, StageError
 from pipeline.experiment.schema import ComputeSettings
+from pipeline.gpus import OneGpuEach, visible_gpus
 from pipeline.labels.rows import Status
 from pipeline.labels.sealing import seal
 from pipeline.labels.shards import completed_shards, divide
@@ -57,6 +59,23 @@ def test_two_processes_make_the_same_store(tmp_path, digest):
     assert sorted(map(int, noted(tmp_path / "published"))) == list(range(10))
 
 
+def test_workers_of_a_machine_with_several_gpus_see_one_each(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert visible_gpus() == ["4", "6"]
+    seen = []
+    for name in (0, 1, 2):
+        OneGpuEach(visible_gpus()).setup(SimpleNamespace(name=name))
+        seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert seen == ["4", "6", "4"]
+
+
+def test_the_plugin_reaches_the_workers(tmp_path, monkeypatch, digest):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert run(CountingWork(tmp_path), TWO) == 40
+    assert sealed(tmp_path).attributes.digest == digest
+
+
 def test_a_cluster_that_is_there_makes_the_same_store(tmp_path, digest):
     from distributed import LocalCluster
 
@@ -93,6 +112,7 @@ RUN = """
 import sys
 from pathlib import Path
 from pipeline.experiment.schema import ComputeSettings
+from pipeline.gpus import OneGpuEach, visible_gpus
 from tests.shard_work import CountingWork
 from tests.test_compute import run
 if __name__ == "__main__":
