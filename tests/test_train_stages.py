@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 from mmdet.registry import MODELS
-from mmengine import ConfigDict
+from mmengine import Config, ConfigDict
+from mmengine.runner import Runner
 
 from pipeline.detection import hooks, training
 from pipeline.detection.checkpoints import checkpoints, load_checkpoint, save_checkpoint
@@ -52,7 +53,7 @@ def losses(result: Path) -> list[dict[str, float]]:
 
 
 def weights(result: Path) -> dict[str, torch.Tensor]:
-    return torch.load(result / "weights.pth", weights_only=True)
+    return torch.load(result / "weights.pth", weights_only=True)["state_dict"]
 
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
@@ -80,6 +81,16 @@ def test_weights_fit_mmdetections_own_model(folder):
     plain = json.loads(json.dumps(published.config["model"].to_dict()).replace("s4m.", "mmdet."))
     model = MODELS.build(ConfigDict(plain))
     model.load_state_dict(weights(published.folder))
+
+
+def test_mmdetections_own_runner_tests_what_was_trained(folder):
+    result = trained(training_experiment(folder), "train-teacher")
+    config = Config.fromfile(result / "training.py")
+    config.load_from = str(result / "weights.pth")
+    config.work_dir = str(folder / "mmdetection")
+    config.experiment_name = "mmdetection"
+    metrics = Runner.from_cfg(config).test()
+    assert {"coco/segm_mAP", "coco/bbox_mAP"} <= metrics.keys()
 
 
 class Stop(Exception):

@@ -165,7 +165,8 @@ def _test_config(subject: Subject, training: Training) -> dict[str, Any]:
     annotations, images = subject.validation
     pipeline = [
         {"type": "LoadImageFromFile"},
-        *(training.detector.test_transforms),
+        # MMDetection wants a scale factor even where nothing is resized.
+        *(training.detector.test_transforms or [{"type": "Resize", "scale_factor": 1.0, "keep_ratio": True}]),
         {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True},
         {
             "type": "PackDetInputs",

@@ -57,7 +57,8 @@ def publish(folder: Path, weights: Mapping[str, Tensor], config: Config, card: M
     import torch
 
     with open_atomically(folder / WEIGHTS) as file:
-        torch.save({name: tensor.detach().cpu().clone() for name, tensor in weights.items()}, file)
+        # Under this key all that loads checkpoints in MMEngine finds them.
+        torch.save({"state_dict": {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}}, file)
     write_atomically(folder / CONFIG, json.dumps(config.to_dict(), indent=1))
     write_atomically(folder / CARD, msgspec.json.format(msgspec.json.encode(card)).decode())
 

@@ -109,6 +109,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
                 "save the model's state_dict alone"
             ) from error
         raise S4MError(f"{path}: damaged, or not a checkpoint ({type(error).__name__}): fetch it again") from error
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]  # as MMEngine saves it
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         held = sorted(map(str, state)) if isinstance(state, Mapping) else [type(state).__name__]
         raise S4MError(
