@@ -95,6 +95,7 @@ def _detections(context: StageContext, node: str, dataset: CocoDataset, image_ro
             detector=DetectorChoice.of(context.results[node], compute),
             score_threshold=0.0,
             max_instances=context.experiment.evaluate.max_detections,
+            measured=True,
         )
         plan = divide([image.id for image in dataset.images], IMAGES_PER_SHARD)
         run_missing(f"evaluate {node}", work, plan, completed_shards(shards_folder, plan), compute)

@@ -48,7 +48,7 @@ CHANGING = json.loads(
         sample_pipeline(
             [
                 {
-                    "type": "mmdet.RandomResize",
+                    "type": "RandomResize",
                     "resize_type": "mmdet.Resize",
                     "scale": (60, 40),
                     "ratio_range": (0.7, 1.5),

@@ -20,7 +20,7 @@ from tests.tiny_labels import random_mask
 
 HW = (60, 90)
 GEOMETRY = [
-    {"type": "mmdet.RandomResize", "resize_type": "mmdet.Resize", "scale": (90, 60), "ratio_range": (0.6, 1.7)},
+    {"type": "RandomResize", "resize_type": "mmdet.Resize", "scale": (90, 60), "ratio_range": (0.6, 1.7)},
     {"type": "mmdet.RandomCrop", "crop_size": (50, 40), "crop_type": "absolute", "allow_negative_crop": True},
     {"type": "mmdet.RandomFlip", "prob": 0.5, "direction": ["horizontal", "vertical", "diagonal"]},
 ]

@@ -17,9 +17,11 @@ import stages.predict
 from pipeline.compute import Shard
 from pipeline.detection import predict_job
 from pipeline.detection.predict_job import DetectorChoice, PredictWork
+from pipeline.detection.predictor import build_predictor
 from pipeline.errors import StageError
 from pipeline.experiment.loading import load_experiment
 from pipeline.graph import plan
+from pipeline.images import read_image
 from pipeline.labels.rows import Decision, Status
 from pipeline.labels.soft_mask import SOFT_MASK_SIDE, crop_probability
 from pipeline.labels.store import LabelStore
@@ -243,6 +245,22 @@ def test_an_image_that_kills_its_workers_is_a_row(predict, tmp_path, model):
     assert pickle.loads(pickle.dumps(work)) == work
     row = work.given_up(2, "its worker died")
     assert (row.status, row.file_name, row.message, row.width) == (Status.FAILED, "2.png", "its worker died", 40)
+
+
+def test_what_is_measured_has_the_detectors_own_boxes_and_no_soft_masks(predict, tmp_path, model):
+    predict()
+    files = (tmp_path / "split" / "unlabelled.json", tmp_path / "unlabelled", tmp_path / "shards")
+    labels = PredictWork(*files, DetectorChoice(model, "cpu", "fp32", 2), 0.0, 10)
+    measured = replace(labels, measured=True)
+    shard = Shard(0, (1,))
+    (label_row,), (measured_row,) = labels.compute(shard), measured.compute(shard)
+    found = build_predictor(labels.detector).predict([read_image(tmp_path / "unlabelled" / "1.png")])[0]
+    boxes = {prediction.box_xyxy for prediction in found}
+    assert measured_row.instances
+    for label, detection in zip(label_row.instances, measured_row.instances, strict=True):
+        assert detection.box_xyxy in boxes
+        assert detection.soft_mask is None
+        assert replace(label, box_xyxy=detection.box_xyxy, soft_mask=None) == detection
 
 
 def test_labels_from_a_file_need_no_model_and_no_torch():

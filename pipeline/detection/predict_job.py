@@ -48,7 +48,11 @@ class DetectorChoice:
 
 @dataclass(frozen=True)
 class PredictWork:
-    """A detector's labels for images, shard by shard (see `pipeline.compute.ShardWork`)."""
+    """A detector's labels for images, shard by shard (see `pipeline.compute.ShardWork`).
+
+    measured: detections to measure, with the detector's own boxes and without soft masks; else labels to refine,
+    with the boxes of their masks.
+    """
 
     annotations: Path
     image_root: Path
@@ -56,6 +60,7 @@ class PredictWork:
     detector: DetectorChoice
     score_threshold: float
     max_instances: int
+    measured: bool = False
 
     def compute(self, shard: Shard) -> list[ImageLabels]:
         """The labels of a shard's images. Images are read while others are predicted on."""
@@ -110,10 +115,18 @@ class PredictWork:
         for prediction in sorted(predictions, key=lambda each: -each.score):
             if prediction.score < self.score_threshold or len(instances) == self.max_instances:
                 break
-            label = _label(prediction, categories[prediction.label].id)
+            label = self._label(prediction, categories[prediction.label].id)
             if label.area:
                 instances.append(label)
         return ImageLabels.of_instances(image.id, image.file_name, image.width, image.height, tuple(instances))
+
+    def _label(self, prediction: Prediction, category_id: int) -> InstanceLabel:
+        painted = prediction.source.paint()
+        score = min(prediction.score, 1.0)  # a mean of probabilities may be rounded to a little above
+        label = label_from_mask(painted.mask, category_id, score, Decision.TEACHER)
+        if self.measured:
+            return replace(label, box_xyxy=prediction.box_xyxy)
+        return replace(label, soft_mask=make_soft_mask(painted.probability, label.box_xyxy))
 
 
 def require_same_categories(
@@ -130,13 +143,6 @@ def require_same_categories(
 
 def _names(categories: Sequence[CocoCategory]) -> list[tuple[int, str]]:
     return sorted((category.id, category.name) for category in categories)
-
-
-def _label(prediction: Prediction, category_id: int) -> InstanceLabel:
-    painted = prediction.source.paint()
-    score = min(prediction.score, 1.0)  # a mean of probabilities may be rounded to a little above
-    label = label_from_mask(painted.mask, category_id, score, Decision.TEACHER)
-    return replace(label, soft_mask=make_soft_mask(painted.probability, label.box_xyxy))
 
 
 def _failure(image: CocoImage, reason: str) -> ImageLabels:
