@@ -150,3 +150,12 @@ def test_losses_and_the_average_are_set(tmp_path):
     assert (made.config["model"]["structural_weight"], made.config["model"]["pseudo_weight"]) == (1.0, 2.0)
     assert made.config["custom_hooks"][0]["momentum"] == 0.01
     assert "structural_weight" not in made.published["model"]
+
+
+def test_curves_go_to_wandb_by_one_setting_if_it_is_there(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.detection.jobs.find_spec", lambda name: None)
+    with pytest.raises(StageError, match="compute.logger is wandb, which is not installed"):
+        job(tmp_path, TrainSettings(), ComputeSettings(logger="wandb"))
+    monkeypatch.setattr("pipeline.detection.jobs.find_spec", lambda name: object())
+    made = job(tmp_path, TrainSettings(), ComputeSettings(logger="wandb"))
+    assert [each["type"] for each in made.config["visualizer"]["vis_backends"]] == ["WandbVisBackend"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -111,6 +112,8 @@ def _runner_config(subject: Subject, training: Training, compute: ComputeSetting
     model |= {"structural_weight": training.losses.structural_weight, "pseudo_weight": training.losses.pseudo_weight}
     backends: list[dict[str, Any]] = [{"type": "TensorboardVisBackend", "save_dir": str(folder / "tensorboard")}]
     if compute.logger == "wandb":
+        if find_spec("wandb") is None:
+            raise StageError("compute.logger is wandb, which is not installed: .venv/bin/pip install wandb")
         backends = [{"type": "WandbVisBackend", "save_dir": str(folder), "init_kwargs": {"project": "s4m"}}]
     return {
         "default_scope": "mmdet",
