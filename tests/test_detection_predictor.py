@@ -160,9 +160,9 @@ def test_predicting_twice_on_a_symmetric_image_keeps_the_sum_of_scores(published
 )
 def test_a_diverged_model_is_refused(tmp_path, family, name):
     folder = publish_tiny(tmp_path / "diverged", family)
-    weights = torch.load(folder / WEIGHTS, weights_only=True)
-    weights[name][0] = torch.nan
-    torch.save(weights, folder / WEIGHTS)
+    saved = torch.load(folder / WEIGHTS, weights_only=True)
+    saved["state_dict"][name][0] = torch.nan
+    torch.save(saved, folder / WEIGHTS)
     with pytest.raises(StageError, match=rf"{folder}: this model answers with values that are not numbers"):
         predictor_of(folder).predict(pictures())
 

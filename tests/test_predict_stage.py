@@ -151,13 +151,12 @@ def test_the_best_are_kept_the_best_first(predict):
 def test_masks_without_a_pixel_are_passed_over_and_do_not_count(predict, monkeypatch):
     everything = predict(image1=noise(1))[0].instances
     best = everything[0].score
-    real = predict_job._label
+    real = predict_job.label_from_mask
 
-    def emptied(prediction, category_id):
-        label = real(prediction, category_id)
-        return replace(label, area=0) if label.score == pytest.approx(best) else label
+    def emptied(mask, category_id, score, decision):
+        return real(mask & (score != pytest.approx(best)), category_id, score, decision)
 
-    monkeypatch.setattr(predict_job, "_label", emptied)
+    monkeypatch.setattr(predict_job, "label_from_mask", emptied)
     others = predict("predict.max_instances=2", name="others", image1=noise(1))[0].instances
     assert others == tuple(each for each in everything if each.score != pytest.approx(best))[:2]
 
