@@ -129,6 +129,9 @@ def _client(compute: ComputeSettings, shards: int) -> Iterator[Client]:
         "distributed.scheduler.allowed-failures": DEATHS - 1,
         "distributed.comm.timeouts.connect": CONNECT_SECONDS,
         "distributed.admin.log-format": "%(message)s",
+        # Dask has workers give memory back at every turn; models take the same again, page by page, at every image.
+        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 29,
+        "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 1 << 25,
     }
     with dask.config.set(settings):
         if compute.scheduler is not None:
