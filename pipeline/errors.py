@@ -58,3 +58,13 @@ class StageError(S4MError):
 
 class StoreError(S4MError):
     """A store is damaged, or was made by other settings than those asked for."""
+
+
+NAMES_SHOWN = 3
+"""Names shown in a message that could show hundreds."""
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are: for messages."""
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more

@@ -101,18 +101,23 @@ def match_to_truth(
     Pairs are taken in the order of their IoU, the best first, down to `min_iou`.
     """
     matches: list[int | None] = [None] * len(masks)
-    if not masks or not truths:
-        return matches
-    ious: NDArray[np.float64] = coco_mask.iou(list(masks), list(truths), [0] * len(truths))
-    taken: set[int] = set()
-    for flat in np.argsort(-ious, axis=None, kind="stable"):
-        mask_index, truth_index = divmod(int(flat), len(truths))
-        if ious[mask_index, truth_index] < min_iou:
-            break
-        if matches[mask_index] is None and truth_index not in taken:
+    if masks and truths:
+        for mask_index, truth_index in best_pairs(coco_mask.iou(list(masks), list(truths), [0] * len(truths)), min_iou):
             matches[mask_index] = truth_index
-            taken.add(truth_index)
     return matches
+
+
+def best_pairs(ious: NDArray[np.float64], min_iou: float) -> list[tuple[int, int]]:
+    """Rows and columns of (D, G) paired by their IoU, the best first, each used once; sorted by row."""
+    rows, columns = np.nonzero(ious >= min_iou)
+    best_first = np.argsort(-ious[rows, columns], kind="stable")
+    paired: dict[int, int] = {}
+    taken: set[int] = set()
+    for row, column in zip(rows[best_first].tolist(), columns[best_first].tolist(), strict=True):
+        if row not in paired and column not in taken:
+            paired[row] = column
+            taken.add(column)
+    return sorted(paired.items())
 
 
 def summarise(qualities: Sequence[MaskQuality]) -> QualitySummary:

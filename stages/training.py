@@ -21,10 +21,7 @@ def run_training(context: StageContext, job: TrainingJob) -> Summary:
     """Train and publish in the context's folder; gives the last losses."""
     from pipeline.detection.training import train
 
-    iterations = context.experiment.teacher.iterations
-    if context.node.stage == "train-student":
-        iterations = context.experiment.student.iterations
-    train(job, TrainingProgress(context.node.key, iterations), say)
+    train(job, TrainingProgress(context.node.key, job.card.iterations), say)
     card = read_published(context.folder).card
     return {"iterations": card.iterations, "loss": card.losses["loss"]}
 

@@ -7,10 +7,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from pipeline.errors import S4MError, StageError
+from pipeline.errors import S4MError, StageError, some_of
 from pipeline.sam.build import read_state
-
-NAMES_SHOWN = 3
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -32,7 +30,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
         if name in weights and weights[name].shape != tensor.shape
     ]
     if problems:
-        raise StageError(f"{source}: does not fit the detector: {_some(problems)}")
+        raise StageError(f"{source}: does not fit the detector: {some_of(problems)}")
     model.load_state_dict(dict(weights))
 
 
@@ -44,11 +42,8 @@ def start_from(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> 
     own = model.state_dict()
     fitting = {name: tensor for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape}
     if not fitting:
-        raise StageError(f"{source}: none of its {len(weights)} tensors fits the detector, such as {_some(list(own))}")
+        raise StageError(
+            f"{source}: none of its {len(weights)} tensors fits the detector, such as {some_of(list(own))}"
+        )
     model.load_state_dict(fitting, strict=False)
     return tuple(name for name in own if name not in fitting)
-
-
-def _some(what: list[str]) -> str:
-    more = f" and {len(what) - NAMES_SHOWN} more" if len(what) > NAMES_SHOWN else ""
-    return ", ".join(what[:NAMES_SHOWN]) + more

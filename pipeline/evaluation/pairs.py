@@ -14,6 +14,7 @@ from pipeline.evaluation.boundary import Border, border_iou
 from pipeline.evaluation.matching import Floats
 from pipeline.evaluation.truth import ImageTruths
 from pipeline.labels.rows import ImageLabels, InstanceLabel
+from pipeline.quality import best_pairs
 
 PAIRED_FROM_IOU = 0.5
 
@@ -76,19 +77,6 @@ class RefinedImage:
                 boundary_iou_before=boundary_iou(before, place),
                 boundary_iou_after=boundary_iou(after, place),
             )
-
-
-def best_pairs(ious: Floats, min_iou: float) -> list[tuple[int, int]]:
-    """Rows and columns of (D, G) paired by their IoU, the best first, each used once; sorted by row."""
-    rows, columns = np.nonzero(ious >= min_iou)
-    best_first = np.argsort(-ious[rows, columns], kind="stable")
-    paired: dict[int, int] = {}
-    taken: set[int] = set()
-    for row, column in zip(rows[best_first].tolist(), columns[best_first].tolist(), strict=True):
-        if row not in paired and column not in taken:
-            paired[row] = column
-            taken.add(column)
-    return sorted(paired.items())
 
 
 def require_same_instances(before: ImageLabels, after: ImageLabels) -> None:

@@ -6,7 +6,7 @@ import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,13 +14,11 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from pipeline.errors import S4MError
+from pipeline.errors import S4MError, some_of
 from pipeline.sam.tiny import REFERENCE_SIDE, TinySam, build_sam_tiny
 from pipeline.sam.weights import PUBLISHED, identify_weights
 
 MODELS = ("sam_tiny", *PUBLISHED)
-NAMES_SHOWN = 3
-"""Tensors named in a message that could name hundreds."""
 
 _DAMAGE = (
     pickle.UnpicklingError,
@@ -114,7 +112,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         held = sorted(map(str, state)) if isinstance(state, Mapping) else [type(state).__name__]
         raise S4MError(
-            f"{path}: expected a state_dict (names to tensors), found {_some(held)}: save the model's state_dict alone"
+            f"{path}: expected a state_dict (names to tensors), found {some_of(held)}: "
+            "save the model's state_dict alone"
         )
     return dict(state)
 
@@ -163,14 +162,9 @@ def _differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) ->
     ]
     differences = []
     if missing:
-        differences.append(f"missing: {_some(missing)}")
+        differences.append(f"missing: {some_of(missing)}")
     if unknown:
-        differences.append(f"unknown: {_some(unknown)}")
+        differences.append(f"unknown: {some_of(unknown)}")
     if reshaped:
-        differences.append(_some(reshaped))
+        differences.append(some_of(reshaped))
     return differences
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return ", ".join(names[:NAMES_SHOWN]) + more
