@@ -14,11 +14,11 @@ from pipeline.coco.reading import read_coco
 from pipeline.experiment.schema import ComputeSettings, Experiment
 from pipeline.graph import node_key
 from pipeline.labels.sealing import seal, write_store
-from pipeline.labels.shards import completed_shards, divide
+from pipeline.labels.shards import divide
 from pipeline.labels.store import LabelStore
 from pipeline.labels.summary import count_labels
 from stages.context import LABELS, StageContext, Summary
-from stages.progress import run_missing
+from stages.progress import fill_store, shards_beside
 
 _LABELLED_STORE = "labelled.zarr"
 
@@ -58,11 +58,15 @@ def augment_store(
     sources: CompositeSources, folder: Path, compute: ComputeSettings, provenance: Mapping[str, Any]
 ) -> None:
     """Write images and labels into a folder, shard by shard; what an earlier run has done is not done again."""
-    sealed, shards_folder = folder / LABELS, folder / "shards"
-    if not sealed.exists():
-        plan = divide([pair.composite_id for pair in sources.pairs], COMPOSITES_PER_SHARD)
-        work = AugmentWork(sources, folder.absolute(), shards_folder.absolute())
-        run_missing("augment", work, plan, completed_shards(shards_folder, plan), compute)
-        seal(shards_folder, plan, sealed, sources.refined_store.attributes.categories, provenance)
+    sealed = folder / LABELS
+    work = AugmentWork(sources, folder.absolute(), shards_beside(sealed))
+    categories = sources.refined_store.attributes.categories
+    fill_store(
+        "augment",
+        work,
+        divide([pair.composite_id for pair in sources.pairs], COMPOSITES_PER_SHARD),
+        sealed,
+        compute,
+        lambda plan: seal(work.shards_folder, plan, sealed, categories, provenance),
+    )
     remove_unnamed_images(folder, LabelStore.open(sealed))
-    shutil.rmtree(shards_folder, ignore_errors=True)

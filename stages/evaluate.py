@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -25,10 +24,10 @@ from pipeline.evaluation.results import (
 from pipeline.graph import node_key
 from pipeline.labels.coco_export import export_results
 from pipeline.labels.sealing import seal
-from pipeline.labels.shards import completed_shards, divide
+from pipeline.labels.shards import divide
 from pipeline.labels.store import LabelStore
 from stages.context import LABELS, StageContext, Summary
-from stages.progress import run_missing
+from stages.progress import fill_store, shards_beside
 
 PREDICTIONS: Final = "predictions"
 """Folder of the label stores of all models' detections on the validation images, by node."""
@@ -85,23 +84,26 @@ def _models(context: StageContext) -> Iterator[MeasuredModel]:
 def _detections(context: StageContext, node: str, dataset: CocoDataset, image_root: Path) -> LabelStore:
     """A model's detections at any score; what an interrupted run has done is not done again."""
     sealed = context.folder / PREDICTIONS / node / LABELS
-    shards_folder = sealed.with_name("shards")
-    if not sealed.exists():
-        compute = context.experiment.compute
-        work = PredictWork(
-            annotations=dataset.path.absolute(),
-            image_root=image_root.absolute(),
-            shards_folder=shards_folder.absolute(),
-            detector=DetectorChoice.of(context.results[node], compute),
-            score_threshold=0.0,
-            max_instances=context.experiment.evaluate.max_detections,
-            measured=True,
-        )
-        plan = divide([image.id for image in dataset.images], IMAGES_PER_SHARD)
-        run_missing(f"evaluate {node}", work, plan, completed_shards(shards_folder, plan), compute)
-        categories = read_published(context.results[node]).card.categories
-        seal(shards_folder, plan, sealed, categories, {"fingerprint": context.fingerprint, "model": node})
-    shutil.rmtree(shards_folder, ignore_errors=True)
+    compute = context.experiment.compute
+    work = PredictWork(
+        annotations=dataset.path.absolute(),
+        image_root=image_root.absolute(),
+        shards_folder=shards_beside(sealed),
+        detector=DetectorChoice.of(context.results[node], compute),
+        score_threshold=0.0,
+        max_instances=context.experiment.evaluate.max_detections,
+        measured=True,
+    )
+    categories = read_published(context.results[node]).card.categories
+    provenance = {"fingerprint": context.fingerprint, "model": node}
+    fill_store(
+        f"evaluate {node}",
+        work,
+        divide([image.id for image in dataset.images], IMAGES_PER_SHARD),
+        sealed,
+        compute,
+        lambda plan: seal(work.shards_folder, plan, sealed, categories, provenance),
+    )
     return LabelStore.open(sealed)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from pipeline.coco.reading import read_coco
@@ -11,45 +10,56 @@ from pipeline.detection.published import read_published
 from pipeline.graph import node_key
 from pipeline.labels.coco_import import read_detections
 from pipeline.labels.sealing import seal, write_store
-from pipeline.labels.shards import completed_shards, divide
+from pipeline.labels.shards import divide
 from pipeline.labels.store import LabelStore
 from pipeline.labels.summary import best_instances, count_labels
 from stages.context import LABELS, StageContext, Summary
-from stages.progress import run_missing
+from stages.progress import fill_store, shards_beside
 
 
 def run(context: StageContext) -> Summary:
     """Bring labels into a store; those below the score threshold or beyond the number of instances are left out."""
     sealed = context.folder / LABELS
     results = context.experiment.predict.results
-    if not sealed.exists():
-        if results is not None and context.node.round == 1:
-            _bring_in(results, context, sealed)
-        else:
-            _predict(context, sealed)
-    shutil.rmtree(_shards(sealed), ignore_errors=True)
+    if results is None or context.node.round > 1:
+        _predict(context, sealed)
+    elif not sealed.exists():
+        _bring_in(results, context, sealed)
     return count_labels(LabelStore.open(sealed))
 
 
 def _predict(context: StageContext, sealed: Path) -> None:
     """Let the teacher, or in later rounds the last student, label the images; what was done is not done again."""
-    number, predict, compute = context.node.round, context.experiment.predict, context.experiment.compute
+    number, compute = context.node.round, context.experiment.compute
     model = node_key("train-teacher", 1) if number == 1 else node_key("train-student", number - 1)
     folder = context.results[model]
     categories = read_published(folder).card.categories
     unlabelled = read_coco(context.unlabelled(), annotations_required=False)
     require_same_categories(folder, categories, context.unlabelled(), unlabelled.categories)
-    work = PredictWork(
-        annotations=context.unlabelled().absolute(),
-        image_root=context.unlabelled_images().absolute(),
-        shards_folder=_shards(sealed).absolute(),
-        detector=DetectorChoice.of(folder, compute, flip=predict.flip_test),
+    work = predict_work(context, folder, context.unlabelled(), context.unlabelled_images(), sealed)
+    fill_store(
+        "predict",
+        work,
+        divide([image.id for image in unlabelled.images], IMAGES_PER_SHARD),
+        sealed,
+        compute,
+        lambda plan: seal(work.shards_folder, plan, sealed, categories, {"fingerprint": context.fingerprint}),
+    )
+
+
+def predict_work(
+    context: StageContext, detector: Path, annotations: Path, image_root: Path, sealed: Path
+) -> PredictWork:
+    """Labels by a published detector, as many and as sure as the experiment wants pseudo-labels."""
+    predict = context.experiment.predict
+    return PredictWork(
+        annotations=annotations.absolute(),
+        image_root=image_root.absolute(),
+        shards_folder=shards_beside(sealed),
+        detector=DetectorChoice.of(detector, context.experiment.compute, flip=predict.flip_test),
         score_threshold=predict.score_threshold,
         max_instances=predict.max_instances,
     )
-    plan = divide([image.id for image in unlabelled.images], IMAGES_PER_SHARD)
-    run_missing("predict", work, plan, completed_shards(work.shards_folder, plan), compute)
-    seal(work.shards_folder, plan, sealed, categories, {"fingerprint": context.fingerprint})
 
 
 def _bring_in(results: Path, context: StageContext, sealed: Path) -> None:
@@ -66,7 +76,3 @@ def _bring_in(results: Path, context: StageContext, sealed: Path) -> None:
         for image in unlabelled.images
     )
     write_store(sealed, labels, unlabelled.categories, {"fingerprint": context.fingerprint})
-
-
-def _shards(sealed: Path) -> Path:
-    return sealed.with_name("shards")

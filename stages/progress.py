@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline.compute import Shard, ShardReport, ShardWork, run_shards
 from pipeline.experiment.schema import ComputeSettings
+from pipeline.labels.shards import ShardPlan, completed_shards
 from stages.console import err
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -63,15 +66,49 @@ class ShardProgress:
             err.print(f"{self._what}: {self._done:,} of {self._images:,} images, {left:.0f} s to go, {about}")
 
 
+class WorkAside(ShardWork[Any, ShardReport], Protocol):
+    """Work whose shards lie beside the store until that is sealed."""
+
+    @property
+    def shards_folder(self) -> Path:
+        """Where the shards lie; gone when the store is there."""
+        ...
+
+
+def shards_beside(sealed: Path) -> Path:
+    """Where the shards of a store lie until it is sealed."""
+    return sealed.with_name("shards").absolute()
+
+
+def fill_store(
+    what: str,
+    work: WorkAside,
+    plan: ShardPlan,
+    sealed: Path,
+    compute: ComputeSettings,
+    seal: Callable[[ShardPlan], object],
+) -> Counter[str]:
+    """Make a store shard by shard unless it is there; what an earlier run has done is not done again.
+
+    `seal` makes the store of all shards. Gives what the shards that were run now have counted.
+    """
+    counts: Counter[str] = Counter()
+    if not sealed.exists():
+        counts = run_missing(what, work, plan, completed_shards(work.shards_folder, plan), compute)
+        seal(plan)
+    shutil.rmtree(work.shards_folder, ignore_errors=True)
+    return counts
+
+
 def run_missing(
     what: str,
     work: ShardWork[Any, ShardReport],
-    plan: Sequence[tuple[int, ...]],
+    plan: ShardPlan,
     complete: frozenset[int],
     compute: ComputeSettings,
 ) -> Counter[str]:
     """Run the shards of a plan that are not complete yet, and show how far it is; gives what they counted."""
-    missing = [Shard(index, ids) for index, ids in enumerate(plan) if index not in complete]
+    missing = [Shard(index, tuple(ids)) for index, ids in enumerate(plan) if index not in complete]
     progress = ShardProgress(what, sum(map(len, plan)), sum(len(plan[index]) for index in complete))
     with progress.shown():
         run_shards(work, missing, compute, progress.add)

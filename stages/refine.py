@@ -10,14 +10,13 @@ from typing import Any
 
 from pipeline.coco.reading import read_coco
 from pipeline.detection.predict_job import IMAGES_PER_SHARD as PREDICTED_PER_SHARD
-from pipeline.detection.predict_job import DetectorChoice, PredictWork
 from pipeline.errors import StageError
 from pipeline.experiment.schema import ComputeSettings, Experiment
 from pipeline.graph import node_key
 from pipeline.held_out import held_out_ids
 from pipeline.labels.rows import InstanceLabel
 from pipeline.labels.sealing import seal, write_store
-from pipeline.labels.shards import completed_shards, divide
+from pipeline.labels.shards import divide
 from pipeline.labels.store import LabelStore
 from pipeline.labels.summary import count_labels
 from pipeline.refinement.calibrate import CalibratedGate, calibrate
@@ -28,7 +27,8 @@ from pipeline.refinement.samples import samples_of_stores
 from pipeline.sam.worker import SamChoice
 from stages.context import LABELS, StageContext, Summary
 from stages.embeddings import kept_embeddings
-from stages.progress import run_missing
+from stages.predict import predict_work
+from stages.progress import fill_store, shards_beside
 
 CALIBRATION = "calibration.json"
 """Name of the fitted gate in the stage's result, where `refine.gate` is calibrated."""
@@ -74,7 +74,7 @@ def refine_work(experiment: Experiment, teacher: Path, image_root: Path, sealed:
     return RefineWork(
         teacher_store=teacher.absolute(),
         image_root=image_root.absolute(),
-        shards_folder=_shards(sealed).absolute(),
+        shards_folder=shards_beside(sealed),
         sam=SamChoice.of(experiment),
         settings=experiment.refine,
         gate=gate,
@@ -86,15 +86,16 @@ def refine_store(work: RefineWork, sealed: Path, compute: ComputeSettings, prove
 
     Gives how often SAM's encoder ran.
     """
-    encoded = 0
-    if not sealed.exists():
-        teacher = LabelStore.open(work.teacher_store)
-        plan = divide(teacher.image_ids.tolist(), IMAGES_PER_SHARD)
-        complete = completed_shards(work.shards_folder, plan)
-        encoded = run_missing("refine", work, plan, complete, compute)[ENCODED]
-        seal(work.shards_folder, plan, sealed, teacher.attributes.categories, provenance)
-    shutil.rmtree(work.shards_folder, ignore_errors=True)
-    return encoded
+    teacher = LabelStore.open(work.teacher_store)
+    counts = fill_store(
+        "refine",
+        work,
+        divide(teacher.image_ids.tolist(), IMAGES_PER_SHARD),
+        sealed,
+        compute,
+        lambda plan: seal(work.shards_folder, plan, sealed, teacher.attributes.categories, provenance),
+    )
+    return counts[ENCODED]
 
 
 def _fitted_gate(context: StageContext) -> CalibratedGate:
@@ -123,7 +124,7 @@ def _fitted_gate(context: StageContext) -> CalibratedGate:
 def _predict_held_out(context: StageContext, sealed: Path) -> None:
     """The first teacher's labels of the labelled images that it did not train on."""
     experiment = context.experiment
-    predict, share = experiment.predict, experiment.teacher.held_out
+    share = experiment.teacher.held_out
     labelled = read_coco(context.labelled())
     held_out = held_out_ids([image.id for image in labelled.images], share)
     if not held_out:
@@ -131,24 +132,15 @@ def _predict_held_out(context: StageContext, sealed: Path) -> None:
             f"refine.gate is calibrated, but teacher.held_out = {share:g} of {len(labelled.images)} labelled images "
             "is none: raise teacher.held_out, give more labelled images, or set refine.gate to fixed"
         )
-    if sealed.exists():
-        return
     sealed.parent.mkdir(parents=True, exist_ok=True)
-    work = PredictWork(
-        annotations=context.labelled().absolute(),
-        image_root=context.labelled_images().absolute(),
-        shards_folder=_shards(sealed).absolute(),
-        detector=DetectorChoice.of(
-            context.results[node_key("train-teacher", 1)], experiment.compute, flip=predict.flip_test
-        ),
-        score_threshold=predict.score_threshold,
-        max_instances=predict.max_instances,
-    )
-    plan = divide([image.id for image in labelled.images if image.id in held_out], PREDICTED_PER_SHARD)
+    teacher = context.results[node_key("train-teacher", 1)]
+    work = predict_work(context, teacher, context.labelled(), context.labelled_images(), sealed)
     context.say(f"gate: to be fitted on {len(held_out)} labelled images that the teacher did not train on")
-    run_missing("calibrate", work, plan, completed_shards(work.shards_folder, plan), experiment.compute)
-    seal(work.shards_folder, plan, sealed, labelled.categories, {})
-
-
-def _shards(sealed: Path) -> Path:
-    return sealed.with_name("shards")
+    fill_store(
+        "calibrate",
+        work,
+        divide([image.id for image in labelled.images if image.id in held_out], PREDICTED_PER_SHARD),
+        sealed,
+        experiment.compute,
+        lambda plan: seal(work.shards_folder, plan, sealed, labelled.categories, {}),
+    )
