@@ -30,7 +30,7 @@ STAGES: Final[dict[str, Stage]] = {
     for stage in (
         Stage("split", "choose the labelled, unlabelled and validation images"),
         Stage("distill", "compute SAM's structural targets for the labelled images"),
-        Stage("train-teacher", "train the teacher on the labelled images"),
+        Stage("train-teacher", "train the teacher on the labelled images", version=2),
         Stage("predict", "let the teacher label the unlabelled images"),
         Stage("refine", "sharpen the teacher's masks with SAM"),
         Stage("augment", "paste refined instances into composites"),

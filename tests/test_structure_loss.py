@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.structure.loss import Geometry, StructuralLoss, sample_grid, structural_loss
-from pipeline.structure.sampling import grid_positions, quantise
+from pipeline.structure.sampling import dequantise, grid_positions, quantise
 
 SIDE, STRIDE, CHANNELS, ANCHORS = 32, 4, 6, 20
 INPUT_WH = (160, 128)
@@ -81,7 +81,7 @@ def test_features_that_agree_cost_nothing_under_any_resize_crop_and_flip():
     anchors_xy, maps = planted_targets(GEOMETRY)
     grid = sample_grid(anchors_xy, SIDE, GEOMETRY)
     assert 0 < grid.anchors_seen[1].sum() < ANCHORS  # a crop that loses some
-    assert structural_loss(planted_features(GEOMETRY), maps, grid) < TOLERANCE
+    assert structural_loss(planted_features(GEOMETRY), maps.flatten(2), grid) < TOLERANCE
     stored = StructuralLoss()(planted_features(GEOMETRY), anchors_xy, quantise(maps), GEOMETRY)
     assert stored < TOLERANCE + (1 / 255) ** 2 / 2  # what bytes add at most
 
@@ -102,7 +102,7 @@ def test_what_does_not_agree_costs(wrong):
         features = torch.randn(features.shape, generator=torch.Generator().manual_seed(0))
     geometry = Geometry(GEOMETRY.image_wh, change @ HOMOGRAPHIES, GEOMETRY.visible_wh, INPUT_WH)
     grid = sample_grid(anchors_xy, SIDE, geometry)
-    assert structural_loss(features, maps, grid) > 10 * TOLERANCE
+    assert structural_loss(features, maps.flatten(2), grid) > 10 * TOLERANCE
 
 
 def test_the_loss_is_the_mean_over_seen_pairs():
@@ -112,8 +112,25 @@ def test_the_loss_is_the_mean_over_seen_pairs():
     maps[..., 1] = 55.0  # right half: not visible
     maps[:, 1] = 77.0  # an anchor that is not visible
     grid = sample_grid(torch.tensor([[[1.0, 1.0], [6.0, 1.0]]]), 2, geometry)
-    assert structural_loss(features, maps, grid).item() == pytest.approx(0.5)
+    assert structural_loss(features, maps.flatten(2), grid).item() == pytest.approx(0.5)
     assert StructuralLoss(3.0)(features, torch.tensor([[[1.0, 1.0]]]), maps[:, :1].byte(), geometry) > 3
+
+
+def test_a_step_looks_at_a_quarter_of_the_positions_and_at_all_in_turn():
+    features, (anchors_xy, maps) = planted_features(GEOMETRY), planted_targets(GEOMETRY)
+    everywhere = Geometry(GEOMETRY.image_wh, torch.eye(3).repeat(4, 1, 1), torch.tensor([INPUT_WH] * 4), INPUT_WH)
+    maps = quantise(maps)
+    torch.manual_seed(0)
+    found = {StructuralLoss()(features, anchors_xy.clamp(max=100), maps, everywhere).item() for _ in range(40)}
+    grid = sample_grid(anchors_xy.clamp(max=100), SIDE, everywhere)
+    parts = [
+        structural_loss(features, dequantise(maps.flatten(2)[..., chosen]), grid.at(chosen)).item()
+        for row in (0, 1)
+        for column in (0, 1)
+        for chosen in [torch.arange(SIDE**2).view(SIDE, SIDE)[row::2, column::2].flatten()]
+    ]
+    assert len(set(parts)) == 4
+    assert sorted(found) == pytest.approx(sorted(parts))
 
 
 def test_gradients_flow_and_lessen_the_loss():
@@ -121,10 +138,10 @@ def test_gradients_flow_and_lessen_the_loss():
     grid = sample_grid(anchors_xy, SIDE, GEOMETRY)
     features = torch.randn(4, CHANNELS, 32, 40, generator=torch.Generator().manual_seed(0)).requires_grad_()
     optimizer = torch.optim.Adam([features], lr=0.1)
-    first = structural_loss(features, maps, grid)
+    first = structural_loss(features, maps.flatten(2), grid)
     for _ in range(20):
         optimizer.zero_grad()
-        loss = structural_loss(features, maps, grid)
+        loss = structural_loss(features, maps.flatten(2), grid)
         loss.backward()
         optimizer.step()
     assert features.grad is not None
@@ -139,7 +156,7 @@ def test_no_anchor_seen_is_a_loss_of_zero_with_a_gradient(anchors):
     geometry = Geometry(torch.tensor([[80, 80]]), torch.eye(3)[None], torch.tensor([[64, 64]]), (64, 64))
     features = torch.randn(1, 4, 16, 16, requires_grad=True)
     maps = torch.zeros(1, anchors.shape[1], 8, 8)
-    loss = structural_loss(features, maps, sample_grid(anchors, 8, geometry))
+    loss = structural_loss(features, maps.flatten(2), sample_grid(anchors, 8, geometry))
     loss.backward()
     assert loss.item() == 0
     assert features.grad is not None
@@ -149,7 +166,7 @@ def test_no_anchor_seen_is_a_loss_of_zero_with_a_gradient(anchors):
 def test_half_precision_features_are_compared_in_full():
     anchors_xy, maps = planted_targets(GEOMETRY)
     grid = sample_grid(anchors_xy, SIDE, GEOMETRY)
-    loss = structural_loss(planted_features(GEOMETRY).bfloat16(), maps, grid)
+    loss = structural_loss(planted_features(GEOMETRY).bfloat16(), maps.flatten(2), grid)
     assert loss.dtype == torch.float32
     assert loss < 1e-4
 
@@ -158,4 +175,7 @@ def test_a_projective_homography_is_followed():
     matrix = torch.tensor([[1.0, 0.1, 3.0], [0.05, 0.9, 2.0], [0.0005, 0.0003, 1.0]])[None]
     geometry = Geometry(torch.tensor([[150, 110]]), matrix, torch.tensor([[160, 128]]), INPUT_WH)
     anchors_xy, maps = planted_targets(geometry)
-    assert structural_loss(planted_features(geometry), maps, sample_grid(anchors_xy, SIDE, geometry)) < TOLERANCE
+    assert (
+        structural_loss(planted_features(geometry), maps.flatten(2), sample_grid(anchors_xy, SIDE, geometry))
+        < TOLERANCE
+    )
