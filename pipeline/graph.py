@@ -40,6 +40,9 @@ STAGES: Final[dict[str, Stage]] = {
     )
 }
 
+ABLATION: Final = "ablation"
+"""Key of the content of an experiment's ablation, where there is one: the report shows it."""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -73,7 +76,7 @@ def plan(experiment: Experiment) -> dict[str, Node]:
     nodes.append(_evaluate(experiment, made))
     made.append("evaluate")
     settings = _section("report", experiment.report)
-    nodes.append(Node("report", "report", 1, settings, made_from=tuple(made), reads=tuple(made)))
+    nodes.append(Node("report", "report", 1, settings, (ABLATION,), made_from=tuple(made), reads=tuple(made)))
     return _without_skipped({node.key: node for node in nodes})
 
 

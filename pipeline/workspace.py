@@ -3,6 +3,7 @@
 <work>/<experiment>/<node>.fingerprint   changes only when something that matters to the node does
 <work>/<experiment>/<node>.done          the result in use; make compares the times of the two
 <work>/<experiment>/edges.mk             the stage graph, as make reads it
+<work>/<experiment>/ablation/            what `s4m ablation` wrote of the experiment
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pipeline.experiment.schema import Experiment
 from pipeline.files import write_atomically
 from pipeline.fingerprint import Fingerprint, differences
-from pipeline.graph import STAGES, Node, fingerprints, plan
+from pipeline.graph import ABLATION, STAGES, Node, fingerprints, plan
 from pipeline.identity import IdentityCache, Progress
 from pipeline.inputs import read_contents
 from pipeline.store import Holder, Seal, StoreRoot, now
@@ -52,6 +53,14 @@ def work_root(environment: Mapping[str, str] = os.environ) -> Path:
     return Path(environment.get("S4M_WORK", "work")).expanduser()
 
 
+def ablation_folder(root: Path, experiment: str) -> Path:
+    """Where the tables of an experiment's ablation lie."""
+    return root / experiment / "ablation"
+
+
+ABLATION_FIGURES: Final = "ablation.json"
+
+
 def identity_file(root: Path) -> Path:
     """Where the contents of files are remembered, for all experiments."""
     return root / ".identity.sqlite"
@@ -74,7 +83,12 @@ class Workspace:
         self.store = StoreRoot(experiment.store)
         self.nodes = plan(experiment)
         cache = IdentityCache(identity_file(root), progress)
-        self.fingerprints = fingerprints(self.nodes, read_contents(experiment, cache, trust=trust_images))
+        contents = read_contents(experiment, cache, trust=trust_images)
+        figures = ablation_folder(root, experiment.name) / ABLATION_FIGURES
+        self.ablation = figures if figures.is_file() else None
+        if self.ablation is not None:
+            contents[ABLATION] = cache.file(self.ablation)
+        self.fingerprints = fingerprints(self.nodes, contents)
 
     def refresh(self) -> Path:
         """Bring fingerprints, records and edges on disk up to date; gives the file that make includes.

@@ -15,7 +15,7 @@ from pipeline.ablation.cells import cells_of, overrides_of
 from pipeline.ablation.units import MEASURED, Unit
 from pipeline.errors import StageError
 from pipeline.graph import Node
-from pipeline.workspace import work_root
+from pipeline.workspace import ablation_folder, work_root
 from stages.console import err, out
 from stages.options import ExperimentOption, SetOption, load, workspace
 
@@ -46,7 +46,7 @@ def ablation(
     given = overrides or []
     name = load(exp, given).name
     units = make_units(exp, given, seeds, cells)
-    folder = output or work_root() / name / "ablation"
+    folder = output or ablation_folder(work_root(), name)
 
     def write() -> None:
         from pipeline.ablation.figures import collect

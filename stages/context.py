@@ -28,6 +28,7 @@ class StageContext:
 
     results: folders of the results it reads, by node. The split's is not among them: stages see its lists
     by the methods below, so that only those that measure ever see the unlabelled images' truth.
+    ablation: the figures of the experiment's ablation, where there is one.
     """
 
     experiment: Experiment
@@ -37,6 +38,7 @@ class StageContext:
     results: Mapping[str, Path]
     split_folder: Path | None
     say: Callable[[str], None]
+    ablation: Path | None = None
 
     def labelled(self) -> Path:
         """COCO file of the labelled images."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline.ablation.writing import read_ablation
 from pipeline.files import write_atomically
 from pipeline.graph import plan
 from pipeline.report.extras import Sources, collect
@@ -20,7 +21,8 @@ def run(context: StageContext) -> Summary:
     gathered = gather(context.experiment.name, plan(context.experiment), results)
     sources = Sources(context.unlabelled_images(), context.unlabelled_truth(), LABELS)
     extras = collect(gathered, sources, context.experiment.report.gallery)
-    html = render_page(gathered, extras)
+    ablation = None if context.ablation is None else read_ablation(context.ablation)
+    html = render_page(gathered, extras, ablation)
     write_atomically(context.folder / REPORT, html)
     pictures = sum(len(card.pictures) for gallery in extras.galleries for card in gallery.cards)
     return {"pictures": pictures, "page": REPORT}

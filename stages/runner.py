@@ -119,6 +119,7 @@ def _run(space: Workspace, key: str) -> None:
         results={name: space.result(name) for name in node.reads if name != "split"},
         split_folder=space.result("split") if "split" in node.reads else None,
         say=err.print,
+        ablation=space.ablation,
     )
     module: StageModule = importlib.import_module(MODULES[node.stage])
     begun = time.monotonic()

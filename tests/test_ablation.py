@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -24,8 +25,10 @@ from pipeline.evaluation import results as ev
 from pipeline.experiment.loading import load_experiment
 from pipeline.graph import Node, plan
 from pipeline.lists import write_lists
+from pipeline.workspace import ABLATION_FIGURES, ablation_folder, work_root
 from stages import ablation_commands
 from stages.ablation_commands import make_units, run_units
+from stages.options import workspace
 from tests.test_report_page import Page
 from tests.tiny_coco import tiny_coco
 from tests.tiny_experiment import POOL, make_experiment_files
@@ -395,6 +398,33 @@ def test_the_page_is_whole_and_says_what_was_saved(ablation, tmp_path):
     page = Page((tmp_path / "out" / writing.PAGE).read_text())
     assert "The cells asked for" in page.text
     assert "31.5 ± 0.7" in page.text
+
+
+def test_figures_are_read_as_they_were_written(ablation, tmp_path):
+    writing.write_ablation(tmp_path / "out", ablation)
+    assert writing.read_ablation(tmp_path / "out" / ABLATION_FIGURES) == ablation
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "s4m-ablation", "version": 2}', "\udc80"])
+def test_what_is_no_ablation_is_refused_with_what_to_do(text, tmp_path):
+    path = tmp_path / ABLATION_FIGURES
+    path.write_text(text, errors="surrogateescape")
+    with pytest.raises(StageError, match="remove the file, or give the command"):
+        writing.read_ablation(path)
+
+
+def test_the_report_is_another_one_when_the_ablation_is(exp, ablation):
+    def report() -> str:
+        return workspace(load_experiment(Path(exp))).fingerprints["report"].id
+
+    folder = ablation_folder(work_root(), "tiny")
+    before = report()
+    writing.write_ablation(folder, ablation)
+    shown = report()
+    writing.write_ablation(folder, replace(ablation, seeds=(0,)))
+    assert len({before, shown, report()}) == 3
+    writing.write_ablation(folder, ablation)
+    assert report() == shown
 
 
 def test_an_ablation_of_which_nothing_is_made_is_a_table_too(exp, tmp_path):

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.ablation.figures import Ablation, CellFigures, SeedFigures
+from pipeline.ablation.writing import write_ablation
 from pipeline.experiment.loading import load_experiment
-from pipeline.workspace import Workspace
+from pipeline.workspace import ABLATION_FIGURES, Workspace
 from stages import report as stage
 from stages.context import StageContext
 from tests.tiny_coco import tiny_coco, write_json
@@ -62,7 +64,9 @@ def space(tmp_path, monkeypatch) -> Workspace:
     return Workspace(load_experiment(make_experiment_files(tmp_path)), tmp_path / "work")
 
 
-def write_report(space: Workspace, results: TinyResults, folder: Path, gallery: int = 2) -> str:
+def write_report(
+    space: Workspace, results: TinyResults, folder: Path, gallery: int = 2, ablation: Path | None = None
+) -> str:
     """Run the stage as the runner does, on results that are there; two pictures of a kind are quickly made."""
     report = space.experiment.report.model_copy(update={"gallery": gallery})
     experiment = space.experiment.model_copy(update={"report": report})
@@ -75,6 +79,7 @@ def write_report(space: Workspace, results: TinyResults, folder: Path, gallery: 
         results={key: path for key, path in results.folders.items() if key != "split"},
         split_folder=results.folders["split"],
         say=print,
+        ablation=ablation,
     )
     stage.run(context)
     assert [path.name for path in folder.iterdir()] == [stage.REPORT]
@@ -97,6 +102,20 @@ def test_the_page_says_what_was_measured_and_shows_it(space, tmp_path):
     assert len(page.all("img")) == 2 * 6 + 2 * 6 + 2 * 10 + 5
     headings = [tag for tag, _ in page.elements if tag in ("h1", "h2", "h3")]
     assert headings.count("h1") == 1
+
+
+def test_the_ablation_is_shown_where_there_is_one(space, tmp_path):
+    results = make_results(space, tmp_path / "annotations.json")
+    seeds = tuple(SeedFigures(seed, "train-student", 0.4 + seed / 100, 0.7, 0.3, 0.1, 0.7, 0.8) for seed in (0, 1))
+    cell = CellFigures("arp", "+ ARP & <b>", "composites", seeds, (2,), None, None)
+    write_ablation(tmp_path / "ablation", Ablation("tiny", (0, 1, 2), (cell,), ()))
+    page = Page(write_report(space, results, tmp_path / "out", ablation=tmp_path / "ablation" / ABLATION_FIGURES))
+    assert "The method’s parts switched on one by one." in page.text
+    assert "40.5 ± 0.7" in page.text
+    assert "+ ARP & <b> is not measured yet with seed 2." in page.text
+    assert "#ablation" in [link.get("href") for link in page.all("a")]
+    without = Page(write_report(space, results, tmp_path / "without"))
+    assert "#ablation" not in [link.get("href") for link in without.all("a")]
 
 
 def test_the_page_is_one_file_and_needs_nothing_else(space, tmp_path):

@@ -62,6 +62,14 @@ def sharing_sentence(ablation: Ablation) -> str:
     )
 
 
+def about(ablation: Ablation) -> str:
+    """What the figures are."""
+    return (
+        f"Mask AP of each cell's last model on the validation images, in points; mean ± standard deviation over "
+        f"{_seeds(ablation.seeds)}."
+    )
+
+
 def missing_sentences(ablation: Ablation) -> tuple[str, ...]:
     """What is not measured yet, a sentence a cell."""
     return tuple(
@@ -76,11 +84,6 @@ def spread_text(spread: Spread | None, show: Callable[[float], str]) -> str:
     if spread.deviation is None:
         return show(spread.mean)
     return f"{show(spread.mean)} ± {show(spread.deviation)}"
-
-
-def seeds_text(ablation: Ablation) -> str:
-    """`seeds 0, 1, 2`."""
-    return _seeds(ablation.seeds)
 
 
 def _seeds(seeds: tuple[int, ...]) -> str:

@@ -9,22 +9,31 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
+
+import msgspec
 
 from pipeline.ablation import tables
 from pipeline.ablation.chart import chart
 from pipeline.ablation.figures import Ablation, CellFigures
+from pipeline.errors import StageError
 from pipeline.files import write_atomically
-from pipeline.report.page import render
+from pipeline.report.page import ablation_values, render
 from pipeline.report.tables import Table
+from pipeline.workspace import ABLATION_FIGURES
 
 MARKDOWN: Final = "ablation.md"
-FIGURES: Final = "ablation.json"
 CHART: Final = "ablation.svg"
 PAGE: Final = "ablation.html"
 
 FORMAT: Final = "s4m-ablation"
 FORMAT_VERSION: Final = 1
+
+
+class _Header(msgspec.Struct):
+    format: Literal["s4m-ablation"]
+    version: Literal[1]
+
 
 _SPREADS: Final = ("ap", "ap_50", "ap_75", "boundary_ap", "label_iou_before", "label_iou_after")
 
@@ -32,9 +41,22 @@ _SPREADS: Final = ("ap", "ap_50", "ap_75", "boundary_ap", "label_iou_before", "l
 def write_ablation(folder: Path, ablation: Ablation) -> None:
     """Write all files into a folder, over those of an earlier run."""
     write_atomically(folder / MARKDOWN, markdown(ablation))
-    write_atomically(folder / FIGURES, json.dumps(_as_json(ablation), indent=1, ensure_ascii=False) + "\n")
+    write_atomically(folder / ABLATION_FIGURES, json.dumps(_as_json(ablation), indent=1, ensure_ascii=False) + "\n")
     write_atomically(folder / CHART, str(chart(ablation)))
     write_atomically(folder / PAGE, _page(ablation))
+
+
+def read_ablation(path: Path) -> Ablation:
+    """The figures as they were written; StageError for a file that holds something else."""
+    try:
+        text = path.read_bytes()
+        msgspec.json.decode(text, type=_Header)
+        return msgspec.json.decode(text, type=Ablation)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StageError(
+            f"{path}: not an ablation's figures as they are written now ({error}): "
+            "remove the file, or give the command `s4m ablation` again"
+        ) from error
 
 
 def markdown(ablation: Ablation) -> str:
@@ -44,7 +66,7 @@ def markdown(ablation: Ablation) -> str:
 
 def _paragraphs(ablation: Ablation) -> Iterator[str]:
     yield f"# Ablation of {ablation.experiment}\n"
-    yield f"{_about(ablation)}\n"
+    yield f"{tables.about(ablation)}\n"
     yield f"![Mask AP of every cell]({CHART})\n"
     yield _markdown_table(tables.accuracy_table(ablation))
     for sentence in tables.missing_sentences(ablation):
@@ -55,13 +77,6 @@ def _paragraphs(ablation: Ablation) -> Iterator[str]:
         yield "## What they share\n"
         yield f"{tables.sharing_sentence(ablation)}\n"
         yield _markdown_table(tables.sharing_table(ablation))
-
-
-def _about(ablation: Ablation) -> str:
-    return (
-        f"Mask AP of each cell's last model on the validation images, in points; mean ± standard deviation over "
-        f"{tables.seeds_text(ablation)}."
-    )
 
 
 def _markdown_table(table: Table) -> str:
@@ -78,10 +93,7 @@ def _page(ablation: Ablation) -> str:
         "ablation.html",
         {
             "name": ablation.experiment,
-            "about": _about(ablation),
-            "chart": chart(ablation),
-            "accuracy": tables.accuracy_table(ablation),
-            "missing": tables.missing_sentences(ablation),
+            **ablation_values(ablation),
             "cells": tables.cell_table(ablation),
             "sharing": tables.sharing_table(ablation),
             "saved": tables.sharing_sentence(ablation),

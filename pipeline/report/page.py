@@ -11,6 +11,9 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from pipeline.ablation import tables as ablation_tables
+from pipeline.ablation.chart import chart
+from pipeline.ablation.figures import Ablation
 from pipeline.report import sections
 from pipeline.report.extras import Extras
 from pipeline.report.gather import Run
@@ -20,7 +23,7 @@ _TEMPLATES: Final = Path(__file__).parent / "templates"
 _SCRIPT: Final = "page.js.html"
 
 
-def render_page(run: Run, extras: Extras) -> str:
+def render_page(run: Run, extras: Extras, ablation: Ablation | None = None) -> str:
     """The experiment's page as HTML."""
     models = run.evaluation.models if run.evaluation else ()
     rounds = run.evaluation.pseudo_labels if run.evaluation else ()
@@ -37,10 +40,21 @@ def render_page(run: Run, extras: Extras) -> str:
             "trainings": [sections.training(key, log) for key, log in run.logs.items()],
             "notes": run.evaluation.notes if run.evaluation else (),
             "artefacts": sections.artefacts(run),
+            "ablation": None if ablation is None else ablation_values(ablation),
             "extras": extras,
             "remarks": extras.remarks,
         },
     )
+
+
+def ablation_values(ablation: Ablation) -> dict[str, Any]:
+    """What the templates show of an ablation's accuracy."""
+    return {
+        "about": ablation_tables.about(ablation),
+        "chart": chart(ablation),
+        "accuracy": ablation_tables.accuracy_table(ablation),
+        "missing": ablation_tables.missing_sentences(ablation),
+    }
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:
