@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from pipeline import words
 from pipeline.embeddings.job import ENCODED, EmbedWork
 from pipeline.embeddings.making import ARRAYS, finish, prepare
 from pipeline.embeddings.schema import Shape, fingerprint_of, image_bytes, images_per_shard
@@ -16,7 +17,6 @@ from pipeline.sam.build import embedding_shape
 from pipeline.sam.worker import SamChoice
 from pipeline.store import StoreRoot
 from pipeline.workspace import identity_file, work_root
-from stages.console import size_text
 from stages.context import StageContext
 from stages.progress import run_missing
 from stages.waiting import held
@@ -61,8 +61,8 @@ def _make(
     folder = store.partial(fingerprint.stage, fingerprint.id)
     images, size_bytes = len(labels), image_bytes(shape)
     context.say(
-        f"embeddings: {size_text(size_bytes)} an image x {images:,} images = {size_text(size_bytes * images)} at most, "
-        f"in {store.path(fingerprint.stage, fingerprint.id)}"
+        f"embeddings: {words.size(size_bytes)} an image x {images:,} images = {words.size(size_bytes * images)} "
+        f"at most, in {store.path(fingerprint.stage, fingerprint.id)}"
     )
     begun = time.monotonic()
     per_shard = images_per_shard(shape, images)

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from pipeline import words
 from pipeline.errors import StageError
 from pipeline.experiment.loading import to_yaml
 from pipeline.experiment.starter import starter_text
 from pipeline.workspace import NodeStatus, State
-from stages.console import out, size_text
+from stages.console import out
 from stages.options import EXPERIMENTS, ExperimentOption, SetOption, load, workspace
 
 STYLES = {
@@ -82,7 +83,7 @@ def _lines(status: NodeStatus) -> list[str]:
     about = list(status.reasons)
     if seal is not None:
         about += [f"{name} {value}" for name, value in seal.summary.items()]
-    made = f"{seal.made_at}  {size_text(seal.size_bytes):>8}  " if seal else ""
+    made = f"{seal.made_at}  {words.size(seal.size_bytes):>8}  " if seal else ""
     lines = [f"{status.node.key:<18}{status.state.value:<13}{made}{'; '.join(about)}".rstrip()]
     if status.path is not None:
         lines.append(f"{'':<18}{status.path}")

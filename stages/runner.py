@@ -13,11 +13,12 @@ from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import Protocol
 
+from pipeline import words
 from pipeline.errors import S4MError, StageError
 from pipeline.experiment.schema import Experiment
 from pipeline.graph import STAGES, downstream, node_key
 from pipeline.workspace import Workspace
-from stages.console import err, out, size_text
+from stages.console import err, out
 from stages.context import StageContext, Summary
 from stages.options import workspace
 from stages.waiting import held
@@ -127,7 +128,7 @@ def _run(space: Workspace, key: str) -> None:
     seal = space.store.seal(fingerprint, space.experiment.name, time.monotonic() - begun, summary, _versions())
     figures = ", ".join(f"{name} {value}" for name, value in summary.items())
     out.print(f"{key} is done in {seal.seconds:.1f} s: {figures}")
-    out.print(f"  {space.result(key)} ({size_text(seal.size_bytes)})")
+    out.print(f"  {space.result(key)} ({words.size(seal.size_bytes)})")
 
 
 def _versions() -> dict[str, str]:

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from pipeline import words
 from pipeline.errors import StoreError
 from pipeline.store import StoredResult, StoreRoot, default_root
 from pipeline.workspace import register_references, work_root
-from stages.console import err, out, size_text
+from stages.console import err, out
 
 app = typer.Typer(help="List, prune and verify the results that experiments share.", invoke_without_command=True)
 
@@ -29,7 +30,7 @@ def stores(context: typer.Context, store: RootOption = None) -> None:
     results = list(root.results())
     for result in results:
         out.print("\n".join(_lines(root, result)))
-    total = size_text(sum(result.size_bytes for result in results))
+    total = words.size(sum(result.size_bytes for result in results))
     out.print(f"{len(results)} results, {total} in {root.root}")
 
 
@@ -45,8 +46,8 @@ def prune(
         out.print(f"nothing to remove in {root.root}: every result is in use")
         return
     for result in unused:
-        out.print(f"{result.path}  {size_text(result.size_bytes)}  {_made(root, result)}")
-    size = size_text(sum(result.size_bytes for result in unused))
+        out.print(f"{result.path}  {words.size(result.size_bytes)}  {_made(root, result)}")
+    size = words.size(sum(result.size_bytes for result in unused))
     if not yes and not typer.confirm(f"Remove these {len(unused)} results ({size})?"):
         out.print("nothing was removed")
         return
@@ -93,6 +94,6 @@ def _lines(root: StoreRoot, result: StoredResult) -> list[str]:
     users = ", ".join(sorted(set(result.references))) or "nobody"
     settings = result.seal.fingerprint.get("settings", {}) if result.seal else {}
     return [
-        f"{result.path}  {size_text(result.size_bytes)}  {_made(root, result)}; used by {users}",
+        f"{result.path}  {words.size(result.size_bytes)}  {_made(root, result)}; used by {users}",
         *(f"    {key}: {value}" for key, value in settings.items()),
     ]

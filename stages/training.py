@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from pipeline import words
 from pipeline.detection.published import read_published
 from stages.console import err
 from stages.context import StageContext, Summary
@@ -54,12 +55,6 @@ class TrainingProgress:
         left = (self._iterations - step.iteration) * self._seconds
         losses = ", ".join(f"{name} {value:.3f}" for name, value in step.losses.items())
         err.print(
-            f"{self._what}: iteration {step.iteration:,} of {self._iterations:,}, {_duration(left)} to go, "
+            f"{self._what}: iteration {step.iteration:,} of {self._iterations:,}, {words.duration(left)} to go, "
             f"{self._seconds:.2f} s each, {losses}"
         )
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

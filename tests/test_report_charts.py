@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.report import words
+from pipeline import words
 from pipeline.report.charts import Distribution, Line, Part, dumbbell, histogram, line_chart, sparkline, stacked_bar
 from pipeline.report.curves import MOST_POINTS, read_log, smoothed, thinned
 

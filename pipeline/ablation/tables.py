@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from pipeline import words
 from pipeline.ablation.figures import Ablation, CellFigures, Spread, StageSharing
-from pipeline.report import words
 from pipeline.report.tables import Cell, Column, Table, text_cell, tone
 
 _POINTS: Final = (("mask AP", "ap"), ("AP50", "ap_50"), ("AP75", "ap_75"), ("boundary AP", "boundary_ap"))

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from pipeline import words
 from pipeline.experiment.schema import Experiment
-from pipeline.report import words
 from pipeline.report.charts import Distribution, Line, histogram, line_chart
 from pipeline.report.curves import TOTAL
 from pipeline.report.gather import Run

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from pipeline import words
 from pipeline.evaluation.results import PseudoLabelResult
 from pipeline.labels.rows import Status
 from pipeline.labels.schema import STATUSES
 from pipeline.labels.store import LabelStore
-from pipeline.report import words
 from pipeline.report.charts import Distribution, Line, Part, histogram, line_chart, sparkline, stacked_bar
 from pipeline.report.curves import TOTAL, TrainingLog
 from pipeline.report.gather import Run, StageResult

@@ -8,8 +8,8 @@ from typing import Final
 
 from markupsafe import Markup
 
+from pipeline import words
 from pipeline.evaluation.results import CategoryResult, MaskFigures, Metrics, ModelResult, PseudoLabelResult
-from pipeline.report import words
 from pipeline.report.charts import dumbbell
 
 Sortable = float | str | None

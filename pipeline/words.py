@@ -59,7 +59,7 @@ def size(size_bytes: int) -> str:
     value = size_bytes / 1000
     for unit in ("kB", "MB", "GB"):
         if value < 1000:
-            return f"{value:.1f} {unit}"
+            return f"{value:.1f} {unit}" if value < 100 else f"{value:.0f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
 
