@@ -128,8 +128,8 @@ bench-embeddings: $(SETUP) ## Measure refining with and without kept embeddings 
 		--annotations $(or $(ANNOTATIONS),work/bench-presets/train.json) --images $(or $(IMAGES),work/bench-presets/train/images)
 
 bench-scale: $(SETUP) ## Measure refining in process against one and two Dask workers
-	@$(S4M) data shapes work/bench-presets --images 60 --validation 10
-	@$(BIN)/python -m benchmarks.scale --annotations work/bench-presets/train.json --images work/bench-presets/train/images
+	@$(S4M) data shapes work/bench-scale --images 400 --validation 1
+	@$(BIN)/python -m benchmarks.scale --annotations work/bench-scale/train.json --images work/bench-scale/train/images
 
 bench-loading: $(SETUP) ## Measure training samples from the label store against MMDetection's CocoDataset
 	@$(BIN)/python -m benchmarks.loading

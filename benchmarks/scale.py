@@ -1,23 +1,26 @@
 """What Dask costs and what workers gain: refining in this process, and on clusters of worker processes.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.scale --annotations FILE --images FOLDER [--limit 200] [--workers 1 2]
+    python -m benchmarks.scale --annotations FILE --images FOLDER [--limit 400] [--rounds 3] [--workers 1 2]
 
 The labels to refine are the annotations themselves. Processes start and load their model before the clock does, as
-a run of any length pays that once. Prints a Markdown table. A worker is a core, and the cores must be free: what
-others take of them is missing from the figures.
+a run of any length pays that once. The ways take turns. Prints a Markdown table of medians. A worker is a core, and the
+cores must be free: what others take of them is missing from the figures, and from the processors' the least.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.coco.reading import read_coco
-from pipeline.compute import Shard, run_shards
+from pipeline.compute import Shard, local_cluster, run_shards
 from pipeline.experiment.schema import ComputeSettings, RefineSettings
 from pipeline.labels.sealing import write_store
 from pipeline.labels.shards import divide
@@ -29,13 +32,21 @@ from pipeline.sam.worker import SamChoice
 IN_PROCESS = ComputeSettings()
 
 
+class Cost(NamedTuple):
+    """What a run took: of the clock, and of all processors."""
+
+    seconds: float
+    cpu_seconds: float
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--annotations", type=Path, required=True, help="COCO instance annotations")
     parser.add_argument("--images", type=Path, required=True, help="the folder that their file names start from")
-    parser.add_argument("--limit", type=int, default=200, help="images")
+    parser.add_argument("--limit", type=int, default=400, help="images")
     parser.add_argument("--images-per-shard", type=int, default=8, help="less than a run's own 32: more of Dask's work")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="worker processes of each cluster")
     arguments = parser.parse_args()
     dataset = read_coco(arguments.annotations)
@@ -55,38 +66,47 @@ def main() -> None:
             settings=RefineSettings(),
             gate=Gate(),
         )
-        alone = seconds_of(work, shards, IN_PROCESS)
-        lines = [("in this process", alone)] + [
-            (f"Dask, {workers} worker{'s' * (workers > 1)}", on_cluster(work, shards, workers))
-            for workers in arguments.workers
-        ]
+        ways: dict[str, Callable[[], Cost]] = {"in this process": partial(cost_of, work, shards, IN_PROCESS, own_cpu)}
+        for workers in arguments.workers:
+            ways[f"Dask, {workers} worker{'s' * (workers > 1)}"] = partial(on_cluster, work, shards, workers)
+        costs: dict[str, list[Cost]] = {name: [] for name in ways}
+        for _ in range(arguments.rounds):
+            for name, way in ways.items():
+                costs[name].append(way())
     images = len(dataset.images)
-    print(f"{images} images, {len(dataset.annotations)} instances, {len(shards)} shards\n")
-    print("| where | seconds | images/s | times as fast |\n|---|---:|---:|---:|")
-    for name, seconds in lines:
-        print(f"| {name} | {seconds:.1f} | {images / seconds:.2f} | {alone / seconds:.2f} |")
+    print(f"{images} images, {len(dataset.annotations)} instances, {len(shards)} shards; medians of turns\n")
+    print("| where | seconds | of processors | images/s | times as fast |\n|---|---:|---:|---:|---:|")
+    medians = {name: Cost(*map(statistics.median, zip(*each, strict=True))) for name, each in costs.items()}
+    alone = next(iter(medians.values())).seconds
+    for name, cost in medians.items():
+        speed = f"{images / cost.seconds:.2f} | {alone / cost.seconds:.2f}"
+        print(f"| {name} | {cost.seconds:.1f} | {cost.cpu_seconds:.1f} | {speed} |")
 
 
-def on_cluster(work: RefineWork, shards: Sequence[Shard], workers: int) -> float:
-    """The seconds that a cluster of this machine's processes takes."""
-    from distributed import LocalCluster
+def on_cluster(work: RefineWork, shards: Sequence[Shard], workers: int) -> Cost:
+    """What a cluster of this machine's processes takes."""
+    from distributed import Client
 
-    with LocalCluster(
-        n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs="CRITICAL"
-    ) as cluster:
-        return seconds_of(work, shards, ComputeSettings(scheduler=cluster.scheduler_address))
+    with local_cluster(workers) as cluster, Client(cluster) as client:
+        compute = ComputeSettings(scheduler=cluster.scheduler_address)
+        return cost_of(work, shards, compute, lambda: own_cpu() + sum(client.run(own_cpu).values()))
 
 
-def seconds_of(work: RefineWork, shards: Sequence[Shard], compute: ComputeSettings) -> float:
-    """The seconds that all shards take, after each process has had some to begin with."""
+def own_cpu() -> float:
+    """The processor seconds of this process so far."""
+    return time.process_time()
+
+
+def cost_of(work: RefineWork, shards: Sequence[Shard], compute: ComputeSettings, cpu: Callable[[], float]) -> Cost:
+    """What all shards take, after each process has had some to begin with."""
     with (
         tempfile.TemporaryDirectory(dir=work.shards_folder.parent) as warm_up,
         tempfile.TemporaryDirectory(dir=work.shards_folder.parent) as measured,
     ):
         run_shards(replace(work, shards_folder=Path(warm_up)), shards[:4], compute, lambda _: None)
-        begun = time.perf_counter()
+        begun, cpu_begun = time.perf_counter(), cpu()
         run_shards(replace(work, shards_folder=Path(measured)), shards, compute, lambda _: None)
-        return time.perf_counter() - begun
+        return Cost(time.perf_counter() - begun, cpu() - cpu_begun)
 
 
 if __name__ == "__main__":

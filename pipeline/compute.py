@@ -15,7 +15,7 @@ from pipeline.errors import StageError
 from pipeline.experiment.schema import ComputeSettings
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, LocalCluster
 
 Row = TypeVar("Row")
 Report = TypeVar("Report")
@@ -123,15 +123,11 @@ def _resources(client: Client) -> dict[str, dict[str, int]]:
 @contextmanager
 def _client(compute: ComputeSettings, shards: int) -> Iterator[Client]:
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     settings = {
         "distributed.scheduler.allowed-failures": DEATHS - 1,
         "distributed.comm.timeouts.connect": CONNECT_SECONDS,
-        "distributed.admin.log-format": "%(message)s",
-        # Dask has workers give memory back at every turn; models take the same again, page by page, at every image.
-        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 29,
-        "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 1 << 25,
     }
     with dask.config.set(settings):
         if compute.scheduler is not None:
@@ -145,21 +141,36 @@ def _client(compute: ComputeSettings, shards: int) -> Iterator[Client]:
             with client:
                 yield client
             return
-        workers = min(compute.workers, shards)
-        with (
-            LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address=None,
-                silence_logs="CRITICAL",
-                env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},  # a worker is a core
-            ) as cluster,
-            Client(cluster) as client,
-        ):
+        with local_cluster(min(compute.workers, shards)) as cluster, Client(cluster) as client:
             if compute.device != "cpu":
                 from pipeline.gpus import OneGpuEach, visible_gpus
 
                 if len(gpus := visible_gpus()) > 1:
                     client.register_plugin(OneGpuEach(gpus))
             yield client
+
+
+@contextmanager
+def local_cluster(workers: int) -> Iterator[LocalCluster]:
+    """Worker processes of this machine, of one core each."""
+    import dask
+    from distributed import LocalCluster
+
+    settings = {
+        "distributed.admin.log-format": "%(message)s",
+        # Dask has workers give memory back at every turn; models take the same again, page by page, at every image.
+        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 29,
+        "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 1 << 25,
+    }
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            silence_logs="CRITICAL",
+            env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        ) as cluster,
+    ):
+        yield cluster
