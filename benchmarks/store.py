@@ -53,6 +53,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="processes that make the labels")
     parser.add_argument("--folder", type=Path, help="where to put the store; default: the system's own place")
     options = parser.parse_args()
+    if options.folder is not None:
+        options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         table = measure(Path(folder), options.images, options.instances, options.processes)
     print("| what | measured |\n|---|---:|")

@@ -29,10 +29,10 @@ STAGES: Final[dict[str, Stage]] = {
     stage.name: stage
     for stage in (
         Stage("split", "choose the labelled, unlabelled and validation images"),
-        Stage("distill", "compute SAM's structural targets for the labelled images"),
+        Stage("distill", "compute SAM's structural targets for the labelled images", version=2),
         Stage("train-teacher", "train the teacher on the labelled images", version=2),
         Stage("predict", "let the teacher label the unlabelled images"),
-        Stage("refine", "sharpen the teacher's masks with SAM"),
+        Stage("refine", "sharpen the teacher's masks with SAM", version=2),
         Stage("augment", "paste refined instances into composites"),
         Stage("train-student", "train the student on labelled and refined images"),
         Stage("evaluate", "measure teacher, student and pseudo-labels", version=2),

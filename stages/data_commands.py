@@ -78,6 +78,25 @@ def cityscapes(
         out.print(f"{made.path}: {made.images} images, {made.instances} instances, {made.crowds} crowds")
 
 
+@app.command()
+def nuclei(
+    root: Annotated[Path, typer.Argument(help="The folder of stage1_train.zip, with a folder for each picture.")],
+    output: Annotated[Path, typer.Argument(help="Where to write train.json and val.json.")],
+    validation: Annotated[int, typer.Option(min=1, help="Pictures to measure on; the others train.")] = 50,
+    side: Annotated[
+        int | None, typer.Option(min=1, help="Only pictures of this width and height. Default: all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other pictures to measure on.")] = 0,
+    workers: WorkersOption = 1,
+) -> None:
+    """Turn the nuclei of the 2018 Data Science Bowl into COCO instances."""
+    from data.nuclei import NucleiSettings, convert_nuclei
+
+    settings = NucleiSettings(validation, side, seed)
+    for made in convert_nuclei(root, output, settings, workers=workers, progress=_progress("images")):
+        out.print(f"{made.path}: {made.images} images, {made.nuclei} nuclei")
+
+
 @app.command("coco-split")
 def coco_split(
     annotations: Annotated[Path, typer.Argument(help="instances_train2017.json, or any COCO file.")],

@@ -22,6 +22,7 @@ from stages import data_commands
 from stages.options import workspace
 from stages.runner import run_stage
 from tests.test_cityscapes import add_picture
+from tests.test_nuclei import add_nuclei
 from tests.tiny_coco import tiny_coco
 
 ROOT = Path(__file__).parent.parent
@@ -29,20 +30,23 @@ EXPERIMENTS = ROOT / "configs" / "experiments"
 CITYSCAPES = sorted(path.stem for path in EXPERIMENTS.glob("cityscapes_*.yaml"))
 LISTS = ("labelled", "unlabelled", "validation")
 COCO = sorted(path.stem for path in EXPERIMENTS.glob("coco_*.yaml"))
+NUCLEI = sorted(path.stem for path in EXPERIMENTS.glob("dsb2018_*.yaml"))
 
 
 def test_the_published_percentages_are_there() -> None:
     assert CITYSCAPES == ["cityscapes_10", "cityscapes_20", "cityscapes_30", "cityscapes_5"]
     assert COCO == ["coco_1", "coco_10", "coco_2", "coco_5"]
+    assert NUCLEI == ["dsb2018_1", "dsb2018_10", "dsb2018_2"]
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder to run commands in, with the shipped configs and miniatures of both datasets below datasets/."""
+    """A folder to run commands in, with the shipped configs and miniatures of all datasets below datasets/."""
     folder = tmp_path_factory.mktemp("checkout")
     (folder / "configs").symlink_to(ROOT / "configs")
     make_cityscapes(folder / "datasets" / "cityscapes")
     make_coco(folder / "datasets" / "coco")
+    make_nuclei(folder / "datasets" / "dsb2018" / "stage1_train")
     return folder
 
 
@@ -67,6 +71,13 @@ def make_coco(root: Path) -> None:
         made.annotations.rename(target)
 
 
+def make_nuclei(root: Path) -> None:
+    """100 pictures to train on and the 50 that are measured on unless said otherwise, and one of another size."""
+    for number in range(150):
+        add_nuclei(root, f"{number:064x}", (256, 256), 2)
+    add_nuclei(root, f"{150:064x}", (320, 256), 2)
+
+
 @pytest.fixture
 def here(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(checkout)
@@ -79,13 +90,14 @@ def prepared(name: str) -> Experiment:
     path = Path("configs/experiments") / f"{name}.yaml"
     commands = re.findall(r"^# +\.venv/bin/s4m data (.+)$", path.read_text(), re.MULTILINE)
     assert len(commands) == 1
-    if name not in CITYSCAPES or not Path("datasets/cityscapes/train.json").exists():  # one conversion for all four
+    dataset = name.rpartition("_")[0]
+    if not Path("datasets", dataset, "train.json").exists():  # one conversion for all of a dataset
         done = CliRunner().invoke(data_commands.app, shlex.split(commands[0]))
         assert done.exit_code == 0, done.output
     return load_experiment(path, (), {})
 
 
-@pytest.mark.parametrize("name", [*CITYSCAPES, *COCO])
+@pytest.mark.parametrize("name", [*CITYSCAPES, *COCO, *NUCLEI])
 def test_a_benchmark_splits_as_its_name_says(name: str, here: Path) -> None:
     experiment = prepared(name)
     run_stage(experiment, "split", 1)
@@ -96,12 +108,13 @@ def test_a_benchmark_splits_as_its_name_says(name: str, here: Path) -> None:
     assert {each: len(dataset.images) for each, dataset in lists.items()} == {
         "labelled": labelled,
         "unlabelled": images - labelled,
-        "validation": 2,
+        "validation": 50 if name in NUCLEI else 2,
     }
     assert len(lists["labelled"].annotations) == 2 * labelled
     assert not lists["unlabelled"].annotations
     standing = {key: space.status(key).state for key in space.nodes}
-    assert standing.pop("augment") is State.SKIPPED  # composites are made while training
+    if name not in NUCLEI:
+        assert standing.pop("augment") is State.SKIPPED  # composites are made while training
     assert State.SKIPPED not in standing.values()
 
 

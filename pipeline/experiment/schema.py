@@ -99,7 +99,7 @@ class SamSettings(Section):
     checkpoint: FilePath | None = None
     """Weights other than the model's own."""
     input_side: Annotated[int, Field(ge=32, le=1024, multiple_of=32)] | None = None
-    """Side, in pixels, that `sam_tiny` scales images to. Null: the model's own; the others have a fixed one."""
+    """Side, in pixels, that `sam_tiny` scales images to. Null: 256; the other models have a fixed one."""
 
 
 class DistillSettings(Section):

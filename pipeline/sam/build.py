@@ -15,7 +15,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from pipeline.errors import S4MError, some_of
-from pipeline.sam.tiny import REFERENCE_SIDE, TinySam, build_sam_tiny
+from pipeline.sam.tiny import OWN_SIDE, TinySam, build_sam_tiny
 from pipeline.sam.weights import PUBLISHED, identify_weights
 
 MODELS = ("sam_tiny", *PUBLISHED)
@@ -71,7 +71,7 @@ def _known(model: str) -> str:
 
 def _set_input_side(sam: Sam, model: str, input_side: int | None) -> None:
     if isinstance(sam, TinySam):
-        sam.resize(input_side or REFERENCE_SIDE)
+        sam.resize(input_side or OWN_SIDE)
     elif input_side not in (None, sam.image_encoder.img_size):
         raise S4MError(f"{model} takes images of {sam.image_encoder.img_size} pixels only: leave sam.input_side out")
 
