@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 REFERENCE_SIDE = 128
+"""Input side, in pixels, at which positions are encoded exactly as segment_anything encodes them."""
 OWN_SIDE = 256
 """Side of the input where nothing else is asked for: twice that of small pictures, whose outlines gain by it."""
-"""Input side, in pixels, at which positions are encoded exactly as segment_anything encodes them."""
 
 EMBEDDING_STRIDE = 8
 EMBEDDING_CHANNELS = 128
