@@ -148,12 +148,12 @@ def test_making_them_goes_on_where_it_was_stopped(files, encoder, monkeypatch, t
 def test_every_encoder_has_its_own(files, tmp_path):
     path = files(entries(2), pictures(2))
     refine(path, CACHED)
-    refine(path, CACHED, "sam.input_side=128")  # sam_tiny's own: the same encoder
+    refine(path, CACHED, "sam.input_side=256")  # sam_tiny's own: the same encoder
     assert len(sealed_stores(tmp_path)) == 1
     refine(path, CACHED, "sam.input_side=64")
     folders = sealed_stores(tmp_path)
     shapes = {EmbeddingStore.open(folder / ARRAYS).attributes.shape for folder in folders}
-    assert shapes == {(128, 16, 16), (128, 8, 8)}
+    assert shapes == {(128, 32, 32), (128, 8, 8)}
 
 
 def test_other_pixels_under_the_same_names_get_their_own(files, encoder, tmp_path):
@@ -191,14 +191,14 @@ def test_a_disk_without_room_is_told_beforehand(files, encoder, monkeypatch):
     path = files(entries(2), pictures(2))
     usage = shutil.disk_usage
     monkeypatch.setattr(making.shutil, "disk_usage", lambda folder: usage(folder)._replace(free=100_000))
-    with pytest.raises(StageError, match=r"take up to 0\.1 MB, 0\.1 MB are free.*compute\.cache_embeddings"):
+    with pytest.raises(StageError, match=r"take up to 0\.5 MB, 0\.1 MB are free.*compute\.cache_embeddings"):
         refine(path, CACHED)
     assert encoder.images == 0
 
 
 def test_the_size_is_said_beforehand(files, capsys):
     refine(files(entries(2), pictures(2)), CACHED)
-    assert "embeddings: 65.5 kB an image x 2 images = 131 kB at most" in capsys.readouterr().err
+    assert "embeddings: 262 kB an image x 2 images = 524 kB at most" in capsys.readouterr().err
 
 
 def test_plain_zarr_reads_the_features_that_the_encoder_gave(files, tmp_path):

@@ -67,7 +67,7 @@ def small_vit_sam() -> Sam:
 
 
 def sam_of(name: str) -> Sam:
-    return small_vit_sam() if name == "vit" else build_sam("sam_tiny", random_weights_seed=0)
+    return small_vit_sam() if name == "vit" else build_sam("sam_tiny", input_side=SIDE, random_weights_seed=0)
 
 
 def random_images(seed: int, shapes_hw: Sequence[tuple[int, int]] = SHAPES_HW) -> list[NDArray[np.uint8]]:
