@@ -13,7 +13,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -29,7 +29,7 @@ from data.sam_tiny import WEIGHTS_FILE
 from data.sam_tiny.batches import box_of, coarse_mask, points_by_confidence, points_in
 from data.sam_tiny.scenes import make_scene
 from pipeline.errors import ImageError
-from pipeline.sam.tiny import REFERENCE_SIDE, SIDE_MULTIPLE, TinySam, build_sam_tiny
+from pipeline.sam.tiny import OWN_SIDE, REFERENCE_SIDE, SIDE_MULTIPLE, TinySam, build_sam_tiny
 
 UNSEEN_SEED = 1 << 60
 """Scenes from here on are never trained on."""
@@ -37,6 +37,9 @@ UNSEEN_SEED = 1 << 60
 CARD_SCENES = 500
 CARD_SIDES = {REFERENCE_SIDE: 1.0, 2 * REFERENCE_SIDE: 0.2}
 """Input sides, and the share of the scenes measured there."""
+
+ENLARGED_SHARE = 0.3
+"""The share of the scenes that are also shown at the model's own side."""
 
 CARD_FIRST = 1_000_000
 """The model card's scenes are not those that the training watches."""
@@ -96,6 +99,13 @@ def coco_samples(annotations: Path, images: Path) -> Iterator[Sample]:
         usable = [mask for mask in masks if mask.sum() >= SMALLEST_OBJECT_PX]
         if usable:
             yield Sample(picture.astype(np.uint8), np.stack(usable), int(image_id))
+
+
+def enlarged(sample: Sample, side: int) -> Sample:
+    """The same picture as an input of this side shows it, a multiple of its own."""
+    factor = side // sample.image_rgb.shape[0]
+    image_rgb = cv2.resize(sample.image_rgb, (side, side), interpolation=cv2.INTER_LINEAR).astype(np.uint8)
+    return replace(sample, image_rgb=image_rgb, masks=sample.masks.repeat(factor, axis=1).repeat(factor, axis=2))
 
 
 def native_side(sample: Sample) -> int:
@@ -214,6 +224,11 @@ def measure(weights: Path, scenes: int, coco: Sequence[tuple[Path, Path]]) -> di
         for kind in PromptKind:
             samples = unseen_samples(int(share * scenes), side, OBJECTS_PER_SCENE, CARD_FIRST)
             figures[f"scenes of {side} px, {kind.value}"] = summary(ask(sam, samples, kind))
+    sam.resize(OWN_SIDE)
+    for kind in PromptKind:
+        samples = unseen_samples(int(ENLARGED_SHARE * scenes), REFERENCE_SIDE, OBJECTS_PER_SCENE, CARD_FIRST)
+        answers = ask(sam, (enlarged(sample, OWN_SIDE) for sample in samples), kind)
+        figures[f"scenes of {REFERENCE_SIDE} px shown at {OWN_SIDE} px, {kind.value}"] = summary(answers)
     for file, images in coco:
         real = list(coco_samples(file, images))
         sam.resize(native_side(real[0]))
