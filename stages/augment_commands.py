@@ -1,4 +1,4 @@
-"""`s4m augment-preview`: composites to look at, before they are made by the thousand."""
+"""`s4m augment`: the stage, and `s4m augment preview`: composites to look at, before they are made by the thousand."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from typing import Annotated
 import typer
 
 from stages.console import out
-from stages.options import ExperimentOption, SetOption
+from stages.options import ExperimentOption, RoundOption, SetOption, stage_commands
+
+app = stage_commands("augment", "Paste refined instances into composites; `preview` draws some of them.")
 
 
+@app.command()
 def preview(
     exp: ExperimentOption,
     output: Annotated[Path, typer.Option(help="The picture to write (PNG).")],
     count: Annotated[int, typer.Option("--n", min=1, help="Composites to show.")] = 12,
-    number: Annotated[int, typer.Option("--round", min=1, help="The round, where student.rounds is above 1.")] = 1,
+    number: RoundOption = 1,
     overrides: SetOption = None,
 ) -> None:
     """Draw some composites: base, donor and result, with their labels. Needs the refined labels, no more."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 from pipeline.errors import S4MError
 from pipeline.graph import STAGES
@@ -21,9 +22,17 @@ from stages import (
     store_commands,
 )
 from stages.console import err
-from stages.options import ExperimentOption, SetOption, load
+from stages.options import ExperimentOption, RoundOption, SetOption, load
+
+
+class _StagesFirst(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Stages in the order in which they run, then all else."""
+        return [*STAGES, *(name for name in super().list_commands(ctx) if name not in STAGES)]
+
 
 app = typer.Typer(
+    cls=_StagesFirst,
     help="Semi-supervised instance segmentation with SAM, stage by stage.",
     no_args_is_help=True,
     add_completion=False,
@@ -31,7 +40,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-RoundOption = Annotated[int, typer.Option("--round", min=1, help="The round, where student.rounds is above 1.")]
+GROUPS: Final = {"augment": augment_commands.app, "report": report_commands.app}
+"""Stages with commands of their own around them."""
 
 
 def _add_stage(stage: str, purpose: str) -> None:
@@ -44,9 +54,10 @@ def _add_stage(stage: str, purpose: str) -> None:
 
 
 for _stage in STAGES.values():
-    if _stage.name != "report":  # a group of commands, of which the stage is one
+    if _stage.name in GROUPS:
+        app.add_typer(GROUPS[_stage.name], name=_stage.name)
+    else:
         _add_stage(_stage.name, _stage.purpose)
-app.add_typer(report_commands.app, name="report")
 experiment_commands.add_to(app)
 app.add_typer(store_commands.app, name="stores")
 app.add_typer(data_commands.app, name="data")
@@ -54,7 +65,6 @@ app.add_typer(label_commands.app, name="labels")
 app.add_typer(sam_commands.weights_app, name="weights")
 app.command("ablation")(ablation_commands.ablation)
 app.command("refine-coco")(sam_commands.refine_coco)
-app.command("augment-preview")(augment_commands.preview)
 
 
 def main() -> None:

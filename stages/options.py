@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.errors import StageError
 from pipeline.experiment.loading import load_experiment
 from pipeline.experiment.schema import Experiment
 from pipeline.workspace import Workspace, work_root
@@ -15,14 +16,39 @@ from stages.console import err
 EXPERIMENTS = Path("configs/experiments")
 SAY_FROM = 1000  # images to read before it is worth saying
 
-ExperimentOption = Annotated[
-    str,
-    typer.Option("--exp", metavar="FILE|NAME", help="The experiment: a file, or a name in configs/experiments."),
-]
+_EXPERIMENT = typer.Option(
+    "--exp", metavar="FILE|NAME", help="The experiment: a file, or a name in configs/experiments."
+)
+ExperimentOption = Annotated[str, _EXPERIMENT]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A value to set over the file, as refine.points=5. Repeatable."),
 ]
+
+
+RoundOption = Annotated[int, typer.Option("--round", min=1, help="The round, where student.rounds is above 1.")]
+
+
+def stage_commands(stage: str, help_text: str) -> typer.Typer:
+    """A group of commands around a stage, which is what runs where none of them is named."""
+    app = typer.Typer(help=help_text, invoke_without_command=True)
+
+    @app.callback()
+    def run(
+        context: typer.Context,
+        exp: Annotated[str | None, _EXPERIMENT] = None,
+        overrides: SetOption = None,
+        number: RoundOption = 1,
+    ) -> None:
+        from stages.runner import run_stage
+
+        if context.invoked_subcommand is not None:
+            return
+        if exp is None:
+            raise StageError(f"s4m {stage} needs --exp: the experiment to run it for")
+        run_stage(load(exp, overrides), stage, number)
+
+    return app
 
 
 def experiment_path(text: str) -> Path:

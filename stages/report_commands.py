@@ -10,32 +10,12 @@ import typer
 
 from pipeline.errors import StageError
 from stages.console import out
-from stages.options import SetOption
+from stages.options import stage_commands
 
 if TYPE_CHECKING:
     from pipeline.report.compare import Compared
 
-app = typer.Typer(help="Write the HTML report; `compare` lays experiments side by side.", invoke_without_command=True)
-
-
-@app.callback()
-def report(
-    context: typer.Context,
-    exp: Annotated[
-        str | None,
-        typer.Option("--exp", metavar="FILE|NAME", help="The experiment: a file, or a name in configs/experiments."),
-    ] = None,
-    overrides: SetOption = None,
-) -> None:
-    """Write the HTML report of an experiment."""
-    from stages.options import load
-    from stages.runner import run_stage
-
-    if context.invoked_subcommand is not None:
-        return
-    if exp is None:
-        raise StageError("s4m report needs --exp: which experiment to report on")
-    run_stage(load(exp, overrides), "report", 1)
+app = stage_commands("report", "Write the HTML report; `compare` lays experiments side by side.")
 
 
 @app.command()
