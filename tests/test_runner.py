@@ -144,10 +144,13 @@ def test_no_module_but_those_that_write_or_measure_it_names_the_truth():
 
 
 SLOW = """
+import signal
 import sys
 from types import SimpleNamespace
 import time
 from stages import runner, waiting
+# As in a terminal: what is started in the background has Ctrl-C ignored from its parent on.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def run(context):
     (context.folder / "begun").write_text("x")
     context.say("under way")
