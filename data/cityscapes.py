@@ -7,11 +7,9 @@ them that the annotators did not take apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
@@ -21,15 +19,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from data.converting import Progress, annotation_of, read_pictures, refuse_existing
 from pipeline.coco.model import CocoAnnotation, CocoCategory, CocoImage
-from pipeline.coco.segmentation import CompressedRle, encode_segmentation
+from pipeline.coco.segmentation import CompressedRle
 from pipeline.coco.writing import write_coco
-from pipeline.errors import DatasetError, ImageError, Problem, StageError
+from pipeline.errors import DatasetError, ImageError, Problem
 from pipeline.images import check_image_header
 
 Split = Literal["train", "val"]
-Progress = Callable[[int, int], None]
-"""Called with pictures read so far and pictures to read."""
 
 CLASSES: Final[Mapping[int, str]] = MappingProxyType(
     {
@@ -46,7 +43,6 @@ CLASSES: Final[Mapping[int, str]] = MappingProxyType(
 # All classes are 0 to 33, those from 24 on have instances; caravans and trailers (29, 30) are never scored.
 _LAST_CLASS: Final = 33
 _WITH_INSTANCES: Final = range(24, _LAST_CLASS + 1)
-_PICTURES_A_TASK: Final = 8
 
 
 @dataclass(frozen=True)
@@ -114,16 +110,10 @@ def convert_cityscapes(
     File names in it are relative to `root`/leftImg8bit/{split}. DatasetError lists everything that is wrong
     with all splits; then nothing is written.
     """
-    existing = [str(path) for split in settings.splits if (path := output / f"{split}.json").exists()]
-    if existing:
-        raise StageError(f"{', '.join(existing)} exists already: delete it or choose another output folder")
+    refuse_existing([output / f"{split}.json" for split in settings.splits])
     pictures, problems = _find_pictures(root, settings)
-    read: list[_ReadPicture] = []
-    for result in _read_pictures(root, pictures, settings.size_wh_px, workers):
-        read.append(result)
-        problems += result.problems
-        if progress is not None:
-            progress(len(read), len(pictures))
+    read = read_pictures(partial(_read_picture, root, settings.size_wh_px), pictures, workers, progress)
+    problems += [problem for each in read for problem in each.problems]
     if problems:
         raise DatasetError(str(root), problems)
     by_split: dict[Split, list[tuple[_Picture, _ReadPicture]]] = {split: [] for split in settings.splits}
@@ -167,19 +157,6 @@ def _names(folder: Path, ending: str) -> set[str]:
 
 def _city(name: str) -> str:
     return name.split("/")[0]
-
-
-def _read_pictures(
-    root: Path, pictures: Sequence[_Picture], size_wh_px: tuple[int, int], workers: int
-) -> Iterator[_ReadPicture]:
-    """Read pictures in their order, in this process or in several."""
-    read = partial(_read_picture, root, size_wh_px)
-    if workers == 1:
-        yield from map(read, pictures)
-        return
-    # Fresh processes: a fork of a program that runs threads may hang.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(read, pictures, chunksize=_PICTURES_A_TASK)
 
 
 def _read_picture(root: Path, size_wh_px: tuple[int, int], picture: _Picture) -> _ReadPicture:
@@ -234,16 +211,13 @@ def _write_split(
     for image_id, (picture, read) in enumerate(pictures, start=1):
         images.append(CocoImage(image_id, f"{picture.name}_leftImg8bit.png", *size_wh_px))
         for instance in read.instances:
-            x, y, width, height = coco_mask.toBbox(instance.rle).tolist()
             annotations.append(
-                CocoAnnotation(
-                    id=len(annotations) + 1,
-                    image_id=image_id,
-                    category_id=instance.category_id,
-                    bbox=(x, y, width, height),
-                    area=float(coco_mask.area(instance.rle)),
-                    iscrowd=int(instance.is_crowd),
-                    segmentation=encode_segmentation(instance.rle),
+                annotation_of(
+                    len(annotations) + 1,
+                    image_id,
+                    instance.category_id,
+                    instance.rle,
+                    is_crowd=instance.is_crowd,
                 )
             )
     categories = [CocoCategory(class_id, name) for class_id, name in CLASSES.items()]

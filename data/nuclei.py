@@ -11,31 +11,26 @@ Which pictures are to measure on is drawn here, as the dataset says nothing of i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from data.converting import Progress, annotation_of, read_pictures, refuse_existing
 from pipeline.coco.model import CocoAnnotation, CocoCategory, CocoImage
 from pipeline.coco.paths import file_name_problem
-from pipeline.coco.segmentation import CompressedRle, encode_segmentation
+from pipeline.coco.segmentation import CompressedRle
 from pipeline.coco.writing import write_coco
-from pipeline.errors import DatasetError, ImageError, Problem, ProblemsError, StageError
+from pipeline.errors import DatasetError, ImageError, Problem, ProblemsError
 from pipeline.images import image_size, read_image
-
-Progress = Callable[[int, int], None]
-"""Called with pictures read so far and pictures to read."""
 
 CATEGORY: Final = CocoCategory(1, "nucleus")
 # Masks are black and white; where an edited one has smooth edges, its outline runs through their middle.
 _NUCLEUS_FROM: Final = 128
-_PICTURES_A_TASK: Final = 8
 
 
 @dataclass(frozen=True)
@@ -97,16 +92,10 @@ def convert_nuclei(
     written.
     """
     _require_valid(settings)
-    existing = [str(path) for name in ("train.json", "val.json") if (path := output / name).exists()]
-    if existing:
-        raise StageError(f"{', '.join(existing)} exists already: delete it or choose another output folder")
+    refuse_existing([output / "train.json", output / "val.json"])
     pictures, problems = _find_pictures(root)
-    read: list[_ReadPicture] = []
-    for result in _read_pictures(root, pictures, settings.side_px, workers):
-        read.append(result)
-        problems += result.problems
-        if progress is not None:
-            progress(len(read), len(pictures))
+    read = read_pictures(partial(_read_picture, root, settings.side_px), pictures, workers, progress)
+    problems += [problem for each in read for problem in each.problems]
     chosen = [each for each in read if each.size_wh_px is None or _is_chosen(each.size_wh_px, settings.side_px)]
     if read:
         problems += _choice_problems(read, len(chosen), settings)
@@ -153,19 +142,6 @@ def _find_pictures(root: Path) -> tuple[list[_Picture], list[Problem]]:
 
 def _file_name(name: str) -> str:
     return f"{name}/images/{name}.png"
-
-
-def _read_pictures(
-    root: Path, pictures: Sequence[_Picture], side_px: int | None, workers: int
-) -> Iterator[_ReadPicture]:
-    """Read pictures in their order, in this process or in several."""
-    read = partial(_read_picture, root, side_px)
-    if workers == 1:
-        yield from map(read, pictures)
-        return
-    # Fresh processes: a fork of a program that runs threads may hang.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(read, pictures, chunksize=_PICTURES_A_TASK)
 
 
 def _read_picture(root: Path, side_px: int | None, picture: _Picture) -> _ReadPicture:
@@ -238,17 +214,6 @@ def _write_file(path: Path, pictures: Sequence[_ReadPicture]) -> ConvertedNuclei
         assert read.size_wh_px is not None  # else there was a problem
         images.append(CocoImage(read.picture.image_id, read.picture.file_name, *read.size_wh_px))
         for rle in read.nuclei:
-            x, y, width, height = coco_mask.toBbox(rle).tolist()
-            annotations.append(
-                CocoAnnotation(
-                    id=len(annotations) + 1,
-                    image_id=read.picture.image_id,
-                    category_id=CATEGORY.id,
-                    bbox=(x, y, width, height),
-                    area=float(coco_mask.area(rle)),
-                    iscrowd=0,
-                    segmentation=encode_segmentation(rle),
-                )
-            )
+            annotations.append(annotation_of(len(annotations) + 1, read.picture.image_id, CATEGORY.id, rle))
     write_coco(path, images, [CATEGORY], annotations)
     return ConvertedNuclei(path, len(images), len(annotations))
