@@ -1,4 +1,4 @@
-"""What the converters of public datasets have in common."""
+"""What the generator and the converters of datasets have in common."""
 
 from __future__ import annotations
 

@@ -27,11 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from data.converting import annotation_of
 from data.shapes_scene import CLASS_NAMES, DIFFICULTIES, draw_scene
 from pipeline.coco.model import CocoAnnotation, CocoCategory, CocoDataset, CocoImage
 from pipeline.coco.paths import resolve_image_path
 from pipeline.coco.reading import read_coco
-from pipeline.coco.segmentation import encode_segmentation
 from pipeline.coco.writing import write_coco
 from pipeline.errors import Problem, ProblemsError, StageError
 from pipeline.images import read_image
@@ -251,18 +251,7 @@ def _draw_picture(task: _Task, index: int) -> _Drawn:
     annotations = []
     for number, (mask, class_index) in enumerate(zip(scene.masks, scene.class_indices, strict=True)):
         rle = coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))
-        x, y, width, height = coco_mask.toBbox(rle).tolist()
-        annotations.append(
-            CocoAnnotation(
-                id=image.id * _IDS_A_PICTURE + number,
-                image_id=image.id,
-                category_id=class_index + 1,
-                bbox=(x, y, width, height),
-                area=float(coco_mask.area(rle)),
-                iscrowd=0,
-                segmentation=encode_segmentation(rle),
-            )
-        )
+        annotations.append(annotation_of(image.id * _IDS_A_PICTURE + number, image.id, class_index + 1, rle))
     return _Drawn(image, tuple(annotations))
 
 

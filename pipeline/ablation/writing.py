@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
@@ -31,8 +31,8 @@ FORMAT_VERSION: Final = 1
 
 
 class _Header(msgspec.Struct):
-    format: Literal["s4m-ablation"]
-    version: Literal[1]
+    format: str
+    version: int
 
 
 _SPREADS: Final = ("ap", "ap_50", "ap_75", "boundary_ap", "label_iou_before", "label_iou_after")
@@ -50,7 +50,9 @@ def read_ablation(path: Path) -> Ablation:
     """The figures as they were written; StageError for a file that holds something else."""
     try:
         text = path.read_bytes()
-        msgspec.json.decode(text, type=_Header)
+        given = msgspec.json.decode(text, type=_Header)
+        if (given.format, given.version) != (FORMAT, FORMAT_VERSION):
+            raise msgspec.ValidationError(f"{given.format!r} {given.version}")
         return msgspec.json.decode(text, type=Ablation)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StageError(
