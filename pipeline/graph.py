@@ -202,12 +202,17 @@ def _round(experiment: Experiment, number: int, model: str) -> list[Node]:
 
 def _predict(experiment: Experiment, key: str, number: int, model: str) -> Node:
     imported = experiment.predict.results is not None and number == 1
+    inputs = _unlabelled_inputs(experiment)
+    if imported:
+        # No teacher says which images are labelled: an image that has become so is not unlabelled any more.
+        labelled = () if experiment.data.labelled is None else ("data.labelled.images",)
+        inputs = ("predict.results", *inputs, *labelled)
     return Node(
         key,
         "predict",
         number,
         _section("predict", experiment.predict) | _pool_settings(experiment),
-        (*(("predict.results",) if imported else ()), *_unlabelled_inputs(experiment)),
+        inputs,
         made_from=() if imported else (model,),
         reads=("split",) if imported else ("split", model),
     )

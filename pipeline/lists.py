@@ -59,6 +59,14 @@ def write_lists(data: DataSettings, folder: Path) -> ListCounts:
     return ListCounts(counts.labelled, counts.unlabelled, len(validation.images), counts.unreadable)
 
 
+def every_image(data: DataSettings) -> tuple[CocoImage, ...]:
+    """The images of which the unlabelled ones are what the labelled ones leave."""
+    if data.annotated is not None:
+        return read_coco(data.annotated.annotations).images
+    assert data.unlabelled is not None  # by the checks of the experiment
+    return _read_unlabelled(data.unlabelled).dataset.images
+
+
 def _divide(data: DataSettings, annotated: AnnotatedSet, folder: Path) -> tuple[CocoDataset, ListCounts]:
     """One annotated set, of which a part plays the labelled images."""
     dataset = read_coco(annotated.annotations)

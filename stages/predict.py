@@ -13,6 +13,7 @@ from pipeline.labels.sealing import seal, write_store
 from pipeline.labels.shards import divide
 from pipeline.labels.store import LabelStore
 from pipeline.labels.summary import best_instances, count_labels
+from pipeline.lists import every_image
 from stages.context import LABELS, StageContext, Summary
 from stages.progress import fill_store, shards_beside
 
@@ -66,11 +67,8 @@ def _bring_in(results: Path, context: StageContext, sealed: Path) -> None:
     """Take the labels from a results file."""
     predict = context.experiment.predict
     unlabelled = read_coco(context.unlabelled(), annotations_required=False)
-    known = unlabelled.images
-    if context.experiment.data.annotated is not None:
-        # Labelled and unlabelled images are of one set, and so may the results be.
-        known = (*known, *read_coco(context.labelled()).images)
-    detections = read_detections(results, known, unlabelled.categories)
+    # The results may be of labelled images as well, as where these were unlabelled once.
+    detections = read_detections(results, every_image(context.experiment.data), unlabelled.categories)
     labels = (
         best_instances(detections.labels(image), predict.score_threshold, predict.max_instances)
         for image in unlabelled.images

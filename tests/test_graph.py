@@ -254,6 +254,14 @@ def test_imported_labels_need_no_teacher():
     assert warm["predict"].reads == ("split",)
 
 
+def test_imported_labels_are_brought_in_again_when_other_images_are_labelled():
+    given = experiment(SETS, predict={"results": "r.json"}, student={"start": "scratch"})
+    one, two = ({"data.labelled.images": digest} for digest in ("one", "two"))
+    assert changed(ids(given, one), ids(given, two)) >= PREDICT
+    one, two = ({"data.labelled.annotations": digest} for digest in ("one", "two"))
+    assert not changed(ids(given, one), ids(given, two)) & {"predict", "refine"}
+
+
 def test_a_student_of_the_first_round_is_the_teacher_of_the_second():
     nodes = plan(experiment(student={"rounds": 2}))
     assert nodes["predict-2"].reads == ("split", "train-student")

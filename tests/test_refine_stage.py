@@ -72,6 +72,29 @@ def test_results_of_a_whole_set_are_taken_for_its_unlabelled_part(files, tmp_pat
     assert all(len(row.instances) == 1 for row in store)
 
 
+def test_an_image_that_has_become_labelled_leaves_the_imported_labels(tmp_path, files):
+    files([])
+    whole = json.loads((tmp_path / "annotations.json").read_text())
+    results = [result(image["id"], box_mask(5, 5, 40, 30)) for image in whole["images"]]
+
+    def refined_with(labelled: int) -> list[int]:
+        ids = [image["id"] for image in whole["images"]][:labelled]
+        annotations = [each for each in whole["annotations"] if each["image_id"] in ids]
+        write_json(
+            tmp_path / "labelled.json", whole | {"images": whole["images"][:labelled], "annotations": annotations}
+        )
+        write_json(tmp_path / "results.json", results)
+        data = {
+            "labelled": {"annotations": "labelled.json", "images": "images"},
+            "unlabelled": {"annotations": "annotations.json", "images": "images"},
+        }
+        path = make_experiment_files(tmp_path, {"data": data, **SETTINGS})
+        return [row.image_id for row in refine(path, "refine.gate=teacher") if row.instances]
+
+    assert refined_with(2) == [3, 4, 5, 6]
+    assert refined_with(3) == [4, 5, 6]
+
+
 def test_odd_instances_and_images_are_rows(files):
     path = files(
         [
