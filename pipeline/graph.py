@@ -35,7 +35,7 @@ STAGES: Final[dict[str, Stage]] = {
         Stage("refine", "sharpen the teacher's masks with SAM", version=2),
         Stage("augment", "paste refined instances into composites"),
         Stage("train-student", "train the student on labelled and refined images"),
-        Stage("evaluate", "measure teacher, student and pseudo-labels", version=2),
+        Stage("evaluate", "measure teacher, student and pseudo-labels", version=3),
         Stage("report", "write the HTML report"),
     )
 }

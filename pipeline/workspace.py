@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -20,7 +20,7 @@ from pipeline.experiment.schema import Experiment
 from pipeline.files import write_atomically
 from pipeline.fingerprint import Fingerprint, differences
 from pipeline.graph import ABLATION, STAGES, Node, fingerprints, plan
-from pipeline.identity import IdentityCache, Progress
+from pipeline.identity import IdentityCache, Progress, hash_text
 from pipeline.inputs import read_contents
 from pipeline.store import Holder, Seal, StoreRoot, now
 
@@ -53,9 +53,10 @@ def work_root(environment: Mapping[str, str] = os.environ) -> Path:
     return Path(environment.get("S4M_WORK", "work")).expanduser()
 
 
-def ablation_folder(root: Path, experiment: str) -> Path:
-    """Where the tables of an experiment's ablation lie."""
-    return root / experiment / "ablation"
+def ablation_folder(root: Path, experiment: str, settings: Sequence[str] = ()) -> Path:
+    """Where the tables of an experiment's ablation lie; each choice of settings over the experiment has its own."""
+    name = f"ablation-{hash_text(chr(10).join(settings))[:8]}" if settings else "ablation"
+    return root / experiment / name
 
 
 ABLATION_FIGURES: Final = "ablation.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import typer
 from pipeline.ablation.cells import cells_of, overrides_of
 from pipeline.ablation.units import MEASURED, Unit
 from pipeline.errors import StageError
+from pipeline.experiment.schema import WITHOUT_EFFECT
 from pipeline.graph import Node
 from pipeline.workspace import ablation_folder, work_root
 from stages.console import err, out
@@ -36,23 +38,32 @@ def ablation(
         str | None, typer.Option(metavar="CELL,CELL", help="Only these, as supervised,sd,all. Default: all cells.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where the tables go. Default: ablation, in the work folder.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where the tables go. Default: ablation, in the work folder; with --set, ablation-… beside it.",
+        ),
     ] = None,
     overrides: SetOption = None,
 ) -> None:
-    """Run the parts of the method switched on one by one, with several seeds; write tables of what they reached."""
+    """Run the parts of the method switched on one by one, with several seeds; write tables of what they reached.
+
+    The tables have all cells that are measured, those of earlier runs too.
+    """
     from stages.runner import Terminated, sigterm_as_interrupt
 
     given = overrides or []
+    settings = [each for each in given if re.split(r"[.=]", each)[0] not in WITHOUT_EFFECT]
     name = load(exp, given).name
     units = make_units(exp, given, seeds, cells)
-    folder = output or ablation_folder(work_root(), name)
+    all_units = units if cells is None else make_units(exp, given, seeds, None)
+    folder = output or ablation_folder(work_root(), name, settings)
 
     def write() -> None:
         from pipeline.ablation.figures import collect
         from pipeline.ablation.writing import write_ablation
 
-        write_ablation(folder, collect(name, units))
+        write_ablation(folder, collect(name, settings, with_measured(units, all_units)))
 
     status = 0
     try:
@@ -86,6 +97,12 @@ def make_units(exp: str, overrides: Sequence[str], seeds: int, cells: str | None
             settings = (*overrides, *overrides_of(cell, experiment, seed))
             units.append(Unit(cell, seed, settings, workspace(load(exp, list(settings)), trust_images=bool(units))))
     return units
+
+
+def with_measured(units: Sequence[Unit], all_units: Sequence[Unit]) -> list[Unit]:
+    """Besides `units`, those of all cells of which a seed is measured already, in the order of `all_units`."""
+    shown = {unit.cell.key for unit in units} | {unit.cell.key for unit in all_units if unit.is_made(MEASURED)}
+    return [unit for unit in all_units if unit.cell.key in shown]
 
 
 def _names(cells: str | None) -> tuple[str, ...]:

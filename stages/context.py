@@ -19,6 +19,12 @@ Summary = Mapping[str, Any]
 LABELS = "labels.zarr"
 """Name of the label store in the results of `predict` and `refine`."""
 
+TARGETS = "structure.zarr"
+"""Name of the store of structural targets in the result of `distill`."""
+
+PREDICTIONS = "predictions"
+"""Folder of the models' label stores on the validation images, by node, in the result of `evaluate`."""
+
 MAY_MEASURE = frozenset({"evaluate", "report"})
 
 

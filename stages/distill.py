@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from pipeline.coco.reading import read_coco
 from pipeline.labels.rows import Status
 from pipeline.labels.shards import divide
@@ -12,11 +10,8 @@ from pipeline.structure.job import DistillWork
 from pipeline.structure.schema import images_per_shard
 from pipeline.structure.sealing import seal
 from pipeline.structure.store import StructureStore
-from stages.context import StageContext, Summary
+from stages.context import TARGETS, StageContext, Summary
 from stages.progress import fill_store, shards_beside
-
-TARGETS: Final = "structure.zarr"
-"""Name of the store in the stage's result."""
 
 
 def run(context: StageContext) -> Summary:

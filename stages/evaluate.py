@@ -26,11 +26,8 @@ from pipeline.labels.coco_export import export_results
 from pipeline.labels.sealing import seal
 from pipeline.labels.shards import divide
 from pipeline.labels.store import LabelStore
-from stages.context import LABELS, StageContext, Summary
+from stages.context import LABELS, PREDICTIONS, StageContext, Summary
 from stages.progress import fill_store, shards_beside
-
-PREDICTIONS: Final = "predictions"
-"""Folder of the label stores of all models' detections on the validation images, by node."""
 
 NO_VALIDATION: Final = "Models were not measured: set data.validation to images with annotations."
 NO_TRUTH: Final = "Pseudo-labels were not measured: nothing is known of what the unlabelled images show."

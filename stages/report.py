@@ -8,7 +8,7 @@ from pipeline.graph import plan
 from pipeline.report.extras import Sources, collect
 from pipeline.report.gather import gather
 from pipeline.report.page import render_page
-from stages.context import LABELS, StageContext, Summary
+from stages.context import LABELS, PREDICTIONS, TARGETS, StageContext, Summary
 
 REPORT = "report.html"
 
@@ -19,7 +19,13 @@ def run(context: StageContext) -> Summary:
     if context.split_folder is not None:
         results["split"] = context.split_folder
     gathered = gather(context.experiment.name, plan(context.experiment), results)
-    sources = Sources(context.unlabelled_images(), context.unlabelled_truth(), LABELS)
+    sources = Sources(
+        image_root=context.unlabelled_images(),
+        truth=context.unlabelled_truth(),
+        store_name=LABELS,
+        targets_name=TARGETS,
+        predictions_name=PREDICTIONS,
+    )
     extras = collect(gathered, sources, context.experiment.report.gallery)
     ablation = None if context.ablation is None else read_ablation(context.ablation)
     html = render_page(gathered, extras, ablation)

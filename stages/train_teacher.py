@@ -10,8 +10,7 @@ from pipeline.detection.jobs import Losses, Source, Start, Subject, Training, tr
 from pipeline.detection.packing import sample_pipeline
 from pipeline.experiment.schema import Experiment
 from pipeline.held_out import held_out_ids
-from stages.context import StageContext, Summary
-from stages.distill import TARGETS
+from stages.context import TARGETS, StageContext, Summary
 from stages.training import run_training
 
 

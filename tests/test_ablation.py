@@ -60,7 +60,7 @@ def ablation(tmp_path_factory) -> Ablation:
     with pytest.MonkeyPatch.context() as monkeypatch:
         units = make_units(_prepare(tmp_path_factory.mktemp("ablation"), monkeypatch), ["refine.points=5"], 2, None)
         assert run_units(units, Fake(), nothing) == []
-        return collect("tiny", units)
+        return collect("tiny", (), units)
 
 
 def _prepare(folder: Path, monkeypatch) -> str:
@@ -334,6 +334,26 @@ def test_a_stopped_or_failed_run_still_gives_its_table(command, tmp_path, stop, 
     assert "+ SD is not measured yet with seed 0." in text
 
 
+def test_a_run_of_some_cells_keeps_what_others_have_measured_in_the_table(command, tmp_path):
+    command(Fake(), "--seeds", 1, "--cells", "sd")
+    command(Fake(), "--seeds", 1, "--cells", "supervised")
+    text = (tmp_path / "work" / "tiny" / "ablation" / "ablation.md").read_text()
+    assert "| supervised | 1 |" in text
+    assert "| + SD | 1 |" in text
+    assert "ARP" not in text
+
+
+def test_settings_over_the_experiment_have_tables_of_their_own(command, tmp_path):
+    command(Fake(), "--seeds", 1, "--cells", "supervised", "--set", "compute.cache_embeddings=true")
+    plain = tmp_path / "work" / "tiny" / "ablation" / "ablation.md"
+    before = plain.read_text()
+    assert "Set over the experiment" not in before
+    command(Fake(), "--seeds", 1, "--cells", "sd", "--set", "teacher.iterations=7")
+    assert plain.read_text() == before
+    (other,) = (tmp_path / "work" / "tiny").glob("ablation-*/ablation.md")
+    assert "Set over the experiment: teacher.iterations=7." in other.read_text()
+
+
 # ---- figures and tables -----------------------------------------------------------------------------
 
 
@@ -360,7 +380,7 @@ def test_sharing_is_counted_by_stage(ablation):
 
 def test_without_a_ceiling_or_supervised_teacher_there_is_no_gap(exp):
     units, _ = run(exp, Fake(), cells="supervised,all")
-    by_key = {cell.key: cell for cell in collect("tiny", units).cells}
+    by_key = {cell.key: cell for cell in collect("tiny", (), units).cells}
     assert by_key["all"].gain is not None
     assert by_key["all"].gap_closed is None
 
@@ -381,9 +401,9 @@ def test_markdown_says_mean_and_deviation(ablation):
 def test_a_worse_cell_has_a_minus_and_a_single_seed_no_deviation():
     figures = SeedFigures(0, "train-student", 0.1, None, None, None, None, None)
     cell = CellFigures("arp", "+ ARP", "about", (figures,), (1,), Spread(-0.1, None, 1), -0.25)
-    text = writing.markdown(Ablation("e", (0, 1), (cell,), ()))
+    text = writing.markdown(Ablation("e", (), (0, 1), (cell,), ()))
     assert "| + ARP | 1 | 10.0 | −10.0 | −25 % | – | – | – | – | – |" in text
-    assert tables.sharing_sentence(Ablation("e", (0,), (cell,), ())) == ""
+    assert tables.sharing_sentence(Ablation("e", (), (0,), (cell,), ())) == ""
 
 
 def test_the_chart_is_a_file_of_its_own_with_a_dot_for_every_seed(ablation):
@@ -396,7 +416,7 @@ def test_the_chart_is_a_file_of_its_own_with_a_dot_for_every_seed(ablation):
 def test_the_page_is_whole_and_says_what_was_saved(ablation, tmp_path):
     writing.write_ablation(tmp_path / "out", ablation)
     page = Page((tmp_path / "out" / writing.PAGE).read_text())
-    assert "The cells asked for" in page.text
+    assert "The cells need" in page.text
     assert "31.5 ± 0.7" in page.text
 
 
@@ -405,7 +425,7 @@ def test_figures_are_read_as_they_were_written(ablation, tmp_path):
     assert writing.read_ablation(tmp_path / "out" / ABLATION_FIGURES) == ablation
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "s4m-ablation", "version": 2}', "\udc80"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "s4m-ablation", "version": 1}', "\udc80"])
 def test_what_is_no_ablation_is_refused_with_what_to_do(text, tmp_path):
     path = tmp_path / ABLATION_FIGURES
     path.write_text(text, errors="surrogateescape")
@@ -428,5 +448,5 @@ def test_the_report_is_another_one_when_the_ablation_is(exp, ablation):
 
 
 def test_an_ablation_of_which_nothing_is_made_is_a_table_too(exp, tmp_path):
-    writing.write_ablation(tmp_path / "out", collect("tiny", make_units(exp, [], 1, None)))
+    writing.write_ablation(tmp_path / "out", collect("tiny", (), make_units(exp, [], 1, None)))
     assert "| + SD | 0 | – |" in (tmp_path / "out" / writing.MARKDOWN).read_text()

@@ -16,7 +16,7 @@ from pipeline.labels.rows import Status
 from pipeline.sam.worker import SamChoice
 from pipeline.structure import job
 from pipeline.structure.store import StructureStore
-from stages.distill import TARGETS
+from stages.context import TARGETS
 from stages.options import workspace
 from stages.runner import run_stage
 from tests.tiny_coco import tiny_coco

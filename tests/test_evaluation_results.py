@@ -47,8 +47,8 @@ def test_an_evaluation_is_read_as_it_was_written(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 99}, "'s4m-evaluation' 99; this program reads 's4m-evaluation' 1"),
-        ({"format": "other"}, "'other' 1"),
+        ({"version": 99}, "'s4m-evaluation' 99; this program reads 's4m-evaluation' 2"),
+        ({"format": "other"}, "'other' 2"),
         ({"models": [{}]}, r"damaged .*node"),
         (None, "is not an evaluation, or it is damaged"),
     ],

@@ -15,7 +15,7 @@ from stages import report as stage
 from stages.context import StageContext
 from tests.tiny_coco import tiny_coco, write_json
 from tests.tiny_experiment import make_experiment_files
-from tests.tiny_results import UNREADABLE_ID, TinyResults, make_results, replace_evaluation, without
+from tests.tiny_results import FAILED_ID, UNREADABLE_ID, TinyResults, make_results, replace_evaluation, without
 
 VOID = frozenset({"meta", "link", "img", "br", "input", "hr"})
 HOSTILE_CLASSES = ("<script>alert(1)</script>", "\"><img src=x onerror='alert(2)'>")
@@ -108,7 +108,7 @@ def test_the_ablation_is_shown_where_there_is_one(space, tmp_path):
     results = make_results(space, tmp_path / "annotations.json")
     seeds = tuple(SeedFigures(seed, "train-student", 0.4 + seed / 100, 0.7, 0.3, 0.1, 0.7, 0.8) for seed in (0, 1))
     cell = CellFigures("arp", "+ ARP & <b>", "composites", seeds, (2,), None, None)
-    write_ablation(tmp_path / "ablation", Ablation("tiny", (0, 1, 2), (cell,), ()))
+    write_ablation(tmp_path / "ablation", Ablation("tiny", (), (0, 1, 2), (cell,), ()))
     page = Page(write_report(space, results, tmp_path / "out", ablation=tmp_path / "ablation" / ABLATION_FIGURES))
     assert "The method’s parts switched on one by one." in page.text
     assert "40.5 ± 0.7" in page.text
@@ -191,7 +191,17 @@ def test_images_that_cannot_be_read_are_counted_and_the_rest_is_shown(space, tmp
     assert page.text.count("2 could not be shown: their images cannot be read.") == 2  # improved, disagreements
     assert page.text.count("1 could not be shown: their images cannot be read.") == 1  # harmed
     assert len(page.all("img")) == 2 * 4 + 2 * 5 + 2 * 8 + 5
-    assert "1 in all. Everything else went on without them." in page.text
+    assert (
+        "In all 1 labelled image, 1 unlabelled image, 1 composite, 1 validation image. "
+        "Everything else went on without them."
+    ) in page.text
+    for name, kind, reason in (
+        ("labelled.png", "labelled image", "cut off too"),
+        (results.truth.image_by_id[FAILED_ID].file_name, "unlabelled image", "<b>cut off</b>"),
+        ("validation.png", "validation image", "no image"),
+    ):
+        assert f"{name} {kind} {reason}" in page.text
+    assert "measured on 6 images; 1 unreadable, counted as missed" in page.text
 
 
 def test_what_is_absent_is_left_out_with_a_sentence(space, tmp_path):

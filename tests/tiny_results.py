@@ -15,9 +15,12 @@ from PIL import Image
 from pipeline.coco.model import CocoDataset
 from pipeline.coco.reading import read_coco
 from pipeline.evaluation import results as ev
-from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_mask
+from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status, label_from_mask
 from pipeline.labels.sealing import write_store
 from pipeline.split import TRUTH
+from pipeline.structure.schema import MAP_SIDE, ImageTargets
+from pipeline.structure.sealing import seal
+from pipeline.structure.shards import write_shard
 from pipeline.workspace import Workspace
 
 BEFORE_AP, AFTER_AP = 0.294, 0.338
@@ -87,7 +90,7 @@ def make_evaluation(truth: CocoDataset, gain: float) -> ev.Evaluation:
         class_accuracy=None,
         before=_quality(before),
         after=_quality(after),
-        decisions=(ev.DecisionResult(Decision.SAM, len(changes), before, after),),
+        decisions=(ev.DecisionResult(Decision.SAM, len(changes), 0.9, before, after),),
         most_improved=tuple(sorted(changes, key=lambda each: -each.iou_after)),
         most_harmed=tuple(sorted(changes, key=lambda each: each.iou_after)),
     )
@@ -125,7 +128,18 @@ def _fill(
             for number in range(1, 1001)
         ]
         (folder / "log.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + '\n{"iterat')
+    if stage == "distill":
+        # One image, which has failed.
+        nowhere = np.full((2, 2), np.nan, np.float32)
+        maps = np.zeros((2, MAP_SIDE, MAP_SIDE), np.uint8)
+        row = ImageTargets(1, "labelled.png", 64, 48, Status.FAILED, "cut off too", nowhere, maps)
+        write_shard(folder / "shards", 0, [row])
+        seal(folder / "shards", [[1]], folder / "structure.zarr", 2, {})
+        shutil.rmtree(folder / "shards")
     if stage == "evaluate":
+        for model in evaluation.models:
+            failure = ImageLabels.of_failure(9, "validation.png", "no image", 64, 48)
+            write_store(folder / "predictions" / model.node / "labels.zarr", [failure], truth.categories, {})
         ev.write_evaluation(folder / ev.EVALUATION, evaluation)
     return {}
 
@@ -167,7 +181,7 @@ def _model(truth: CocoDataset, role: str, ap: float) -> ev.ModelResult:
         role=role,
         round=1,
         images=len(truth.images),
-        failed_images=0,
+        failed_images=1,
         detections=60,
         mask=metrics,
         box=metrics,

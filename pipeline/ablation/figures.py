@@ -82,15 +82,16 @@ class StageSharing:
 
 @dataclass(frozen=True)
 class Ablation:
-    """All figures of an ablation."""
+    """All figures of an ablation. settings: those set over the experiment in every cell, as `KEY=VALUE`."""
 
     experiment: str
+    settings: tuple[str, ...]
     seeds: tuple[int, ...]
     cells: tuple[CellFigures, ...]
     sharing: tuple[StageSharing, ...]
 
 
-def collect(experiment: str, units: Sequence[Unit]) -> Ablation:
+def collect(experiment: str, settings: Sequence[str], units: Sequence[Unit]) -> Ablation:
     """Read what the store has of all units; what is not made yet is missing."""
     measured: dict[str, dict[int, SeedFigures]] = {}
     for unit in units:
@@ -113,7 +114,7 @@ def collect(experiment: str, units: Sequence[Unit]) -> Ablation:
         )
         for cell in dict.fromkeys(unit.cell for unit in units)
     )
-    return Ablation(experiment, seeds, cells, _sharing(units))
+    return Ablation(experiment, tuple(settings), seeds, cells, _sharing(units))
 
 
 def spread(values: Iterable[float | None]) -> Spread | None:

@@ -12,6 +12,11 @@ from pipeline.report.tables import Cell, Column, Table, text_cell, tone
 _POINTS: Final = (("mask AP", "ap"), ("AP50", "ap_50"), ("AP75", "ap_75"), ("boundary AP", "boundary_ap"))
 _LABELS: Final = (("labels before", "label_iou_before"), ("labels after", "label_iou_after"))
 
+_LABELS_NOTE: Final = (
+    "mean mask IoU of the pseudo-labels that overlap a truth by half before or after refinement; so the same labels "
+    "have another mean before another refinement"
+)
+
 
 def accuracy_table(ablation: Ablation) -> Table:
     """What every cell reached."""
@@ -22,7 +27,7 @@ def accuracy_table(ablation: Ablation) -> Table:
         Column("gain", note="mask AP over the supervised teacher of the same seed"),
         Column("gap closed", note="of the way from the supervised teacher to all labels"),
         *(Column(name) for name, _ in _POINTS[1:]),
-        *(Column(name, note="mean mask IoU of the pseudo-labels, before and after refinement") for name, _ in _LABELS),
+        *(Column(name, note=_LABELS_NOTE) for name, _ in _LABELS),
     )
     return Table("Accuracy of every cell", columns, tuple(_accuracy_row(cell) for cell in ablation.cells))
 
@@ -57,16 +62,18 @@ def sharing_sentence(ablation: Ablation) -> str:
         words.duration(sum(getattr(each, name) for each in ablation.sharing)) for name in ("seconds", "seconds_saved")
     )
     return (
-        f"The cells asked for {words.count(asked, 'result')}; {made:,} had to be made, in {spent}, and "
-        f"{asked - made:,} were there already: {saved} saved."
+        f"The cells need {words.count(asked, 'result')}, of which {made:,} are different: these took {spent} to make. "
+        f"Sharing them saves {saved}."
     )
 
 
 def about(ablation: Ablation) -> str:
     """What the figures are."""
+    over = "with" if len(ablation.seeds) == 1 else "mean ± standard deviation over"
+    settings = f" Set over the experiment: {', '.join(ablation.settings)}." if ablation.settings else ""
     return (
-        f"Mask AP of each cell's last model on the validation images, in points; mean ± standard deviation over "
-        f"{_seeds(ablation.seeds)}."
+        f"Mask AP of each cell's last model on the validation images, in points; {over} {_seeds(ablation.seeds)}."
+        f"{settings}"
     )
 
 

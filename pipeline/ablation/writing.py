@@ -27,7 +27,7 @@ CHART: Final = "ablation.svg"
 PAGE: Final = "ablation.html"
 
 FORMAT: Final = "s4m-ablation"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 
 
 class _Header(msgspec.Struct):
@@ -108,6 +108,7 @@ def _as_json(ablation: Ablation) -> dict[str, Any]:
         "format": FORMAT,
         "version": FORMAT_VERSION,
         "experiment": ablation.experiment,
+        "settings": ablation.settings,
         "seeds": ablation.seeds,
         "cells": [_cell_as_json(cell) for cell in ablation.cells],
         "sharing": [asdict(each) for each in ablation.sharing],

@@ -120,8 +120,8 @@ class _Sums:
     def __init__(self) -> None:
         self._before, self._after = _Matched(), _Matched()
         self._instances = np.zeros(len(_DECISIONS), np.int64)
-        self._class_right = 0
         self._decisions: list[Ints] = []
+        self._class_right: list[Bools] = []
         self._ious: list[Floats] = []
         self._changes = LargestChanges()
 
@@ -132,7 +132,8 @@ class _Sums:
         for instance in image.after.instances:
             self._instances[_DECISIONS.index(instance.decision)] += 1
         pairs = list(image.pairs(boundary=boundary))
-        self._class_right += sum(pair.after.category_id == pair.truth.category_id for pair in pairs)
+        right = [pair.after.category_id == pair.truth.category_id for pair in pairs]
+        self._class_right.append(np.array(right, np.bool_))
         self._decisions.append(np.array([_DECISIONS.index(pair.after.decision) for pair in pairs], np.int64))
         self._ious.append(np.array([_pair_ious(pair) for pair in pairs], np.float64).reshape(-1, 4))
         for pair in pairs:
@@ -141,6 +142,7 @@ class _Sums:
     def result(self, nodes: LabelNodes, images: int, failed_images: int) -> PseudoLabelResult:
         """All figures."""
         decisions = np.concatenate([np.zeros(0, np.int64), *self._decisions])
+        class_right = np.concatenate([np.zeros(0, np.bool_), *self._class_right])
         ious = np.concatenate([np.zeros((0, 4)), *self._ious])
         before, boundary_before, after, boundary_after = ious.T
         return PseudoLabelResult(
@@ -151,21 +153,23 @@ class _Sums:
             failed_images=failed_images,
             truths=self._before.truths,
             paired=len(ious),
-            class_accuracy=self._class_right / len(ious) if len(ious) else None,
+            class_accuracy=_share(class_right),
             before=self._before.quality(before, boundary_before),
             after=self._after.quality(after, boundary_after),
             decisions=tuple(
-                self._decision(decision, ious[decisions == place]) for place, decision in enumerate(_DECISIONS)
+                self._decision(decision, ious[decisions == place], class_right[decisions == place])
+                for place, decision in enumerate(_DECISIONS)
             ),
             most_improved=self._changes.improved(),
             most_harmed=self._changes.harmed(),
         )
 
-    def _decision(self, decision: Decision, ious: Floats) -> DecisionResult:
+    def _decision(self, decision: Decision, ious: Floats, class_right: Bools) -> DecisionResult:
         before, boundary_before, after, boundary_after = ious.T
         return DecisionResult(
             decision=decision,
             instances=int(self._instances[_DECISIONS.index(decision)]),
+            class_accuracy=_share(class_right),
             before=_figures(before, boundary_before),
             after=_figures(after, boundary_after),
         )

@@ -17,7 +17,7 @@ from pipeline.labels.rows import BoxXyxy, Decision
 
 EVALUATION: Final = "evaluation.json"
 FORMAT: Final = "s4m-evaluation"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 
 
 class Metrics(msgspec.Struct, frozen=True, gc=False):
@@ -113,10 +113,14 @@ class LabelQuality(msgspec.Struct, frozen=True):
 
 
 class DecisionResult(msgspec.Struct, frozen=True):
-    """What the gate decided alike. instances: all of them; before and after: those that show a truth."""
+    """What the gate decided alike.
+
+    instances: all of them. class_accuracy, before, after: of those that show a truth, as in `PseudoLabelResult`.
+    """
 
     decision: Decision
     instances: int
+    class_accuracy: float | None
     before: MaskFigures
     after: MaskFigures
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -307,6 +307,10 @@ class ComputeSettings(Section):
     """Training iterations between checkpoints."""
     logger: Literal["tensorboard", "wandb"] = "tensorboard"
     """Where training curves go, besides the JSON log."""
+
+
+WITHOUT_EFFECT: Final = frozenset({"name", "store", "compute"})
+"""Keys of an experiment that cannot change a result."""
 
 
 class Experiment(Section):

@@ -18,6 +18,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 26, 32
 _SMALL: Final = (240, 84)
 _LETTER_PX: Final = 7.5
 """About the width of a letter of a name in a chart."""
+_LONGEST_NAME: Final = 18
+"""Letters of a name in a chart; keys beside charts have them whole."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,9 @@ def _mean_mark(distribution: Distribution, row: int, *, is_highest: bool) -> str
     """
     mean = distribution.mean or 0.0
     x, y = _x(mean), _TOP + 2 + 15 * row
-    text = f"{distribution.name} {mean:.3f}"
+    name = distribution.name
+    shown = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+    text = f"{shown} {mean:.3f}"
     width = len(text) * _LETTER_PX
     on_right = (is_highest and x + width < _WIDTH) or x - width < _LEFT
     anchor, shift = ("start", 6) if on_right else ("end", -6)

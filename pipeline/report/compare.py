@@ -9,7 +9,7 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from pipeline import words
-from pipeline.experiment.schema import Experiment
+from pipeline.experiment.schema import WITHOUT_EFFECT, Experiment
 from pipeline.report.charts import Distribution, Line, histogram, line_chart
 from pipeline.report.curves import TOTAL
 from pipeline.report.gather import Run
@@ -23,12 +23,12 @@ from pipeline.report.tables import (
     metric_cells,
     metric_columns,
     points_cell,
+    share_cells,
     text_cell,
     tone,
 )
 
 _TONES: Final = ("after", "before", "tone-1", "tone-2", "tone-3", "quiet")
-_WITHOUT_EFFECT: Final = frozenset({"name", "store", "compute"})
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Compared:
 
 def settings_of(experiment: Experiment) -> dict[str, Any]:
     """An experiment's values by dotted key, without what cannot change a result."""
-    return _flattened("", experiment.model_dump(mode="json", exclude=set(_WITHOUT_EFFECT)))
+    return _flattened("", experiment.model_dump(mode="json", exclude=set(WITHOUT_EFFECT)))
 
 
 def render_comparison(experiments: Sequence[Compared]) -> str:
@@ -140,10 +140,9 @@ def _label_table(runs: Sequence[Run]) -> Table | None:
             rows.append(
                 (
                     text_cell(run.name),
-                    *_share_cells(values),
+                    *share_cells(*values),
                     change_cell(*values, in_points=False),
-                    *_share_cells(boundary),
-                    *_share_cells(shares),
+                    *share_cells(*boundary, *shares),
                 )
             )
     columns = (
@@ -157,10 +156,6 @@ def _label_table(runs: Sequence[Run]) -> Table | None:
         Column("over 0.90", note="share of refined masks whose IoU reaches 0.90"),
     )
     return Table("Mask quality of the pseudo-labels", columns, tuple(rows)) if rows else None
-
-
-def _share_cells(values: Sequence[float | None]) -> tuple[Cell, ...]:
-    return tuple(Cell(words.share(value), value) for value in values)
 
 
 def _histogram(runs: Sequence[Run]) -> Markup | None:

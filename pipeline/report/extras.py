@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from pipeline.graph import node_key
 from pipeline.labels.store import LabelStore
 from pipeline.report.gallery import Gallery, Round, changes, composites, disagreements
 from pipeline.report.gather import Run, StageResult
-from pipeline.report.sections import Failure, failures
+from pipeline.report.sections import Failure, failed_labels, failed_targets, summed_up
+from pipeline.structure.store import StructureStore
 
 
 @dataclass(frozen=True)
@@ -20,24 +21,27 @@ class Sources:
 
     image_root: the folder that the unlabelled images' file names start from.
     truth: COCO file of what is known of them, if anything.
-    store_name: what stages call the label store in their results.
+    store_name, targets_name: what stages call label stores and the store of structural targets in their results.
+    predictions_name: the folder of the models' label stores on the validation images, in the result of `evaluate`.
     """
 
     image_root: Path
     truth: Path | None
     store_name: str
+    targets_name: str
+    predictions_name: str
 
 
 @dataclass(frozen=True)
 class Extras:
-    """What a page shows besides figures. failed: all images that failed, of which `failures` has the first.
+    """What a page shows besides figures. failed: how many images of each kind failed; `failures` has the first.
 
     remarks: what is not there and why, in sentences, by section of the page.
     """
 
     galleries: tuple[Gallery, ...] = ()
     failures: tuple[Failure, ...] = ()
-    failed: int = 0
+    failed: str = ""
     remarks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -56,14 +60,31 @@ def collect(run: Run, sources: Sources, limit: int) -> Extras:
     augmented = run.by_key.get(node_key("augment", last))
     if limit and augmented is not None and augmented.folder is not None:
         galleries.append(composites(augmented.folder, stores[augmented.node.key], limit))
-    failed, total = failures(list(stores.items()))
+    failures, failed = summed_up(_failures(run, stores, sources))
     remarks = {
         "models": _about_models(run),
         "labels": _about_labels(run),
         "galleries": _about_galleries(run, augmented, limit),
         "training": () if run.logs else ("There is no log of a training.",),
     }
-    return Extras(tuple(galleries), failed, total, remarks)
+    return Extras(tuple(galleries), failures, failed, remarks)
+
+
+def _failures(run: Run, stores: Mapping[str, LabelStore], sources: Sources) -> Iterator[Failure]:
+    """All that failed, stage by stage."""
+    for each in run.stages:
+        if each.folder is None:
+            continue
+        if each.node.stage == "distill":
+            yield from failed_targets(StructureStore.open(each.folder / sources.targets_name), each.node.key)
+        elif each.node.key in stores:
+            kind = "composite" if each.node.stage == "augment" else "unlabelled image"
+            yield from failed_labels(stores[each.node.key], each.node.key, kind)
+        elif each.node.stage == "evaluate":
+            measured = run.evaluation.models if run.evaluation else ()
+            for model in (model for model in measured if model.failed_images):
+                store = LabelStore.open(each.folder / sources.predictions_name / model.node / sources.store_name)
+                yield from failed_labels(store, each.node.key, "validation image")
 
 
 def _of_refinement(run: Run, round_: Round, truth: Path | None, limit: int) -> list[Gallery]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from pipeline.report.charts import Distribution, Line, Part, histogram, line_cha
 from pipeline.report.curves import TOTAL, TrainingLog
 from pipeline.report.gather import Run, StageResult
 from pipeline.report.tables import Table, decision_table, quality_table, tone
+from pipeline.structure.store import StructureStore
 
 _MOST_FAILURES: Final = 50
 
@@ -82,8 +84,9 @@ class Training:
 
 @dataclass(frozen=True)
 class Failure:
-    """An image that could not be used."""
+    """An image that could not be used, or a composite that could not be made; `kind` says which images it is of."""
 
+    kind: str
     stage: str
     file_name: str
     reason: str
@@ -168,18 +171,32 @@ def training(key: str, log: TrainingLog) -> Training:
     )
 
 
-def failures(stores: Sequence[tuple[str, LabelStore]]) -> tuple[tuple[Failure, ...], int]:
-    """The first images that failed in any store, each once, and how many there are in all."""
-    total, seen = 0, set()
-    shown: list[Failure] = []
-    for key, store in stores:
-        for file_name, message in _failed(store):
-            if file_name not in seen:
-                seen.add(file_name)
-                total += 1
-                if len(shown) < _MOST_FAILURES:
-                    shown.append(Failure(key, file_name, message))
-    return tuple(shown), total
+def summed_up(failures: Iterable[Failure]) -> tuple[tuple[Failure, ...], str]:
+    """The first failures, an image once however many stages it failed in, and how many of each kind there are."""
+    first: dict[tuple[str, str], Failure] = {}
+    for failure in failures:
+        first.setdefault((failure.kind, failure.file_name), failure)
+    kinds = Counter(kind for kind, _ in first)
+    counted = ", ".join(words.count(count, kind) for kind, count in kinds.items())
+    if len(first) > _MOST_FAILURES:
+        counted += f"; the first {_MOST_FAILURES} are listed"
+    return tuple(first.values())[:_MOST_FAILURES], counted
+
+
+def failed_labels(store: LabelStore, stage: str, kind: str) -> Iterator[Failure]:
+    """The images of a label store that failed."""
+    if not store.attributes.statuses.get(str(Status.FAILED)):
+        return
+    statuses = store.column("images/status")
+    places = (statuses == STATUSES.index(Status.FAILED)).nonzero()[0].tolist()
+    for row in (store[place] for place in places):
+        yield Failure(kind, stage, row.file_name, row.message)
+
+
+def failed_targets(store: StructureStore, stage: str) -> Iterator[Failure]:
+    """The images of a store of structural targets that failed."""
+    for row in store.failed():
+        yield Failure("labelled image", stage, row.file_name, row.message)
 
 
 def artefacts(run: Run) -> tuple[Artefact, ...]:
@@ -198,6 +215,8 @@ def _precision_tile(run: Run) -> Tile | None:
     if model is None:
         return None
     note = f"measured on {words.count(model.images, 'image')}"
+    if model.failed_images:
+        note += f"; {model.failed_images:,} unreadable, counted as missed"
     if run.teacher is None or run.student is None:
         return Tile(f"mask AP of the {model.role}", words.points(model.mask.ap), note)
     gain = _gain(run)
@@ -223,8 +242,13 @@ def _quality_tile(run: Run) -> Tile | None:
         value=words.share(after),
         change=words.signed(change, 3),
         tone=tone(change),
-        note=f"{words.count(result.paired, 'instance')} with a known truth",
+        note=f"{words.count(result.paired, 'instance')} with a known truth{_of_round(result.round)}",
     )
+
+
+def _of_round(number: int) -> str:
+    """Said where there are several; the first may be the only one."""
+    return f", round {number}" if number > 1 else ""
 
 
 def _images_tile(run: Run) -> Tile | None:
@@ -271,15 +295,6 @@ def _figures(summary: Any) -> str:
 
 def _shown(value: float | str) -> str:
     return f"{value:.4g}" if isinstance(value, float) else value
-
-
-def _failed(store: LabelStore) -> Iterator[tuple[str, str]]:
-    if not store.attributes.statuses.get(str(Status.FAILED)):
-        return
-    statuses = store.column("images/status")
-    places = (statuses == STATUSES.index(Status.FAILED)).nonzero()[0].tolist()
-    for row in (store[place] for place in places):
-        yield row.file_name, row.message
 
 
 def _artefact(stage: StageResult) -> Artefact:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from markupsafe import Markup
 
 from pipeline import words
-from pipeline.evaluation.results import CategoryResult, MaskFigures, Metrics, ModelResult, PseudoLabelResult
+from pipeline.evaluation.results import CategoryResult, Metrics, ModelResult, PseudoLabelResult
 from pipeline.report.charts import dumbbell
 
 Sortable = float | str | None
@@ -60,6 +60,11 @@ def text_cell(text: str) -> Cell:
 def points_cell(share: float | None) -> Cell:
     """A precision, in points."""
     return Cell(words.points(share), share)
+
+
+def share_cells(*values: float | None) -> tuple[Cell, ...]:
+    """Shares, as of IoU."""
+    return tuple(Cell(words.share(value), value) for value in values)
 
 
 def change_cell(before: float | None, after: float | None, *, in_points: bool) -> Cell:
@@ -158,8 +163,7 @@ _FIGURES: Final = (
 
 
 def _figure_row(name: str, before: float | None, after: float | None) -> tuple[Cell, ...]:
-    shown = [Cell(words.share(value), value) for value in (before, after)]
-    return (text_cell(name), *shown, change_cell(before, after, in_points=False))
+    return (text_cell(name), *share_cells(before, after), change_cell(before, after, in_points=False))
 
 
 def decision_table(result: PseudoLabelResult) -> Table:
@@ -170,12 +174,17 @@ def decision_table(result: PseudoLabelResult) -> Table:
         Column("before", note="mean mask IoU of those that show a truth"),
         Column("after", note="mean mask IoU of those that show a truth"),
         Column("change"),
+        Column("boundary before", note="mean boundary IoU of those that show a truth"),
+        Column("boundary after", note="mean boundary IoU of those that show a truth"),
+        Column("right class", note="share of those that show a truth"),
     )
     rows = (
         (
             text_cell(_DECISION_NAMES[str(each.decision)]),
             Cell(f"{each.instances:,}", each.instances),
-            *_mean_cells(each.before, each.after),
+            *share_cells(each.before.mean_iou, each.after.mean_iou),
+            change_cell(each.before.mean_iou, each.after.mean_iou, in_points=False),
+            *share_cells(each.before.mean_boundary_iou, each.after.mean_boundary_iou, each.class_accuracy),
         )
         for each in result.decisions
     )
@@ -183,8 +192,3 @@ def decision_table(result: PseudoLabelResult) -> Table:
 
 
 _DECISION_NAMES: Final = {"sam": "SAM’s mask", "teacher": "teacher’s mask kept", "dropped": "dropped"}
-
-
-def _mean_cells(before: MaskFigures, after: MaskFigures) -> Iterable[Cell]:
-    means = (before.mean_iou, after.mean_iou)
-    return (*(Cell(words.share(mean), mean) for mean in means), change_cell(*means, in_points=False))

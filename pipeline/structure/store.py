@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,16 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
 from pipeline.labels.chunks import ColumnReader
-from pipeline.structure.schema import FORMAT, FORMAT_VERSION, MAP_SIDE, ImageTargets, columns_of, rows_from_columns
+from pipeline.labels.rows import Status
+from pipeline.structure.schema import (
+    FORMAT,
+    FORMAT_VERSION,
+    MAP_SIDE,
+    STATUSES,
+    ImageTargets,
+    columns_of,
+    rows_from_columns,
+)
 
 
 class StructureAttributes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,6 +91,12 @@ class StructureStore:
         chunk, place = divmod(index, reader.layout.chunk_rows)
         columns["maps"] = reader.chunk(chunk)[place : place + 1]
         return rows_from_columns(columns)[0]
+
+    def failed(self) -> Iterator[ImageTargets]:
+        """The images that could not be used."""
+        if self.attributes.statuses.get(str(Status.FAILED)):
+            for place in np.flatnonzero(self._small["status"] == STATUSES.index(Status.FAILED)).tolist():
+                yield self[place]
 
     def by_id(self, image_id: int) -> ImageTargets:
         """The targets of an image; StoreError where the store does not have it."""
