@@ -63,6 +63,8 @@ build_mmcv() {
     fi
 }
 
+# Making it anew would empty what it points to: another checkout's, most likely.
+[ ! -L "$venv" ] || fail "$venv is a link to $(readlink "$venv")" "remove the link, then run make setup again"
 python=$(find_python) ||
     fail "Python 3.11 or 3.12 is needed and was not found" "install it (Debian: apt install python3 python3-venv python3-dev), or name it: make setup PYTHON=/path/to/python"
 : >"$log"

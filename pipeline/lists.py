@@ -10,7 +10,7 @@ measuring_only/     what is known of the unlabelled images; read by what measure
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.coco.model import CocoDataset, CocoImage
@@ -29,12 +29,16 @@ UNREADABLE = "unreadable.txt"
 
 @dataclass(frozen=True)
 class ListCounts:
-    """How many images each list has; `unreadable` files are in none."""
+    """How many images each list has; `unreadable` files are in none.
+
+    validation_too: how many of the labelled and the unlabelled images are validation images as well.
+    """
 
     labelled: int
     unlabelled: int
     validation: int = 0
     unreadable: int = 0
+    validation_too: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -43,20 +47,39 @@ class _Found:
     unreadable: tuple[Problem, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """The labelled and the unlabelled images, and the dataset that says which categories there are."""
+
+    known: CocoDataset
+    labelled: Sequence[CocoImage]
+    unlabelled: Sequence[CocoImage]
+    unreadable: int = 0
+
+
 def write_lists(data: DataSettings, folder: Path) -> ListCounts:
     """Write all lists into `folder`. Raises DatasetError for annotations that cannot be used."""
     if data.annotated is not None:
-        known, counts = _divide(data, data.annotated, folder)
+        roots = (data.annotated.images, data.annotated.images)
+        parts = _divide(data, data.annotated, folder)
     else:
         assert data.labelled is not None
         assert data.unlabelled is not None  # both by the checks of the experiment
-        known, counts = _keep_apart(data.labelled, data.unlabelled, folder)
+        roots = (data.labelled.images, data.unlabelled.images)
+        parts = _keep_apart(data.labelled, data.unlabelled, folder)
+    counts = ListCounts(len(parts.labelled), len(parts.unlabelled), unreadable=parts.unreadable)
     if data.validation is None:
         return counts
     validation = read_coco(data.validation.annotations)
-    _require_same_categories(known, validation)
+    _require_same_categories(parts.known, validation)
     write_coco(folder / VALIDATION, validation.images, validation.categories, validation.annotations)
-    return ListCounts(counts.labelled, counts.unlabelled, len(validation.images), counts.unreadable)
+    measured = _files(validation.images, data.validation.images)
+    too = (len(_files(parts.labelled, roots[0]) & measured), len(_files(parts.unlabelled, roots[1]) & measured))
+    return replace(counts, validation=len(validation.images), validation_too=too)
+
+
+def _files(images: Sequence[CocoImage], image_root: Path) -> frozenset[Path]:
+    return frozenset(resolve_image_path(image_root, image.file_name).resolve() for image in images)
 
 
 def every_image(data: DataSettings) -> tuple[CocoImage, ...]:
@@ -67,7 +90,7 @@ def every_image(data: DataSettings) -> tuple[CocoImage, ...]:
     return _read_unlabelled(data.unlabelled).dataset.images
 
 
-def _divide(data: DataSettings, annotated: AnnotatedSet, folder: Path) -> tuple[CocoDataset, ListCounts]:
+def _divide(data: DataSettings, annotated: AnnotatedSet, folder: Path) -> _Parts:
     """One annotated set, of which a part plays the labelled images."""
     dataset = read_coco(annotated.annotations)
     if data.labelled_list is not None:
@@ -78,12 +101,13 @@ def _divide(data: DataSettings, annotated: AnnotatedSet, folder: Path) -> tuple[
     if not split.unlabelled_ids:
         raise DatasetError(str(dataset.path), [Problem("data.annotated", "no image is left to be unlabelled")])
     write_split(dataset, split, folder)
-    return dataset, ListCounts(len(split.labelled_ids), len(split.unlabelled_ids))
+    labelled, unlabelled = (
+        [dataset.image_by_id[image_id] for image_id in ids] for ids in (split.labelled_ids, split.unlabelled_ids)
+    )
+    return _Parts(dataset, labelled, unlabelled)
 
 
-def _keep_apart(
-    labelled_set: AnnotatedSet, unlabelled_set: UnlabelledSet, folder: Path
-) -> tuple[CocoDataset, ListCounts]:
+def _keep_apart(labelled_set: AnnotatedSet, unlabelled_set: UnlabelledSet, folder: Path) -> _Parts:
     """Labelled and unlabelled images that the experiment names one by one."""
     labelled = read_coco(labelled_set.annotations)
     found = _read_unlabelled(unlabelled_set)
@@ -95,7 +119,7 @@ def _keep_apart(
         write_coco(folder / TRUTH, unlabelled.images, unlabelled.categories, unlabelled.annotations)
     if found.unreadable:
         _write_unreadable(found.unreadable, folder)
-    return labelled, ListCounts(len(labelled.images), len(unlabelled.images), unreadable=len(found.unreadable))
+    return _Parts(labelled, labelled.images, unlabelled.images, len(found.unreadable))
 
 
 def _read_unlabelled(unlabelled: UnlabelledSet) -> _Found:
@@ -120,7 +144,7 @@ def _without_labelled(
     unlabelled: CocoDataset, image_root: Path, labelled: CocoDataset, labelled_root: Path
 ) -> CocoDataset:
     """The unlabelled images that are not labelled ones too, as where both lie in one folder."""
-    taken = {resolve_image_path(labelled_root, image.file_name).resolve() for image in labelled.images}
+    taken = _files(labelled.images, labelled_root)
     kept = [
         image.id
         for image in unlabelled.images

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -177,11 +178,21 @@ class Workspace:
         if holder is not None:
             path = self.store.partial(fingerprint.stage, fingerprint.id)
             return NodeStatus(node, State.RUNNING, (f"made by {holder}",), path=path, holder=holder)
+        partial = self.store.partial(fingerprint.stage, fingerprint.id)
+        left = (f"interrupted; {self.command(key)} continues",) if partial.exists() else ()
         if self.record(key) is None:
-            partial = self.store.partial(fingerprint.stage, fingerprint.id)
-            left = (f"interrupted; make {node.stage} continues",) if partial.exists() else ()
             return NodeStatus(node, State.MISSING, left)
-        return NodeStatus(node, State.STALE, self.why(key))
+        return NodeStatus(node, State.STALE, (*self.why(key), *left))
+
+    def command(self, key: str) -> str:
+        """What to type to bring a node up to date."""
+        return f"make {self.nodes[key].stage} EXP={self.experiment.name}"
+
+    def forget_empty(self, key: str) -> None:
+        """Remove a result that was begun, where nothing was written."""
+        fingerprint = self.fingerprints[key]
+        with suppress(OSError):  # it holds something, or it is gone
+            self.store.partial(fingerprint.stage, fingerprint.id).rmdir()
 
     def _explained(self, old: Mapping[str, Any], new: Fingerprint) -> list[str]:
         """Differences; where a result upstream changed, what changed there, as far as that is known."""

@@ -38,7 +38,7 @@ def preview(
     refine = node_key("refine", number)
     for needed in ("split", refine):
         if needed not in space.fingerprints or not space.is_done(needed):
-            raise StageError(f"the preview needs {needed} first: make {needed.partition('-')[0]}")
+            raise StageError(f"the preview needs {needed} first: make {needed.partition('-')[0]} EXP={experiment.name}")
     with tempfile.TemporaryDirectory() as scratch:
         sources = composite_sources(
             experiment, space.result(refine) / LABELS, space.result("split") / LABELLED, Path(scratch)

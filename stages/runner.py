@@ -59,7 +59,7 @@ def run_stage(experiment: Experiment, stage: str, number: int) -> None:
     with _told_what_waits(space, key):
         for upstream in node.reads:
             if not space.is_done(upstream):
-                raise StageError(f"{key} needs {upstream} first: make {space.nodes[upstream].stage}")
+                raise StageError(f"{key} needs {upstream} first: {space.command(upstream)}")
         err.print(f"{key} runs: {'; '.join(because)}")
         fingerprint, name = space.fingerprints[key], space.experiment.name
         with held(space.store, fingerprint, key, name, err.print) as mine:
@@ -71,21 +71,21 @@ def run_stage(experiment: Experiment, stage: str, number: int) -> None:
 @contextmanager
 def _told_what_waits(space: Workspace, key: str) -> Iterator[None]:
     """Whatever stops a stage, say what it holds back, and how to go on."""
-    stage = space.nodes[key].stage
     try:
         with sigterm_as_interrupt():
             yield
     except KeyboardInterrupt as stop:
-        err.print(f"\n{key} was stopped; what is done is kept. To go on: make {stage}")
+        err.print(f"\n{key} was stopped; what is done is kept. To go on, give the same command.")
         sys.exit(143 if isinstance(stop, Terminated) else 130)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise StageError(
             f"{key}: the disk is full ({error.filename or space.store.root}). What is done is kept: "
-            f"make room, then make {stage}{_held_back(space, key)}"
+            f"make room, then give the same command.{_held_back(space, key)}"
         ) from error
     except S4MError as error:
+        space.forget_empty(key)
         raise StageError(f"{error}{_held_back(space, key)}") from error
 
 

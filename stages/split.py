@@ -12,6 +12,12 @@ def run(context: StageContext) -> Summary:
     summary = {"labelled": counts.labelled, "unlabelled": counts.unlabelled}
     if counts.validation:
         summary["validation"] = counts.validation
+    labelled, unlabelled = counts.validation_too
+    if labelled or unlabelled:
+        context.say(
+            f"{labelled:,} labelled and {unlabelled:,} unlabelled images are validation images as well: "
+            "what is measured on those says little"
+        )
     if counts.unreadable:
         context.say(f"{counts.unreadable} files cannot be read; {UNREADABLE} beside the lists says why")
         summary["unreadable"] = counts.unreadable

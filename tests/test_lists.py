@@ -91,6 +91,15 @@ def test_validation_images_are_listed(labelled, others, out):
     assert names(out / VALIDATION) == names(others.annotations)
 
 
+def test_validation_images_that_are_labelled_or_unlabelled_too_are_counted(labelled, others, out, tmp_path):
+    apart = settings(labelled=annotated(labelled), unlabelled=annotated(others), validation=annotated(labelled))
+    assert write_lists(apart, out).validation_too == (4, 0)
+    pool = settings(annotated=annotated(labelled), percent=25, validation=annotated(labelled))
+    assert write_lists(pool, out).validation_too == (1, 3)
+    clean = settings(annotated=annotated(labelled), percent=25, validation=annotated(others))
+    assert write_lists(clean, out).validation_too == (0, 0)
+
+
 def renamed_category(content: dict[str, Any]) -> None:
     content["categories"][0]["name"] = "other"
 

@@ -68,11 +68,12 @@ def test_a_failing_stage_names_what_it_holds_back(folder, stage):
         run_stage(tiny_experiment(folder), "split", 1)
     waiting = ", ".join(list(STAGES)[1:])
     assert str(caught.value) == f"nothing to see\nsplit holds back: {waiting}"
+    assert not list((folder / "stores" / "split").glob("*.partial"))
 
 
 def test_a_stage_whose_upstream_is_missing_says_what_to_run(folder, stage):
     stage("distill", lambda context: {})
-    with pytest.raises(StageError, match="distill needs split first: make split"):
+    with pytest.raises(StageError, match="distill needs split first: make split EXP=tiny"):
         run_stage(tiny_experiment(folder), "distill", 1)
 
 
@@ -83,7 +84,7 @@ def test_a_full_disk_is_told_with_the_way_to_go_on(folder, stage):
 
     stage("split", run)
     experiment = tiny_experiment(folder)
-    with pytest.raises(StageError, match=r"the disk is full \(/somewhere/shard\).*make room, then make split"):
+    with pytest.raises(StageError, match=r"the disk is full \(/somewhere/shard\).*make room, then give the same command"):
         run_stage(experiment, "split", 1)
     space = workspace(experiment)
     fingerprint = space.fingerprints["split"]
@@ -177,7 +178,7 @@ def test_a_stopped_stage_keeps_what_is_done_and_says_how_to_go_on(folder, number
     process.send_signal(number)
     _, rest = process.communicate(timeout=20)
     assert process.returncode == status
-    assert "split was stopped; what is done is kept. To go on: make split" in rest
+    assert "split was stopped; what is done is kept. To go on, give the same command." in rest
     assert "Traceback" not in rest
     (partial,) = (folder / "stores/split").glob("*.partial")
     assert (partial / "begun").exists()

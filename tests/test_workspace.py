@@ -118,7 +118,20 @@ def test_an_interrupted_stage_says_how_to_go_on(space):
     here = space()
     fingerprint = here.fingerprints["split"]
     here.store.partial("split", fingerprint.id).mkdir(parents=True)
-    assert here.status("split").reasons == ("interrupted; make split continues",)
+    assert here.status("split").reasons == ("interrupted; make split EXP=tiny continues",)
+    here.forget_empty("split")
+    assert here.status("split").reasons == ()
+
+
+def test_a_stale_stage_that_was_interrupted_says_so_too(space):
+    seal(space(), "split")
+    changed = space("data.seed=5")
+    partial = changed.store.partial("split", changed.fingerprints["split"].id)
+    partial.mkdir(parents=True)
+    (partial / "begun").touch()
+    changed.forget_empty("split")  # something is there: it stays
+    assert changed.status("split").state is State.STALE
+    assert changed.status("split").reasons == ("data.seed 0 -> 5", "interrupted; make split EXP=tiny continues")
 
 
 def test_a_stage_that_runs_elsewhere_is_seen(space):
