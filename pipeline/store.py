@@ -16,8 +16,8 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ FILES = "files.json"
 FORMAT = 1
 EMBEDDINGS = "embeddings"
 """The folder of what is kept beside the results of stages."""
+_LOCKS = ".locks"
+_REMOVED = ".removed-"
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Seal:
     digest: of all files, names and contents; the same wherever and however often the result was made.
     made_by: experiment, user and host, and versions of the libraries.
     summary: the stage's own figures, shown by `s4m status`.
+    record_digest: of all other fields; empty in records that were made before there was one.
     """
 
     stage: str
@@ -55,6 +58,7 @@ class Seal:
     made_by: Mapping[str, str]
     summary: Mapping[str, Any]
     format: int = FORMAT
+    record_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,11 @@ class Holder:
 
 @dataclass(frozen=True)
 class StoredResult:
-    """A result in the store, sealed or partial. `references`: experiments that point at it."""
+    """A result in the store, sealed or partial.
+
+    references: experiments that point at it.
+    problem: why its completion record cannot be read, if that is so.
+    """
 
     stage: str
     id: str
@@ -81,6 +89,7 @@ class StoredResult:
     seal: Seal | None
     size_bytes: int
     references: tuple[str, ...]
+    problem: str = ""
 
 
 def default_root(environment: Mapping[str, str] = os.environ) -> Path:
@@ -149,6 +158,7 @@ class StoreRoot:
             made_by={"experiment": experiment, "user": _user(), "host": socket.gethostname(), **versions},
             summary=summary,
         )
+        seal = replace(seal, record_digest=_record_digest(seal))
         write_atomically(partial / FILES, json.dumps(files, indent=0))
         write_atomically(partial / SEAL, json.dumps(asdict(seal), indent=1) + "\n")
         partial.rename(final)
@@ -157,15 +167,21 @@ class StoreRoot:
     def verify(self, stage: str, result_id: str) -> list[str]:
         """Read a sealed result again; one line for every file that is not as it was."""
         folder = self.path(stage, result_id)
-        seal = self.seal_of(stage, result_id)
+        try:
+            seal = self.seal_of(stage, result_id)
+        except StoreError as error:
+            return [str(error)]
         if seal is None:
             return [f"{folder}: not sealed"]
         try:
             expected = {name: tuple(value) for name, value in json.loads((folder / FILES).read_text()).items()}
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             return [f"{folder / FILES}: cannot be read: {error}"]
         found = _hash_folder(folder)
-        problems = [f"{folder / name}: missing" for name in expected if name not in found]
+        problems: list[str] = []
+        if seal.record_digest and seal.record_digest != _record_digest(seal):
+            problems.append(f"{folder / SEAL}: content changed")
+        problems += [f"{folder / name}: missing" for name in expected if name not in found]
         problems += [f"{folder / name}: not part of the result" for name in found if name not in expected]
         problems += [
             f"{folder / name}: content changed" for name in found if name in expected and found[name] != expected[name]
@@ -179,20 +195,49 @@ class StoreRoot:
         for stage in (*STAGES, EMBEDDINGS):
             for folder in sorted((self.root / stage).glob("*")):
                 if folder.is_dir():
-                    result_id = folder.name.removesuffix(".partial")
-                    sealed = folder.suffix != ".partial"
-                    seal = self.seal_of(stage, result_id) if sealed else None
-                    size = seal.size_bytes if seal else _size(folder)
-                    yield StoredResult(stage, result_id, folder, seal, size, tuple(self._references(stage, result_id)))
+                    yield self._result(stage, folder)
+
+    def _result(self, stage: str, folder: Path) -> StoredResult:
+        half_removed = folder.name.startswith(_REMOVED)
+        result_id = folder.name.removeprefix(_REMOVED).removesuffix(".partial")
+        seal, problem = None, ""
+        if folder.suffix != ".partial" and not half_removed:
+            try:
+                seal = self.seal_of(stage, result_id)
+            except StoreError as error:
+                problem = str(error)
+        references = () if half_removed else tuple(self._references(stage, result_id))
+        size_bytes = seal.size_bytes if seal else _size(folder)
+        return StoredResult(stage, result_id, folder, seal, size_bytes, references, problem)
+
+    def in_use(self, result: StoredResult) -> bool:
+        """Whether somebody makes or removes a result at this moment, or may be reading one that no record points at."""
+        return _is_locked(self._lock_path(result.stage, result.id)) or self._may_be_read(result.stage)
+
+    def _may_be_read(self, stage: str) -> bool:
+        """No record points at embeddings; whoever reads them refines, and holds the lock of what that makes."""
+        return stage == EMBEDDINGS and any(map(_is_locked, (self.root / _LOCKS).glob("refine-*")))
 
     def remove(self, result: StoredResult) -> None:
-        """Delete a result; its name is gone first, so that nobody finds half of it."""
-        with self.lock(result.stage, result.id, "s4m stores prune"):
-            doomed = result.path.with_name(f".removed-{result.path.name}")
-            if doomed.exists():
+        """Delete a result that nobody uses; its name is gone first, so that nobody finds half of it.
+
+        StoreError where somebody has taken it into use since it was looked at, or it is gone.
+        """
+        now_in_use = StoreError(f"{result.path}: left alone: now in use")
+        try:
+            with self.lock(result.stage, result.id, "s4m stores prune"):
+                if self._may_be_read(result.stage) or self._result(result.stage, result.path).references:
+                    raise now_in_use
+                doomed = result.path.with_name(f"{_REMOVED}{result.path.name.removeprefix(_REMOVED)}")
+                if doomed != result.path:
+                    if doomed.exists():
+                        shutil.rmtree(doomed)
+                    result.path.rename(doomed)
                 shutil.rmtree(doomed)
-            result.path.rename(doomed)
-            shutil.rmtree(doomed)
+        except BlockingIOError as error:
+            raise now_in_use from error
+        except FileNotFoundError as error:
+            raise StoreError(f"{result.path}: left alone: no longer there") from error
 
     def refer(self, stage: str, result_id: str, record: Path, experiment: str) -> None:
         """Note that an experiment's record points at a result, so that pruning spares it."""
@@ -211,13 +256,18 @@ class StoreRoot:
             write_atomically(file, json.dumps(content, indent=1) + "\n")
 
     def _references(self, stage: str, result_id: str) -> Iterator[str]:
-        """Experiments whose records point here. Those of other machines cannot be looked at and count."""
+        """Experiments whose records point here. What cannot be looked at counts, as those of other machines."""
         for file in sorted(self._reference_folder(stage, result_id).glob("*.json")):
-            content = json.loads(file.read_text(encoding="utf-8"))
-            if content["host"] != socket.gethostname():
-                yield f"{content['experiment']} on {content['host']}"
-            elif _points_at(Path(content["record"]), result_id):
-                yield content["experiment"]
+            try:
+                content = json.loads(file.read_text(encoding="utf-8"))
+                experiment, host, record = str(content["experiment"]), content["host"], Path(content["record"])
+            except (OSError, ValueError, KeyError, TypeError):
+                yield f"a reference that cannot be read ({file})"
+                continue
+            if host != socket.gethostname():
+                yield f"{experiment} on {host}"
+            elif _points_at(record, result_id):
+                yield experiment
 
     def _reference_folder(self, stage: str, result_id: str) -> Path:
         return self.root / ".references" / stage / result_id
@@ -240,18 +290,25 @@ class StoreRoot:
 
     def holder(self, stage: str, result_id: str) -> Holder | None:
         """Who is making a result at this moment, or None."""
+        path = self._lock_path(stage, result_id)
         try:
-            with self._lock_path(stage, result_id).open(encoding="utf-8") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return Holder(**json.loads(file.read()))
+            return Holder(**json.loads(path.read_text(encoding="utf-8"))) if _is_locked(path) else None
         except (FileNotFoundError, ValueError, TypeError):
             return None
-        return None
 
     def _lock_path(self, stage: str, result_id: str) -> Path:
-        return self.root / ".locks" / f"{stage}-{result_id}"
+        return self.root / _LOCKS / f"{stage}-{result_id}"
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open(encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
 
 
 def _points_at(record: Path, result_id: str) -> bool:
@@ -274,8 +331,20 @@ def _digest(files: Mapping[str, tuple[int, str]]) -> str:
     return hash_text("\n".join(f"{name}\t{size}\t{digest}" for name, (size, digest) in sorted(files.items())))
 
 
+def _record_digest(seal: Seal) -> str:
+    fields = asdict(seal)
+    del fields["record_digest"]
+    return hash_text(json.dumps(fields))
+
+
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Bytes of all files below a folder that others may be writing or removing."""
+    size_bytes = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                size_bytes += (Path(parent) / name).stat().st_size
+    return size_bytes
 
 
 def _user() -> str:

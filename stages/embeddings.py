@@ -7,8 +7,10 @@ from pathlib import Path
 
 from pipeline import words
 from pipeline.embeddings.job import ENCODED, EmbedWork
-from pipeline.embeddings.making import ARRAYS, finish, prepare
+from pipeline.embeddings.making import ARRAYS, finish, finished, prepare
 from pipeline.embeddings.schema import Shape, fingerprint_of, image_bytes, images_per_shard
+from pipeline.embeddings.store import EmbeddingAttributes
+from pipeline.experiment.schema import Experiment
 from pipeline.fingerprint import Fingerprint
 from pipeline.identity import IdentityCache, ImageList, hash_text
 from pipeline.labels.shards import divide
@@ -57,7 +59,6 @@ def _make(
     context: StageContext,
 ) -> int:
     """Make what is missing and seal it; gives how many images were encoded."""
-    experiment = context.experiment
     folder = store.partial(fingerprint.stage, fingerprint.id)
     images, size_bytes = len(labels), image_bytes(shape)
     context.say(
@@ -65,7 +66,19 @@ def _make(
         f"at most, in {store.path(fingerprint.stage, fingerprint.id)}"
     )
     begun = time.monotonic()
-    per_shard = images_per_shard(shape, images)
+    made, encoded = finished(folder), 0
+    if made is None:
+        made, encoded = _fill(folder, fingerprint, labels, image_root, shape, context.experiment)
+    summary = {"images": made.images, "encoded": made.encoded}
+    store.seal(fingerprint, context.experiment.name, time.monotonic() - begun, summary, {})
+    return encoded
+
+
+def _fill(
+    folder: Path, fingerprint: Fingerprint, labels: LabelStore, image_root: Path, shape: Shape, experiment: Experiment
+) -> tuple[EmbeddingAttributes, int]:
+    """Make what is missing; gives also how many images were encoded."""
+    per_shard = images_per_shard(shape, len(labels))
     plan = divide(labels.image_ids.tolist(), per_shard)
     complete = prepare(folder, plan, shape)
     work = EmbedWork(
@@ -77,7 +90,4 @@ def _make(
         images_per_shard=per_shard,
     )
     counts = run_missing("embeddings", work, plan, complete, experiment.compute)
-    made = finish(folder, plan, shape, {"fingerprint": fingerprint.to_dict()})
-    summary = {"images": made.images, "encoded": made.encoded}
-    store.seal(fingerprint, experiment.name, time.monotonic() - begun, summary, {})
-    return counts[ENCODED]
+    return finish(folder, plan, shape, {"fingerprint": fingerprint.to_dict()}), counts[ENCODED]

@@ -41,7 +41,7 @@ def prune(
 ) -> None:
     """Remove the results that no experiment points at, and what interrupted runs left of them."""
     root = _root(store)
-    unused = [result for result in root.results() if not result.references and not _busy(root, result)]
+    unused = [result for result in root.results() if not result.references and not root.in_use(result)]
     if not unused:
         out.print(f"nothing to remove in {root.root}: every result is in use")
         return
@@ -51,9 +51,8 @@ def prune(
     if not yes and not typer.confirm(f"Remove these {len(unused)} results ({size})?"):
         out.print("nothing was removed")
         return
-    for result in unused:
-        root.remove(result)
-    out.print(f"removed {len(unused)} results, {size}")
+    removed = [result for result in unused if _removed(root, result)]
+    out.print(f"removed {len(removed)} results, {words.size(sum(result.size_bytes for result in removed))}")
 
 
 @app.command()
@@ -63,7 +62,7 @@ def verify(store: RootOption = None) -> None:
     problems: list[str] = []
     checked = 0
     for result in root.results():
-        if result.seal is not None:
+        if result.seal is not None or result.problem:
             found = root.verify(result.stage, result.id)
             err.print(f"{result.path}: {'damaged' if found else 'whole'}")
             problems += found
@@ -79,13 +78,21 @@ def _root(store: Path | None) -> StoreRoot:
     return root
 
 
-def _busy(root: StoreRoot, result: StoredResult) -> bool:
-    return root.holder(result.stage, result.id) is not None
+def _removed(root: StoreRoot, result: StoredResult) -> bool:
+    """Remove a result, unless somebody has taken it into use while the question was asked."""
+    try:
+        root.remove(result)
+    except StoreError as error:
+        err.print(str(error))
+        return False
+    return True
 
 
 def _made(root: StoreRoot, result: StoredResult) -> str:
     if result.seal is not None:
         return f"made {result.seal.made_at} by {result.seal.made_by.get('experiment', '?')}"
+    if result.problem:
+        return "damaged: its completion record cannot be read"
     holder = root.holder(result.stage, result.id)
     return f"being made by {holder}" if holder else "unfinished"
 

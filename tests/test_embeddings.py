@@ -19,7 +19,7 @@ from pipeline.experiment.loading import load_experiment
 from pipeline.labels.rows import Status
 from pipeline.sam.build import build_sam
 from pipeline.sam.engine import SamEngine
-from pipeline.store import EMBEDDINGS
+from pipeline.store import EMBEDDINGS, StoreRoot
 from stages.options import workspace
 from stages.runner import run_stage
 from tests.tiny_refinement import box_mask, make_refinement, noise, opened, refine, result
@@ -145,6 +145,33 @@ def test_making_them_goes_on_where_it_was_stopped(files, encoder, monkeypatch, t
     assert not list(folder.rglob("*.shard"))
 
 
+@pytest.mark.parametrize("killed_in", ["the removal of the markers", "sealing"])
+def test_what_is_finished_and_not_sealed_is_kept(files, encoder, monkeypatch, tmp_path, killed_in):
+    path = files(entries(), pictures())
+    experiment = load_experiment(path, [CACHED])
+    for stage in ("split", "predict"):
+        run_stage(experiment, stage, 1)
+
+    def killed(*_) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        if killed_in == "sealing":
+            patched.setattr(StoreRoot, "seal", killed)
+        else:
+            patched.setattr(making, "_remove_markers", killed)
+        run_stage(experiment, "refine", 1)
+    assert sealed_stores(tmp_path) == []
+    assert encoder.images == IMAGES
+    run_stage(experiment, "refine", 1)
+    assert encoder.images == IMAGES
+    assert summary(path, CACHED)["encoded images"] == 0
+    assert len(opened(experiment, "refine")) == IMAGES
+    (folder,) = sealed_stores(tmp_path)
+    assert EmbeddingStore.open(folder / ARRAYS).attributes.encoded == IMAGES
+    assert not list(folder.rglob("*.shard"))
+
+
 def test_every_encoder_has_its_own(files, tmp_path):
     path = files(entries(2), pictures(2))
     refine(path, CACHED)
@@ -185,6 +212,14 @@ def test_an_image_that_cannot_be_read_fails_as_it_does_without(files, tmp_path):
     assert failed == plain
     (folder,) = sealed_stores(tmp_path)
     assert EmbeddingStore.open(folder / ARRAYS).attributes.encoded == 2
+
+
+def test_a_shard_without_any_image_that_can_be_read_is_a_shard(files, tmp_path):
+    unreadable = dict.fromkeys(range(1, SHARD + 1), b"no image")
+    store = refine(files(entries(), pictures() | unreadable), CACHED)
+    assert [labels.status is Status.FAILED for labels in store] == [True] * SHARD + [False] * (IMAGES - SHARD)
+    (folder,) = sealed_stores(tmp_path)
+    assert EmbeddingStore.open(folder / ARRAYS).attributes.encoded == IMAGES - SHARD
 
 
 def test_a_disk_without_room_is_told_beforehand(files, encoder, monkeypatch):

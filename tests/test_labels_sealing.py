@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
 import random
 import shutil
 from pathlib import Path
@@ -155,12 +158,59 @@ def test_of_two_that_seal_at_the_same_time_the_first_wins(store_path, tmp_path, 
     assert len(LabelStore.open(tmp_path / "new.zarr")) == len(ROWS)
 
 
+def write_and_die(path: Path) -> None:
+    def rows():
+        yield from ROWS[:3]
+        os._exit(9)
+
+    sealing._IMAGES_PER_SHARD = 2
+    write_store(path, rows(), CATEGORIES, {})
+
+
 def test_what_a_killed_run_left_is_gone_when_the_store_is_there(tmp_path):
-    left = tmp_path / ".labels.zarr-ab12"
-    left.mkdir()
-    (left / "000000-0123456789abcdef.shard").write_bytes(b"half")
-    tiny_store(tmp_path / "labels.zarr", ROWS[:3])
+    path = tmp_path / "labels.zarr"
+    process = multiprocessing.get_context("fork").Process(target=write_and_die, args=(path,))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    (left,) = tmp_path.iterdir()
+    assert list(left.glob("*.shard"))
+    tiny_store(path, ROWS[:3])
     assert [each.name for each in tmp_path.iterdir()] == ["labels.zarr"]
+
+
+def test_hidden_neighbours_of_a_new_store_are_left_alone(tmp_path):
+    for folder in (".labels-backup", ".labels.s4m-writing-of-mine"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine").write_text("precious")
+    (tmp_path / ".labels-notes").write_text("precious")
+    (tmp_path / ".labels.s4m-writing-notes").write_text("precious")
+    before = files(tmp_path)
+    tiny_store(tmp_path / "labels", ROWS[:3])
+    assert {name: content for name, content in files(tmp_path).items() if not name.startswith("labels/")} == before
+
+
+@pytest.mark.parametrize("meanwhile", ["teacher", "teacher-2"])
+def test_writers_leave_each_others_scratch_alone(tmp_path, monkeypatch, meanwhile):
+    monkeypatch.setattr(sealing, "_IMAGES_PER_SHARD", 4)
+
+    def rows():
+        yield from ROWS[:10]
+        write_store(tmp_path / meanwhile, ROWS[:5], CATEGORIES, {})
+        yield from ROWS[10:]
+
+    if meanwhile == "teacher":
+        assert list(written(tmp_path / "teacher-2", rows())) == ROWS
+    else:
+        with pytest.raises(StoreError, match="teacher-2 is there already"):
+            written(tmp_path / "teacher-2", rows())
+    assert list(LabelStore.open(tmp_path / meanwhile)) == ROWS[:5]
+    assert not list(tmp_path.glob(".*"))
+
+
+def written(path: Path, rows) -> LabelStore:
+    write_store(path, rows, CATEGORIES, {})
+    return LabelStore.open(path)
 
 
 def test_an_interrupted_sealing_leaves_the_shards_and_nothing_else(tmp_path, monkeypatch):
@@ -228,5 +278,13 @@ def test_verify_finds_files_that_are_cut_off_or_gone_or_of_another_store(store_p
 
 def test_verify_finds_other_attributes(store_path):
     path = store_path / "zarr.json"
-    path.write_text(path.read_text().replace('"name": "cat"', '"name": "dog"'))
-    assert verify(store_path) == [f"{store_path}: the attributes are not those that were sealed."]
+    content = json.loads(path.read_text())
+    attributes = content["attributes"]
+    attributes["statuses"] |= {"ok": 31, "empty": 5}  # of 32 and 4: the sum is right
+    path.write_text(json.dumps(content))
+    column = "the counts of the column images/status"
+    assert verify(store_path) == [f"{store_path}: the attribute statuses does not hold {column}."]
+    attributes["categories"][0]["name"] = "dog"
+    path.write_text(json.dumps(content))
+    with pytest.raises(StoreError, match=r"zarr\.json: the attributes are damaged: they do not match their digest"):
+        verify(store_path)

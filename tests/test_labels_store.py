@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from pipeline.errors import StoreError
 from pipeline.labels import schema, store
@@ -121,6 +122,47 @@ def test_a_flipped_byte_is_found_when_it_is_read(labels, tmp_path):
     file.unlink()
     with pytest.raises(StoreError, match=r"column instances/score is damaged: .*No such file"):
         list(LabelStore.open(path))
+
+
+def test_a_flipped_bit_of_the_attributes_is_refused_or_changes_nothing(tmp_path):
+    store = tiny_store(tmp_path / "labels.zarr", ROWS[:12])
+    file = store.path / "zarr.json"
+    content = file.read_bytes()
+    refused = 0
+    for place in range(0, len(content), 2):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << (place // 2) % 8
+        file.write_bytes(damaged)
+        try:
+            read = LabelStore.open(store.path)
+        except StoreError as error:
+            assert str(store.path) in str(error)
+            refused += 1
+            continue
+        # Nothing can tell what the provenance was.
+        assert replace(read.attributes, provenance={}) == replace(store.attributes, provenance={})
+        assert list(read) == ROWS[:12]
+    assert refused > len(content) // 4
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("rows", {"image": 100}, "rows does not have the tables"),
+        ("column_digests", {}, "column_digests does not have the columns"),
+        ("statuses", {"ok": 100}, "statuses does not add up to 100"),
+        ("decisions", {"sam": 1, "teacher": 0, "dropped": 0}, "decisions does not add up to"),
+        ("categories", [], "they do not match their digest"),
+        ("digest", "0" * 32, "they do not match their digest"),
+    ],
+)
+def test_attributes_that_contradict_each_other_are_refused_with_the_remedy(labels, tmp_path, key, value, message):
+    path = Path(shutil.copytree(labels.path, tmp_path / "labels.zarr"))
+    group = json.loads((path / "zarr.json").read_text())
+    group["attributes"][key] = value
+    (path / "zarr.json").write_text(json.dumps(group))
+    with pytest.raises(StoreError, match=rf"zarr\.json: the attributes are damaged: {message}.*Restore the store"):
+        LabelStore.open(path)
 
 
 def test_what_is_no_store_of_this_format_is_refused(labels, tmp_path):

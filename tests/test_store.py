@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.errors import StoreError
 from pipeline.fingerprint import Fingerprint
-from pipeline.store import SEAL, StoreRoot
+from pipeline.store import EMBEDDINGS, SEAL, StoreRoot
 
 
 @pytest.fixture
@@ -89,19 +89,97 @@ def damage_list(folder: Path) -> str:
     return "files.json: cannot be read"
 
 
-def damage_seal(folder: Path) -> str:
-    content = json.loads((folder / SEAL).read_text()) | {"digest": "0"}
+def damage_list_otherwise(folder: Path) -> str:
+    (folder / "files.json").write_text("[]")
+    return "files.json: cannot be read"
+
+
+def change_seal(folder: Path, **changes: object) -> None:
+    content = json.loads((folder / SEAL).read_text()) | changes
     (folder / SEAL).write_text(json.dumps(content))
+
+
+def damage_seal(folder: Path) -> str:
+    change_seal(folder, seconds=9.5)
+    return "seal.json: content changed"
+
+
+def damage_older_seal(folder: Path) -> str:
+    change_seal(folder, record_digest="", digest="0")
     return "seal.json: names another digest"
 
 
-@pytest.mark.parametrize("damage", [damage_flip, damage_remove, damage_add, damage_list, damage_seal])
+def damage_seal_beyond_reading(folder: Path) -> str:
+    (folder / SEAL).write_bytes(b'{"stage"')
+    return "seal.json: not a completion record that can be read"
+
+
+DAMAGES = (
+    damage_flip,
+    damage_remove,
+    damage_add,
+    damage_list,
+    damage_list_otherwise,
+    damage_seal,
+    damage_older_seal,
+    damage_seal_beyond_reading,
+)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_is_found_and_named(store, damage):
     folder = seal(store, fingerprint(), {"a": b"hello", "b": b"world"})
     assert store.verify("refine", fingerprint().id) == []
     expected = damage(folder)
     (problem,) = store.verify("refine", fingerprint().id)
     assert expected in problem
+
+
+def test_any_flipped_bit_of_a_record_is_found(store):
+    made = Fingerprint("refine", 1, {"refine.gate": "fixed"}, {"images": "ab"}, {"predict": "cd"})
+    folder = seal(store, made, {"a": b"hello"})
+    content = (folder / SEAL).read_bytes()
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        (folder / SEAL).write_bytes(damaged)
+        if json_or_none(damaged) != json.loads(content):
+            assert store.verify("refine", made.id), damaged[max(place - 20, 0) : place + 20]
+
+
+def json_or_none(content: bytes) -> object:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
+
+
+def test_a_record_of_before_records_had_a_digest_is_whole(store):
+    folder = seal(store, fingerprint(), {"a": b"hello"})
+    content = json.loads((folder / SEAL).read_text())
+    del content["record_digest"]
+    (folder / SEAL).write_text(json.dumps(content))
+    assert store.verify("refine", fingerprint().id) == []
+
+
+def test_a_summary_comes_back_as_it_was_sealed(store):
+    made = fingerprint()
+    store.partial("refine", made.id).mkdir(parents=True)
+    store.seal(made, "mine", 1.0, {"by class": {10: 0.1, 9: (1, 2)}, "none": None}, {})
+    assert store.verify("refine", made.id) == []
+
+
+def test_one_damaged_record_hides_no_other_result(store):
+    damaged, whole = fingerprint(3), fingerprint(5)
+    folder = seal(store, damaged, {"a": b"hello"})
+    seal(store, whole, {"a": b"hello"})
+    size = (folder / "a").stat().st_size + (folder / "files.json").stat().st_size + 2
+    (folder / SEAL).write_bytes(b"{}")
+    found = {result.id: result for result in store.results()}
+    assert found[damaged.id].seal is None
+    assert "not a completion record that can be read" in found[damaged.id].problem
+    assert found[damaged.id].size_bytes == size
+    assert (found[whole.id].seal.id, found[whole.id].problem) == (whole.id, "")
 
 
 def test_a_record_that_cannot_be_read_is_refused_with_the_remedy(store):
@@ -133,6 +211,17 @@ def test_a_reference_from_another_machine_counts(store, tmp_path, monkeypatch):
     assert result.references == ("theirs on elsewhere",)
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"experiment": "mine", "host": "here", "record": 3}'])
+def test_a_reference_that_cannot_be_read_counts(store, content):
+    made = fingerprint()
+    seal(store, made, {"a": b"1"})
+    file = store.root / ".references/refine" / made.id / "x.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    (result,) = store.results()
+    assert result.references == (f"a reference that cannot be read ({file})",)
+
+
 def test_a_removed_result_is_gone_whole(store):
     folder = seal(store, fingerprint(), {"a": b"1"})
     (result,) = store.results()
@@ -140,6 +229,65 @@ def test_a_removed_result_is_gone_whole(store):
     assert not folder.exists()
     assert list(store.results()) == []
     assert [path.name for path in folder.parent.iterdir()] == []
+
+
+def test_what_is_in_use_by_now_is_not_removed(store, tmp_path):
+    folder = seal(store, fingerprint(), {"a": b"1"})
+    (result,) = store.results()
+    assert not store.in_use(result)
+    with store.lock("refine", result.id, "theirs"):
+        assert store.in_use(result)
+        with pytest.raises(StoreError, match=f"{folder}: left alone: now in use"):
+            store.remove(result)
+    record = tmp_path / "refine.done"
+    record.write_text(json.dumps({"id": result.id}))
+    store.refer("refine", result.id, record, "theirs")
+    with pytest.raises(StoreError, match=f"{folder}: left alone: now in use"):
+        store.remove(result)
+    assert (folder / "a").read_bytes() == b"1"
+
+
+def test_what_is_gone_by_now_is_told(store):
+    seal(store, fingerprint(), {"a": b"1"})
+    (result,) = store.results()
+    store.remove(result)
+    with pytest.raises(StoreError, match=f"{result.path}: left alone: no longer there"):
+        store.remove(result)
+
+
+def test_embeddings_are_not_removed_while_anybody_refines(store):
+    kept = Fingerprint(EMBEDDINGS, 1, {}, {}, {})
+    folder = seal(store, kept, {"a": b"1"})
+    (result,) = store.results()
+    with store.lock("refine", "x", "theirs"):
+        assert store.in_use(result)
+        with pytest.raises(StoreError, match=f"{folder}: left alone: now in use"):
+            store.remove(result)
+    assert not store.in_use(result)
+    store.remove(result)
+    assert not folder.exists()
+
+
+def test_an_interrupted_removal_is_finished_by_the_next(store, tmp_path, monkeypatch):
+    folder = seal(store, fingerprint(), {"a": b"1"})
+    (result,) = store.results()
+
+    def interrupted(_folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("shutil.rmtree", interrupted)
+        store.remove(result)
+    seal(store, fingerprint(), {"a": b"1"})  # made again, and pointed at
+    record = tmp_path / "refine.done"
+    record.write_text(json.dumps({"id": result.id}))
+    store.refer("refine", result.id, record, "mine")
+    left, again = store.results()
+    assert (left.id, left.seal, left.references) == (result.id, None, ())
+    with store.lock("refine", result.id, "theirs"):
+        assert store.in_use(left)
+    store.remove(left)
+    assert list(folder.parent.iterdir()) == [again.path]
 
 
 def test_leftovers_of_an_interrupted_run_are_listed(store):

@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 
 from pipeline.embeddings.schema import FORMAT, FORMAT_VERSION, ImageRow, Shape, columns_of, image_bytes
-from pipeline.embeddings.store import EmbeddingAttributes
+from pipeline.embeddings.store import EmbeddingAttributes, EmbeddingStore
 from pipeline.errors import StageError, StoreError
 from pipeline.files import open_atomically
 from pipeline.labels.arrays import create_column
@@ -67,7 +67,10 @@ def write_shard(folder: Path, index: int, first: int, rows: Sequence[ImageRow], 
             features[place] = row.features
     path = folder / ARRAYS / "features"
     with explained_if_full(path, features.nbytes):
-        zarr.open_array(path, mode="r+")[first : first + len(rows)] = features
+        # Zarr does not store that empty chunks are to be written: without it, features that are all zeros, as those
+        # of images that cannot be read are, would make no file.
+        array = zarr.open_array(path, mode="r+").with_config({"write_empty_chunks": True})
+        array[first : first + len(rows)] = features
         written = path.joinpath("c", str(index), *"0" * len(shape))
         with written.open("rb") as file:
             os.fsync(file.fileno())
@@ -113,7 +116,22 @@ def finish(folder: Path, plan: ShardPlan, shape: Shape, provenance: Mapping[str,
         shape=shape,
         provenance=dict(provenance),
     )
+    sync_tree(path)  # the attributes, last, say that all is there: see `finished`
     group.update_attributes(msgspec.to_builtins(attributes))
     sync_tree(path)
-    shutil.rmtree(folder / _MARKERS)
+    _remove_markers(folder)
     return attributes
+
+
+def finished(folder: Path) -> EmbeddingAttributes | None:
+    """What an interrupted run has finished, and only not sealed; None where there is more to do."""
+    try:
+        attributes = EmbeddingStore.open(folder / ARRAYS).attributes
+    except StoreError:
+        return None
+    _remove_markers(folder)
+    return attributes
+
+
+def _remove_markers(folder: Path) -> None:
+    shutil.rmtree(folder / _MARKERS, ignore_errors=True)

@@ -11,7 +11,7 @@ import xxhash
 
 from pipeline.coco.model import CocoCategory
 from pipeline.errors import StoreError
-from pipeline.labels.schema import COLUMNS, FORMAT, FORMAT_VERSION, column_rows
+from pipeline.labels.schema import COLUMNS, DECISIONS, FORMAT, FORMAT_VERSION, STATUSES, TABLES, column_rows
 
 ZARR_METADATA = "zarr.json"
 
@@ -68,7 +68,10 @@ def content_digest(
 
 
 def read_attributes(store_path: Path) -> StoreAttributes:
-    """The attributes of the store at a path; StoreError where there is none that this program can read."""
+    """The attributes of the store at a path; StoreError where there is none that this program can read.
+
+    They are those that were sealed, but for the provenance, which nothing can be held against.
+    """
     path = store_path / ZARR_METADATA
     try:
         group = msgspec.json.decode(path.read_bytes(), type=_GroupMetadata)
@@ -85,6 +88,34 @@ def read_attributes(store_path: Path) -> StoreAttributes:
             f"{FORMAT_VERSION}. Make them again, or read them with the version of s4m that made them."
         )
     try:
-        return msgspec.json.decode(group.attributes, type=StoreAttributes)
+        attributes = msgspec.json.decode(group.attributes, type=StoreAttributes)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise StoreError(f"{store_path / ZARR_METADATA}: the attributes are damaged: {error}.") from error
+        raise _damaged(path, str(error)) from error
+    contradiction = _contradiction(attributes)
+    if contradiction:
+        raise _damaged(path, contradiction)
+    return attributes
+
+
+def _contradiction(attributes: StoreAttributes) -> str:
+    """What in the attributes does not fit the rest of them; empty where all does."""
+    if attributes.rows.keys() != set(TABLES):
+        return "rows does not have the tables of the format"
+    if attributes.column_digests.keys() != COLUMNS.keys():
+        return "column_digests does not have the columns of the format"
+    if content_digest(attributes.column_digests, attributes.rows, attributes.categories) != attributes.digest:
+        return "they do not match their digest"
+    for name, counts, kinds, total in (
+        ("statuses", attributes.statuses, STATUSES, attributes.images),
+        ("decisions", attributes.decisions, DECISIONS, attributes.instances),
+    ):
+        if counts.keys() != set(map(str, kinds)) or sum(counts.values()) != total:
+            return f"{name} does not add up to {total}"
+    return ""
+
+
+def _damaged(path: Path, reason: str) -> StoreError:
+    return StoreError(
+        f"{path}: the attributes are damaged: {reason}. "
+        "Restore the store from a copy, or remove its result and make it again."
+    )

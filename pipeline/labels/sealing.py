@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,7 @@ from pipeline.labels.shards import (
 )
 
 _IMAGES_PER_SHARD = 256
+_LOCK = "lock"
 
 
 def seal(
@@ -83,17 +86,37 @@ def write_store(
 ) -> StoreAttributes:
     """Make a store of labels that are there already, such as imported ones, in their order."""
     store_path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{store_path.name}-"
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=store_path.parent) as scratch:
+    prefix = f".{store_path.name}.s4m-writing-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=store_path.parent) as scratch, _locked(Path(scratch)):
         plan: list[list[int]] = []
         remaining = iter(labels)
         while rows := list(islice(remaining, _IMAGES_PER_SHARD)):
             write_shard(Path(scratch), len(plan), rows)
             plan.append([row.image_id for row in rows])
         attributes = seal(Path(scratch), plan, store_path, categories, provenance)
-    for left_by_killed_run in store_path.parent.glob(f"{glob.escape(prefix)}*"):
-        shutil.rmtree(left_by_killed_run)
+    _remove_left_by_killed_runs(store_path.parent, prefix)
     return attributes
+
+
+@contextmanager
+def _locked(scratch: Path) -> Iterator[None]:
+    """Tell others that somebody writes here, until this ends or the process does."""
+    nameless = scratch / f"{_LOCK}.new"
+    with nameless.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        nameless.rename(scratch / _LOCK)  # it is held from the moment it can be found
+        yield
+
+
+def _remove_left_by_killed_runs(folder: Path, prefix: str) -> None:
+    """Remove scratch of earlier writers of the same store: what has their lock, and nobody holding it."""
+    for left in folder.glob(f"{glob.escape(prefix)}*"):
+        try:
+            with (left / _LOCK).open("r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
+        except OSError:  # another process is writing there, or it is nothing of ours
+            continue
 
 
 def _require_absent(store_path: Path) -> None:

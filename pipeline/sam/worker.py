@@ -11,11 +11,15 @@ import torch
 from pipeline.experiment.schema import Experiment
 from pipeline.sam.build import build_sam
 from pipeline.sam.engine import Precision, SamEngine
+from pipeline.sam.files import checkpoint_path
 
 
 @dataclass(frozen=True)
 class SamChoice:
-    """Which SAM, where it runs, and in which arithmetic. input_side: None is the model's own."""
+    """Which SAM, where it runs, and in which arithmetic. input_side: None is the model's own.
+
+    weights: size and time of change of the file, so that no worker goes on with weights that were replaced since.
+    """
 
     model: str
     checkpoint: Path | None
@@ -23,6 +27,7 @@ class SamChoice:
     precision: Precision
     batch_images: int
     input_side: int | None = None
+    weights: str = ""
 
     @classmethod
     def of(cls, experiment: Experiment) -> SamChoice:
@@ -35,12 +40,21 @@ class SamChoice:
             precision=experiment.compute.precision,
             batch_images=experiment.compute.batch_images,
             input_side=experiment.sam.input_side,
+            weights=_stamp(checkpoint_path(experiment.sam.model, checkpoint)),
         )
+
+
+def _stamp(path: Path) -> str:
+    try:
+        state = path.stat()
+    except OSError:  # who builds the model says what is wrong with its file
+        return ""
+    return f"{state.st_size} {state.st_mtime_ns}"
 
 
 @lru_cache(maxsize=1)
 def build_engine(sam: SamChoice) -> SamEngine:
-    """The one model of a worker process."""
+    """The one model of a worker process, built again where another is asked for."""
     model = build_sam(sam.model, sam.checkpoint, input_side=sam.input_side)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if sam.device == "auto" else sam.device
     if device == "cpu":
