@@ -111,6 +111,7 @@ SETTINGS: dict[str, tuple[object, frozenset[str]]] = {
     "compute.precision": ("bf16", NOTHING),
     "compute.gpus": (8, NOTHING),
     "compute.batch_images": (2, NOTHING),
+    "compute.compile": (True, NOTHING),
     "compute.cache_embeddings": (True, NOTHING),
     "compute.loader_workers": (4, NOTHING),
     "compute.checkpoint_every": (7, NOTHING),

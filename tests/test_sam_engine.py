@@ -14,6 +14,7 @@ from segment_anything import SamPredictor
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import nn
+from torch._dynamo.exc import TorchDynamoException
 
 from data.sam_tiny import WEIGHTS_FILE
 from pipeline.errors import ImageError, StageError
@@ -203,6 +204,29 @@ def test_many_prompts_of_many_images_at_once(model: str) -> None:
         (alone,) = engine.decode(engine.encode([images[index]]), [0], [prompt])
         np.testing.assert_allclose(found.mask_logits_lowres, alone.mask_logits_lowres, rtol=0, atol=1e-5)
         np.testing.assert_allclose(found.predicted_iou, alone.predicted_iou, rtol=0, atol=1e-5)
+
+
+def test_a_compiled_encoder_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Traced as always; making machine code of it would take minutes.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    sam = sam_of("vit")
+    plain, fast = (SamEngine(copy.deepcopy(sam), precision="fp32", compiled=compiled) for compiled in (False, True))
+    images = random_images(3)
+    for count in (len(images), 1):
+        expected, found = (engine.encode(images[:count]).features for engine in (plain, fast))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_a_machine_that_cannot_compile_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_compiler(encoder: object) -> object:
+        def fail(inputs: object) -> object:
+            raise TorchDynamoException("no C++ compiler\n and a long trace")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", without_compiler)
+    with pytest.raises(StageError, match=r"compute.compile: .*: no C\+\+ compiler$"):
+        SamEngine(sam_of("vit"), compiled=True).encode(random_images(3))
 
 
 def test_no_prompts_no_candidates() -> None:

@@ -295,6 +295,8 @@ class ComputeSettings(Section):
     """Where models run."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of models; `auto` is bf16 where the device is faster in it."""
+    compile: bool = False
+    """Compile SAM's encoder (torch.compile): the first batches wait for minutes, the others are faster."""
     gpus: Count = 1
     """GPUs for training."""
     batch_images: Count = 8

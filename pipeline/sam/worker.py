@@ -27,6 +27,7 @@ class SamChoice:
     precision: Precision
     batch_images: int
     input_side: int | None = None
+    compiled: bool = False
     weights: str = ""
 
     @classmethod
@@ -40,6 +41,7 @@ class SamChoice:
             precision=experiment.compute.precision,
             batch_images=experiment.compute.batch_images,
             input_side=experiment.sam.input_side,
+            compiled=experiment.compute.compile,
             weights=_stamp(checkpoint_path(experiment.sam.model, checkpoint)),
         )
 
@@ -61,4 +63,4 @@ def build_engine(sam: SamChoice) -> SamEngine:
         # A worker is a core. With a number of threads that depends on the workers, sums would be rounded
         # differently and the same images would get another digest.
         torch.set_num_threads(1)
-    return SamEngine(model, device, sam.precision, batch_images=sam.batch_images)
+    return SamEngine(model, device, sam.precision, batch_images=sam.batch_images, compiled=sam.compiled)
