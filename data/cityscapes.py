@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from data.converting import Progress, annotation_of, read_pictures, refuse_existing
+from data.converting import Progress, annotation_of, read_pictures
 from pipeline.coco.model import CocoAnnotation, CocoCategory, CocoImage
 from pipeline.coco.segmentation import CompressedRle
 from pipeline.coco.writing import write_coco
 from pipeline.errors import DatasetError, ImageError, Problem
+from pipeline.files import refuse_existing
 from pipeline.images import check_image_header
 
 Split = Literal["train", "val"]

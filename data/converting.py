@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Final, TypeVar
 
 from pycocotools import mask as coco_mask
 
 from pipeline.coco.model import CocoAnnotation
 from pipeline.coco.segmentation import CompressedRle, encode_segmentation
-from pipeline.errors import StageError
 
 Progress = Callable[[int, int], None]
 """Called with pictures read so far and pictures to read."""
@@ -21,12 +19,6 @@ _PICTURES_A_TASK: Final = 8
 
 Picture = TypeVar("Picture")
 Read = TypeVar("Read")
-
-
-def refuse_existing(paths: Sequence[Path]) -> None:
-    """StageError where one of the files to write is there already."""
-    if existing := [str(path) for path in paths if path.exists()]:
-        raise StageError(f"{', '.join(existing)} exists already: delete it or choose another output folder")
 
 
 def read_pictures(

@@ -20,12 +20,13 @@ from typing import Final
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from data.converting import Progress, annotation_of, read_pictures, refuse_existing
+from data.converting import Progress, annotation_of, read_pictures
 from pipeline.coco.model import CocoAnnotation, CocoCategory, CocoImage
 from pipeline.coco.paths import file_name_problem
 from pipeline.coco.segmentation import CompressedRle
 from pipeline.coco.writing import write_coco
 from pipeline.errors import DatasetError, ImageError, Problem, ProblemsError
+from pipeline.files import refuse_existing
 from pipeline.images import image_size, read_image
 
 CATEGORY: Final = CocoCategory(1, "nucleus")

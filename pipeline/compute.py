@@ -7,6 +7,7 @@ what happens when a worker dies, and who is told how far things are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -23,6 +24,8 @@ Report_co = TypeVar("Report_co", covariant=True)
 DEATHS = 3
 """A shard that was on a worker as it died this often is taken apart, image by image."""
 CONNECT_SECONDS = 30
+WORKERS_SECONDS = 60
+"""How long a cluster that is there already may have no worker."""
 
 
 @dataclass(frozen=True)
@@ -131,14 +134,7 @@ def _client(compute: ComputeSettings, shards: int) -> Iterator[Client]:
     }
     with dask.config.set(settings):
         if compute.scheduler is not None:
-            try:
-                client = Client(compute.scheduler, timeout=CONNECT_SECONDS)
-            except (OSError, ValueError) as error:
-                raise StageError(
-                    f"compute.scheduler: no Dask scheduler answers at {compute.scheduler} ({error}); "
-                    f"start one, or leave it out to use this machine"
-                ) from error
-            with client:
+            with _client_of(compute.scheduler) as client:
                 yield client
             return
         with local_cluster(min(compute.workers, shards)) as cluster, Client(cluster) as client:
@@ -148,6 +144,36 @@ def _client(compute: ComputeSettings, shards: int) -> Iterator[Client]:
                 if len(gpus := visible_gpus()) > 1:
                     client.register_plugin(OneGpuEach(gpus))
             yield client
+
+
+@contextmanager
+def _client_of(scheduler: str) -> Iterator[Client]:
+    """A client of a cluster that is there already; StageError where it cannot be used, or is lost on the way."""
+    from distributed import Client
+    from distributed.utils import silence_logging_cmgr
+
+    try:
+        client = Client(scheduler, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise StageError(
+            f"compute.scheduler: no Dask scheduler answers at {scheduler} ({error}); "
+            f"start one, or leave it out to use this machine"
+        ) from error
+    with silence_logging_cmgr("CRITICAL"), client:  # its tracebacks would bury what we say
+        try:
+            client.wait_for_workers(1, timeout=WORKERS_SECONDS)
+        except TimeoutError as error:
+            raise StageError(
+                f"compute.scheduler: the Dask scheduler at {scheduler} has no workers after {WORKERS_SECONDS} s; "
+                f"start some: dask worker {scheduler} --nthreads 1"
+            ) from error
+        try:
+            yield client
+        except CancelledError as error:  # nobody but Dask cancels shards, all of them when its scheduler is gone
+            raise StageError(
+                f"compute.scheduler: the Dask scheduler at {scheduler} is gone. What is done is kept: "
+                f"start it again with its workers, then the same command"
+            ) from error
 
 
 @contextmanager

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from pipeline.errors import StageError
 
 
 @contextmanager
@@ -24,6 +26,13 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def refuse_existing(paths: Sequence[Path]) -> None:
+    """StageError where one of the files to write is there already."""
+    left_alone = "is already there and was left alone: delete it or choose another output"
+    if existing := [path for path in paths if path.exists()]:
+        raise StageError("\n".join(f"{path} {left_alone}" for path in existing))
 
 
 def write_atomically(path: Path, text: str) -> None:

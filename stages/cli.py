@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Any, Final
@@ -43,6 +44,21 @@ app = typer.Typer(
 GROUPS: Final = {"augment": augment_commands.app, "report": report_commands.app}
 """Stages with commands of their own around them."""
 
+WRONG_PATH: Final = frozenset(
+    (
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENAMETOOLONG,
+    )
+)
+"""What the system says of a path that cannot be used as it was given."""
+FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
+
 
 def _add_stage(stage: str, purpose: str) -> None:
     def command(exp: ExperimentOption, overrides: SetOption = None, number: RoundOption = 1) -> None:
@@ -76,3 +92,22 @@ def main() -> None:
     except S4MError as error:
         err.print(str(error))
         sys.exit(1)
+    except OSError as error:
+        said = _said_by_the_system(error)
+        if said is None:
+            raise
+        err.print(said)
+        sys.exit(1)
+
+
+def _said_by_the_system(error: OSError) -> str | None:
+    """What is wrong with a path, or that the disk is full; None for all else, which is a defect of this program."""
+    # A file that gets its final name has one of ours first: the second is the one that was asked for.
+    name = error.filename2 or error.filename
+    where = "" if name is None else f"{os.fsdecode(name)}: "
+    if error.errno in FULL:
+        return f"{where}the disk is full ({error.strerror})"
+    if name is None or error.errno not in WRONG_PATH:
+        return None
+    is_file = error.errno == errno.EEXIST and error.filename2 is None
+    return f"{where}{'is a file, but a folder is needed' if is_file else error.strerror}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline import words
 from stages.console import err, out
 
 if TYPE_CHECKING:
@@ -128,11 +129,11 @@ def _report_lines(report: CocoReport) -> list[str]:
         if len(report.categories) > SHOWN:
             lines.append(f"  … and {len(report.categories) - SHOWN} more categories")
     for title, problems in (
-        ("errors", report.errors),
-        ("bad images", report.bad_images),
-        ("warnings", report.warnings),
+        ("error", report.errors),
+        ("bad image", report.bad_images),
+        ("warning", report.warnings),
     ):
-        lines.append(f"{len(problems):,} {title}" + (":" if problems else ""))
+        lines.append(words.count(len(problems), title) + (":" if problems else ""))
         lines += [f"  {problem}" for problem in problems[:SHOWN]]
         if len(problems) > SHOWN:
             lines.append(f"  … and {len(problems) - SHOWN:,} more")

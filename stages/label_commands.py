@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.errors import StoreError
+from pipeline.errors import StageError, StoreError
+from pipeline.files import open_atomically, refuse_existing
 from stages.console import out
+from stages.options import SetOption, load, workspace
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pipeline.experiment.schema import Experiment
+    from pipeline.labels.rows import ImageLabels
     from pipeline.labels.store import LabelStore
     from pipeline.review.accepting import KnownImages, Labelled
 
@@ -27,16 +33,23 @@ def export(
     output: Annotated[Path, typer.Argument(help="Where to write.")],
     results: Annotated[bool, typer.Option("--results", help="A results list instead of a dataset.")] = False,
     dropped: Annotated[bool, typer.Option("--dropped", help="Dropped instances too, as crowds.")] = False,
+    overrides: SetOption = None,
 ) -> None:
     """Write a label store as COCO JSON."""
     from pipeline.labels.coco_export import export_dataset, export_results
 
-    opened = find_store(store)
-    if results:
-        export_results(opened, output)
-    else:
-        export_dataset(opened, output, include_dropped=dropped)
-    out.print(f"{output}: {opened.attributes.images} images, {opened.attributes.instances} instances")
+    if results and dropped:
+        raise typer.BadParameter("a results list has no crowds: leave out --results", param_hint="--dropped")
+    refuse_existing([output])
+    opened = find_store(store, overrides)
+    written = export_results(opened, output) if results else export_dataset(opened, output, include_dropped=dropped)
+    out.print(f"{output}: {written.images} images, {written.instances} instances")
+    left_out = {
+        "dropped instances": opened.attributes.instances - written.instances,
+        "images that failed": opened.attributes.statuses["failed"],
+    }
+    if any(left_out.values()):
+        out.print(f"  left out: {', '.join(f'{count} {what}' for what, count in left_out.items() if count)}")
 
 
 @app.command("import")
@@ -54,14 +67,16 @@ def import_(
     found = read_detections(detections, dataset.images, dataset.categories)
     written = write_store(output, found, dataset.categories, {"imported_from": detections.name})
     out.print(f"{output}: {written.images} images, {written.instances} instances, digest {written.digest}")
+    if found.repeated:
+        out.print(f"  {found.repeated} repeated instances left out: their mask and category are there already")
 
 
 @app.command("diff")
-def diff_(first: StoreArgument, second: StoreArgument) -> None:
+def diff_(first: StoreArgument, second: StoreArgument, overrides: SetOption = None) -> None:
     """Say what changed from one store to another."""
     from pipeline.labels.diff import diff, diff_table
 
-    out.print(diff_table(diff(find_store(first), find_store(second))))
+    out.print(diff_table(diff(find_store(first, overrides), find_store(second, overrides))))
 
 
 @app.command()
@@ -70,34 +85,47 @@ def show(
     images: Annotated[Path, typer.Option(help="The folder that file names start from.")],
     output: Annotated[Path, typer.Option(help="The picture to write (PNG).")],
     ids: Annotated[list[int], typer.Option("--id", help="Image id. Repeatable: one below the other.")],
+    overrides: SetOption = None,
 ) -> None:
     """Draw the labels of images, stores side by side."""
     import numpy as np
     from PIL import Image
 
-    from pipeline.coco.paths import resolve_image_path
-    from pipeline.images import read_image
     from pipeline.labels.picture import show as draw
 
-    opened = {name: find_store(name) for name in stores}
+    if output.suffix.lower() != ".png":
+        raise typer.BadParameter(f"{output}: the picture is a PNG, its name must end in .png", param_hint="--output")
+    refuse_existing([output])
+    opened = {name: find_store(name, overrides) for name in stores}
     first = next(iter(opened.values()))
-    drawn = []
-    for image_id in ids:
-        labels = first.by_id(image_id)
-        size = (labels.width, labels.height) if labels.width else None
-        drawn.append(draw(opened, image_id, read_image(resolve_image_path(images, labels.file_name), size)))
+    drawn = [draw(opened, image_id, _pixels(images, first.by_id(image_id))) for image_id in ids]
     width = max(picture.shape[1] for picture in drawn)
     padded = [np.pad(each, ((0, 0), (0, width - each.shape[1]), (0, 0))) for each in drawn]
-    Image.fromarray(np.vstack(padded)).save(output)
+    with open_atomically(output) as file:
+        Image.fromarray(np.vstack(padded)).save(file, format="PNG")
     out.print(f"{output}: {len(ids)} images")
 
 
+def _pixels(images: Path, labels: ImageLabels) -> NDArray[np.uint8]:
+    """The image of some labels, uint8 (height, width, 3), RGB."""
+    from pipeline.coco.paths import resolve_image_path
+    from pipeline.errors import ImageError
+    from pipeline.images import read_image
+
+    try:
+        size = (labels.width, labels.height) if labels.width else None
+        return read_image(resolve_image_path(images, labels.file_name), size)
+    except ImageError as error:
+        failed = f"; it failed when it was to be labelled, too: {labels.message}" if labels.message else ""
+        raise StageError(f"{images / labels.file_name}, image {labels.image_id}: {error}{failed}") from error
+
+
 @app.command()
-def verify(store: StoreArgument) -> None:
+def verify(store: StoreArgument, overrides: SetOption = None) -> None:
     """Read a store again and name the columns that are not as they were sealed."""
     from pipeline.labels.store import verify as verify_columns
 
-    opened = find_store(store)
+    opened = find_store(store, overrides)
     problems = verify_columns(opened.path)
     if problems:
         raise StoreError("\n".join(problems))
@@ -113,6 +141,7 @@ def review(
     top: Annotated[int, typer.Option(min=1, help="Instances to look at.")] = 100,
     per_image: Annotated[int, typer.Option(min=1, help="At most this many of one image.")] = 3,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the images into OUTPUT/images too.")] = False,
+    overrides: SetOption = None,
 ) -> None:
     """Write the images with the most doubtful instances, for people to correct."""
     from pipeline.review.choosing import choose
@@ -122,7 +151,7 @@ def review(
         raise typer.BadParameter(f"{format_!r}: expected one of {', '.join(ReviewFormat)}", param_hint="--format")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise typer.BadParameter(f"{output} is already there and was left alone", param_hint="--output")
-    chosen = choose(find_store(store), top, per_image)
+    chosen = choose(find_store(store, overrides), top, per_image)
     target = ReviewTarget(ReviewFormat(format_), images, output, copy)
     write_review(chosen, target)
     out.print(f"{output}: {chosen.ranked} instances to look at, in {len(chosen.images)} images to correct whole")
@@ -140,13 +169,13 @@ def accept(
     experiment: Annotated[str, typer.Option("--from", metavar="FILE|NAME", help="The experiment they are of.")],
     output: Annotated[Path, typer.Option(help="Where to write the labelled data (COCO JSON).")],
     keep_crowds: Annotated[bool, typer.Option("--keep-crowds", help="Crowds stay crowds.")] = False,
+    overrides: SetOption = None,
 ) -> None:
     """Join corrected images to an experiment's labelled ones, for a new experiment."""
     from pipeline.review.accepting import accept as join
 
-    if output.exists():
-        raise typer.BadParameter(f"{output} is already there and was left alone", param_hint="--output")
-    settings, known = _known_images(experiment)
+    refuse_existing([output])
+    settings, known = _known_images(experiment, overrides)
     labelled = join(corrected, known, keep_crowds=keep_crowds)
     labelled.write(output)
     out.print(f"{output}: {len(labelled.images)} labelled images, {len(labelled.annotations)} instances")
@@ -159,16 +188,15 @@ def accept(
     out.print(f"A new experiment uses it by this in place of its data:\n\n{_data_section(settings, labelled, output)}")
 
 
-def _known_images(text: str) -> tuple[Experiment, KnownImages]:
+def _known_images(text: str, overrides: list[str] | None) -> tuple[Experiment, KnownImages]:
     """An experiment with the images of its split."""
     from pipeline.coco.reading import read_coco
     from pipeline.review.accepting import KnownImages
     from pipeline.split import LABELLED, UNLABELLED
-    from stages.options import load, workspace
 
-    space = workspace(load(text, None), trust_images=True)
+    space = workspace(load(text, overrides), trust_images=True)
     if not space.is_done("split"):
-        raise StoreError(f"{text} has no split that is up to date: make split EXP={text}")
+        raise StoreError(f"{text} has no split that is up to date: {_make('split', text, overrides)}")
     data, folder = space.experiment.data, space.result("split")
     labelled, unlabelled = data.annotated or data.labelled, data.annotated or data.unlabelled
     assert labelled is not None
@@ -193,22 +221,30 @@ def _data_section(experiment: Experiment, labelled: Labelled, output: Path) -> s
     return text
 
 
-def find_store(text: str) -> LabelStore:
-    """The label store that a command line names."""
+def find_store(text: str, overrides: list[str] | None = None) -> LabelStore:
+    """The label store that a command line names; `overrides` are values set over the experiment's file."""
     from pipeline.labels.store import LabelStore
     from stages.context import LABELS
 
     path = Path(text)
     if not path.exists() and ":" in text:
-        path = _result_of(*text.rsplit(":", 1))
+        experiment, _, node = text.rpartition(":")
+        path = _result_of(experiment, node, overrides)
     inside = path / LABELS
     return LabelStore.open(inside if inside.is_dir() else path)
 
 
-def _result_of(experiment: str, node: str) -> Path:
-    from stages.options import load, workspace
-
-    space = workspace(load(experiment, None), trust_images=True)
-    if node not in space.fingerprints or not space.is_done(node):
-        raise StoreError(f"{experiment} has no labels of {node} that are up to date: make {node} EXP={experiment}")
+def _result_of(experiment: str, node: str, overrides: list[str] | None) -> Path:
+    """The result of a node under these settings, also where others were used since."""
+    space = workspace(load(experiment, overrides), trust_images=True)
+    fingerprint = space.fingerprints.get(node)
+    if fingerprint is None or not space.store.is_sealed(fingerprint.stage, fingerprint.id):
+        how = _make(node, experiment, overrides)
+        raise StoreError(f"{experiment} has no labels of {node} that are up to date with these settings: {how}")
     return space.result(node)
+
+
+def _make(node: str, experiment: str, overrides: list[str] | None) -> str:
+    """What to type to bring a node up to date."""
+    settings = f' SET="{" ".join(overrides)}"' if overrides else ""
+    return f"make {node} EXP={experiment}{settings}"

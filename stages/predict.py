@@ -7,8 +7,9 @@ from pathlib import Path
 from pipeline.coco.reading import read_coco
 from pipeline.detection.predict_job import IMAGES_PER_SHARD, DetectorChoice, PredictWork, require_same_categories
 from pipeline.detection.published import read_published
+from pipeline.errors import StageError
 from pipeline.graph import node_key
-from pipeline.labels.coco_import import read_detections
+from pipeline.labels.coco_import import is_results_list, read_detections
 from pipeline.labels.sealing import seal, write_store
 from pipeline.labels.shards import divide
 from pipeline.labels.store import LabelStore
@@ -65,10 +66,17 @@ def predict_work(
 
 def _bring_in(results: Path, context: StageContext, sealed: Path) -> None:
     """Take the labels from a results file."""
-    predict = context.experiment.predict
+    predict, listed = context.experiment.predict, context.experiment.data.unlabelled
+    if is_results_list(results) and listed is not None and listed.annotations is None:
+        raise StageError(
+            f"predict.results: {results} names images by the ids of a dataset, and data.unlabelled is a folder, whose "
+            "images have none: set data.unlabelled.annotations to the COCO file that the detector was given"
+        )
     unlabelled = read_coco(context.unlabelled(), annotations_required=False)
     # The results may be of labelled images as well, as where these were unlabelled once.
     detections = read_detections(results, every_image(context.experiment.data), unlabelled.categories)
+    if detections.repeated:
+        context.say(f"{detections.repeated:,} instances left out: their mask and category are there already")
     labels = (
         best_instances(detections.labels(image), predict.score_threshold, predict.max_instances)
         for image in unlabelled.images

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import tempfile
+import fcntl
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.errors import StageError
+from pipeline.files import refuse_existing
 from stages.console import err, out
+
+if TYPE_CHECKING:
+    from pipeline.experiment.schema import Experiment
+    from pipeline.refinement.coco_file import RefinedFile
 
 weights_app = typer.Typer(help="SAM's published weights.", no_args_is_help=True)
 
@@ -59,30 +70,73 @@ def refine_coco(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Refine the masks of a COCO file, without an experiment."""
-    from pipeline.coco.reading import read_coco
+    """Refine the masks of a COCO file, without an experiment. Stopped, it goes on when the same command is given."""
     from pipeline.experiment.loading import experiment_without_data
-    from pipeline.labels.sealing import write_store
-    from pipeline.labels.store import LabelStore
-    from pipeline.refinement.coco_file import read_scores, rows_to_refine, write_refined
-    from pipeline.refinement.gate import make_gate
-    from stages.refine import refine_store, refine_work
+    from stages.runner import Terminated, sigterm_as_interrupt
 
-    asked = [f"sam.model={sam}", f"refine.preset={preset}", f"compute.workers={workers}", f"compute.device={device}"]
+    asked: dict[str, str | int] = {
+        "sam.model": sam,
+        "refine.preset": preset,
+        "compute.workers": workers,
+        "compute.device": device,
+    }
     if checkpoint is not None:
-        asked.append(f"sam.checkpoint={checkpoint}")
-    wanted = experiment_without_data([*asked, *(settings or ())])
-    if output.exists():
-        raise typer.BadParameter(f"{output} is already there and was left alone", param_hint="OUT.json")
-    dataset = read_coco(annotations)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
-        teacher, refined = Path(scratch) / "teacher.zarr", Path(scratch) / "refined.zarr"
-        write_store(teacher, rows_to_refine(dataset, read_scores(annotations)), dataset.categories, {})
-        work = refine_work(wanted, teacher, images, refined, make_gate(wanted.refine))
-        refine_store(work, refined, wanted.compute, {})
-        result = write_refined(annotations, dataset, LabelStore.open(refined), output)
+        asked["sam.checkpoint"] = str(checkpoint)
+    # Values are YAML there, and JSON is YAML in which a path stays what it is.
+    overrides = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in asked.items()]
+    wanted = experiment_without_data([*overrides, *(settings or ())])
+    refuse_existing([output])
+    if not images.is_dir():
+        raise typer.BadParameter(f"no such folder: {images}", param_hint="IMAGE_DIR")
+    try:
+        with sigterm_as_interrupt():
+            result = _refine_file(annotations, images, output, wanted)
+    except KeyboardInterrupt as stop:
+        err.print(f"\n{output} is not written yet; what is done is kept. To go on, give the same command.")
+        sys.exit(143 if isinstance(stop, Terminated) else 130)
     counts = ", ".join(f"{name} {count}" for name, count in sorted(result.decisions.items()))
     out.print(f"{output}: {counts}")
     if result.failures:
         out.print(f"{len(result.failures)} images could not be used; their annotations are unchanged")
+
+
+def _refine_file(annotations: Path, images: Path, output: Path, wanted: Experiment) -> RefinedFile:
+    from pipeline.coco.reading import read_coco
+    from pipeline.labels.sealing import write_store
+    from pipeline.labels.store import LabelStore
+    from pipeline.refinement.coco_file import read_scores, refinement_id, rows_to_refine, write_refined
+    from pipeline.refinement.gate import make_gate
+    from stages.refine import refine_store, refine_work
+
+    gate = make_gate(wanted.refine)
+    dataset, scores = read_coco(annotations), read_scores(annotations)
+    with _kept_until_done(output, refinement_id(annotations, dataset, images, wanted)) as scratch:
+        teacher, refined = scratch / "teacher.zarr", scratch / "refined.zarr"
+        if not teacher.exists():
+            write_store(teacher, rows_to_refine(dataset, scores), dataset.categories, {})
+        refine_store(refine_work(wanted, teacher, images, refined, gate), refined, wanted.compute, {})
+        try:
+            return write_refined(annotations, dataset, LabelStore.open(refined), output)
+        except StageError:  # no image could be used: the next run is to look at them again
+            shutil.rmtree(scratch)
+            raise
+
+
+@contextmanager
+def _kept_until_done(output: Path, name: str) -> Iterator[Path]:
+    """A folder beside a file for what is made on the way to it: it stays if we are stopped, and goes at the end.
+
+    The file's other such folders, of other names, go with it. StageError where another process makes the file.
+    """
+    folder = output.with_name(f".{output.name}.refining")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StageError(
+                f"{output} is being made by another process: wait for it, or choose another name"
+            ) from error
+        refuse_existing([output])  # another process may just have made it
+        yield folder / name
+    shutil.rmtree(folder, ignore_errors=True)

@@ -189,6 +189,6 @@ def test_existing_files_are_never_replaced(root: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.mkdir()
     (output / "val.json").write_text("precious")
-    with pytest.raises(StageError, match=r"val\.json exists already"):
+    with pytest.raises(StageError, match=r"val\.json is already there"):
         convert_cityscapes(root, output, TINY)
     assert [path.name for path in output.iterdir()] == ["val.json"]

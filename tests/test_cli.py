@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -141,8 +142,8 @@ def test_data_check_reports_and_fails_on_errors(s4m, tmp_path):
     write_json(made.annotations, made.content)
     bad = s4m("data", "check", made.annotations, made.image_root)
     assert bad.status == 1
-    assert "1 errors:" in bad.out
-    assert "1 bad images:" in bad.out
+    assert "1 error:" in bad.out
+    assert "1 bad image:" in bad.out
     assert s4m("data", "check", made.annotations, tmp_path / "nowhere").status == 2
 
 
@@ -178,3 +179,32 @@ def test_light_commands_import_nothing_heavy(experiment, tmp_path, words):
     environment = {"S4M_WORK": str(tmp_path / "work"), "S4M_STORE": str(tmp_path / "stores"), "PATH": ""}
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
     assert told.stdout.splitlines()[-1] == "HEAVY []"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOENT, "No such file or directory", "x/y"), "x/y: No such file or directory"),
+        (OSError(errno.EISDIR, "Is a directory", "x/.aside", None, "x/y"), "x/y: Is a directory"),
+        (OSError(errno.EEXIST, "File exists", b"x"), "x: is a file, but a folder is needed"),
+        (OSError(errno.EACCES, "Permission denied", "x"), "x: Permission denied"),
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full (No space left on device)"),
+    ],
+)
+def test_what_the_system_says_of_a_path_is_told_in_a_line(s4m, monkeypatch, error, said):
+    def fails():
+        raise error
+
+    monkeypatch.setattr("stages.cli.app", fails)
+    told = s4m("config")
+    assert (told.status, told.err) == (1, f"{said}\n")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error", "x"), OSError(errno.ENOENT, "no name")])
+def test_other_errors_of_the_system_are_not_taken_for_a_users(s4m, monkeypatch, error):
+    def fails():
+        raise error
+
+    monkeypatch.setattr("stages.cli.app", fails)
+    with pytest.raises(OSError, match=error.strerror):
+        s4m("config")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from pipeline.coco.reading import read_coco
-from pipeline.errors import DatasetError
+from pipeline.errors import DatasetError, S4MError, StageError
+from pipeline.experiment.loading import experiment_without_data
 from pipeline.labels.rows import Decision, ImageLabels, label_from_mask
 from pipeline.labels.sealing import write_store
 from pipeline.labels.store import LabelStore
-from pipeline.refinement.coco_file import read_scores, rows_to_refine, write_refined
+from pipeline.refinement.coco_file import read_scores, refinement_id, rows_to_refine, write_refined
 from tests.tiny_coco import TinyCoco, tiny_coco, write_json
 
 
@@ -70,7 +72,8 @@ def test_masks_change_and_everything_else_stays(made, tmp_path):
     third = content["annotations"][2]
     assert (third["score"], third["colour"]) == (0.25, "red")
     assert third["refinement"] == {"decision": "sam", "agreement": 0.5}
-    assert content["annotations"][1] == before[2]
+    crowd = content["annotations"][1]
+    assert crowd == before[2] | {"refinement": {"decision": "unchanged", "reason": "it is a crowd"}}
     mask = coco_mask.decode(third["segmentation"]).astype(bool)
     assert mask.sum() == third["area"] < made.masks[3].sum()
     assert third["bbox"] == coco_mask.toBbox(third["segmentation"]).tolist()
@@ -96,8 +99,48 @@ def test_annotations_of_an_image_that_fails_stay_as_they_are(made, tmp_path):
 
     content, result = refined(made, tmp_path, failing)
     assert result.failures == {"0001.png": "the file is empty"}
-    assert content["annotations"][0] == made.content["annotations"][0]
+    reason = "its image could not be used: the file is empty"
+    told = {"refinement": {"decision": "unchanged", "reason": reason}}
+    assert content["annotations"][0] == made.content["annotations"][0] | told
     assert content["refinement"]["failed_images"] == {"0001.png": "the file is empty"}
+
+
+def test_an_empty_mask_says_why_it_is_unchanged(made, tmp_path):
+    made.content["annotations"][0]["segmentation"] = {"size": [48, 64], "counts": [48 * 64]}
+    write_json(made.annotations, made.content)
+    content, result = refined(made, tmp_path, shrunk)
+    assert content["annotations"][0]["refinement"] == {"decision": "unchanged", "reason": "its mask is empty"}
+    assert result.decisions == {"sam": 4, "unchanged": 2}
+
+
+def test_nothing_is_written_where_no_image_could_be_used(made, tmp_path):
+    def failing(row: ImageLabels) -> ImageLabels:
+        return ImageLabels.of_failure(row.image_id, row.file_name, "no such file", row.width, row.height)
+
+    with pytest.raises(StageError, match=r"could be used: 0001.png: no such file, 0002.png: no such file. Is it the"):
+        refined(made, tmp_path, failing)
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_a_refinement_is_known_by_all_that_changes_it_and_nothing_else(made, tmp_path):
+    def name(*settings: str, root: Path = made.image_root) -> str:
+        dataset = read_coco(made.annotations)
+        return refinement_id(made.annotations, dataset, root, experiment_without_data(settings))
+
+    first = name()
+    assert name("compute.workers=3", "refine.preset=best") == first
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"other")
+    other = {name("refine.points=7"), name(f"sam.checkpoint={weights}"), name(root=tmp_path)}
+    os.utime(made.image_root / "0001.png", (1, 1))
+    changed = name()
+    (made.image_root / "0002.png").unlink()
+    absent = name()
+    made.content["annotations"][2]["score"] = 0.5
+    write_json(made.annotations, made.content)
+    assert len({first, *other, changed, absent, name()}) == 7
+    with pytest.raises(S4MError, match="no weights for sam_tiny"):
+        name(f"sam.checkpoint={tmp_path / 'nowhere.pth'}")
 
 
 @pytest.mark.parametrize("score", [1.5, -0.1, "high", True, None])

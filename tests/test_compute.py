@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -88,6 +89,47 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.compute.CONNECT_SECONDS", 1)
     with pytest.raises(StageError, match="no Dask scheduler answers at tcp://127.0.0.1:9"):
         run(CountingWork(tmp_path), ComputeSettings(scheduler="tcp://127.0.0.1:9"))
+
+
+def cluster_in_threads(workers: int):
+    """A cluster within this process, as one that somebody else has started."""
+    from distributed import LocalCluster
+
+    return LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=False,
+        protocol="tcp",
+        dashboard_address=None,
+        silence_logs="CRITICAL",
+    )
+
+
+def test_a_scheduler_without_workers_is_told_and_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.compute.WORKERS_SECONDS", 0.3)
+    with cluster_in_threads(0) as cluster:
+        address = cluster.scheduler_address
+        with pytest.raises(StageError, match=rf"{address} has no workers .* start some: dask worker {address}"):
+            run(CountingWork(tmp_path), ComputeSettings(scheduler=address))
+
+
+def test_a_scheduler_that_dies_on_the_way_is_told_and_what_is_done_is_kept(tmp_path, monkeypatch, digest):
+    import dask
+
+    monkeypatch.setattr("pipeline.compute.CONNECT_SECONDS", 1)
+    with dask.config.set({"distributed.comm.timeouts.connect": 1}), cluster_in_threads(1) as cluster:
+
+        def end_the_scheduler() -> None:
+            wait_for_shards(tmp_path, 1)
+            cluster.loop.add_callback(cluster.scheduler.close)
+
+        threading.Thread(target=end_the_scheduler, daemon=True).start()
+        with pytest.raises(StageError, match=f"scheduler at {cluster.scheduler_address} is gone. What is done is kept"):
+            run(CountingWork(tmp_path, seconds=0.05), ComputeSettings(scheduler=cluster.scheduler_address))
+    before = noted(tmp_path / "published")
+    assert 2 <= len(before) < len(PLAN)
+    run(CountingWork(tmp_path), ONE)
+    assert sealed(tmp_path).attributes.digest == digest
 
 
 def test_an_image_that_kills_its_workers_is_given_up_and_no_other(tmp_path):

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import signal
 
 import pytest
 from PIL import Image
 
 from pipeline.coco.reading import read_coco
+from pipeline.labels.rows import ImageLabels
 from pipeline.labels.store import LabelStore
+from pipeline.refinement.job import RefineWork
+from stages import refine as refine_stage
 from tests.tiny_coco import tiny_coco, write_json
+from tests.tiny_labels import tiny_row, tiny_store
+from tests.tiny_refinement import box_mask, make_refinement, refine, result
 
 
 @pytest.fixture
@@ -38,12 +46,129 @@ def test_results_lists_are_exported_too(s4m, made, tmp_path):
     assert set(entries[0]) >= {"image_id", "category_id", "score", "segmentation"}
 
 
+def test_export_counts_what_it_wrote_and_says_what_it_left_out(s4m, tmp_path):
+    store = tiny_store(tmp_path / "labels.zarr", [tiny_row(image_id) for image_id in range(10, 30)]).attributes
+    dropped, failed = store.decisions["dropped"], store.statuses["failed"]
+    assert dropped and failed
+    told = s4m("labels", "export", "labels.zarr", "out.json").out
+    assert f"out.json: {20 - failed} images, {store.instances - dropped} instances\n" in told
+    assert f"left out: {dropped} dropped instances, {failed} images that failed\n" in told
+    told = s4m("labels", "export", "labels.zarr", "all.json", "--dropped").out
+    assert f"all.json: {20 - failed} images, {store.instances} instances\n" in told
+    assert f"left out: {failed} images that failed\n" in told
+    both = s4m("labels", "export", "labels.zarr", "results.json", "--dropped", "--results")
+    assert both.status == 2
+    assert "a results list has no crowds" in both.err
+
+
+def test_repeated_instances_are_left_out_and_counted(s4m, made, tmp_path):
+    entries = [
+        {
+            "image_id": 1,
+            "category_id": 3,
+            "score": score,
+            "segmentation": made.content["annotations"][0]["segmentation"],
+        }
+        for score in (0.25, 0.75, 0.5)
+    ]
+    write_json(tmp_path / "results.json", entries)
+    told = s4m("labels", "import", "results.json", made.annotations, "first.zarr")
+    assert told.status == 0, told.err
+    assert "2 repeated instances left out" in told.out
+    assert [instance.score for instance in LabelStore.open(tmp_path / "first.zarr").by_id(1).instances] == [0.75]
+
+
+def test_an_experiment_takes_repeated_results_too(s4m, tmp_path):
+    mask = box_mask(5, 5, 40, 30)
+    path = make_refinement(tmp_path, [result(1, mask, 0.6), result(1, mask, 0.9)])
+    s4m("split", "--exp", path)
+    told = s4m("predict", "--exp", path)
+    assert told.status == 0, told.err
+    assert s4m("labels", "export", f"{path}:predict", "out.json", "--results").status == 0
+    assert [each["score"] for each in json.loads((tmp_path / "out.json").read_text())] == [0.9]
+
+
+def test_labels_of_an_experiment_are_found_by_its_settings(s4m, tmp_path):
+    path = make_refinement(tmp_path, [result(1, box_mask(5, 5, 40, 30))])
+    digests = [refine(path, *settings).attributes.digest for settings in ((), ("refine.preset=samrefiner",))]
+    assert digests[0] != digests[1]
+    first = s4m("labels", "verify", f"{path}:refine")
+    second = s4m("labels", "verify", f"{path}:refine", "--set", "refine.preset=samrefiner")
+    assert (digests[0] in first.out, digests[1] in second.out) == (True, True)
+    words = [f"{path}:predict", f"{path}:refine", "--set", "refine.preset=samrefiner"]
+    assert s4m("labels", "diff", *words).status == 0
+    folder = second.out.partition(" is whole")[0]  # as `s4m refine` prints it: two settings side by side
+    same = s4m("labels", "diff", f"{path}:refine", folder, "--set", "refine.preset=samrefiner").out
+    assert "IoU identical                    1   100.0%" in same
+    assert s4m("labels", "diff", f"{path}:refine", folder).status == 0
+    missing = s4m("labels", "verify", f"{path}:refine", "--set", "refine.preset=s4m", "--set", "refine.passes=5")
+    assert missing.status == 1
+    assert f'make refine EXP={path} SET="refine.preset=s4m refine.passes=5"' in missing.err
+
+
 def test_labels_are_drawn_side_by_side(s4m, made, tmp_path):
     s4m("labels", "import", made.annotations, made.annotations, "first.zarr")
     words = ["labels", "show", "first.zarr", "--images", made.image_root, "--output", "one.png", "--id", 1, "--id", 2]
     assert s4m(*words).status == 0
     with Image.open(tmp_path / "one.png") as picture:
         assert min(picture.size) > 48
+
+
+def test_an_image_that_cannot_be_drawn_is_named(s4m, made, tmp_path):
+    s4m("labels", "import", made.annotations, made.annotations, "first.zarr")
+    words = ["labels", "show", "first.zarr", "--output", "one.png", "--id", 2, "--images"]
+    told = s4m(*words, "nodir")
+    assert (told.status, told.err) == (1, "nodir/0002.png, image 2: no such file\n")
+    (made.image_root / "0002.png").write_bytes(b"broken")
+    assert f"{made.image_root}/0002.png, image 2: not an image" in s4m(*words, made.image_root).err
+    rows = [ImageLabels.of_failure(2, "0002.png", "was cut off")]
+    tiny_store(tmp_path / "failed.zarr", rows)
+    words[2] = "failed.zarr"
+    told = s4m(*words, made.image_root)
+    assert told.status == 1
+    assert "0002.png, image 2: not an image" in told.err
+    assert "it failed when it was to be labelled, too: was cut off" in told.err
+
+
+def test_files_that_are_there_are_left_alone(s4m, made, tmp_path):
+    s4m("labels", "import", made.annotations, made.annotations, "first.zarr")
+    (tmp_path / "precious.json").write_text("mine")
+    (tmp_path / "precious.png").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    show = ["labels", "show", "first.zarr", "--images", made.image_root, "--id", 1, "--output"]
+    for words, name in (
+        (["labels", "export", "first.zarr"], "precious.json"),
+        (["labels", "export", "first.zarr", "--results"], "precious.json"),
+        (["labels", "export", "first.zarr"], "folder"),
+        (show, "precious.png"),
+        (["refine-coco", made.annotations, made.image_root], "precious.json"),
+    ):
+        told = s4m(*words, name)
+        assert told.status == 1
+        assert f"{name} is already there and was left alone" in told.err
+    assert {path.read_text() for path in tmp_path.glob("precious.*")} == {"mine"}
+    other_ending = s4m(*show, "a.foo")
+    assert other_ending.status == 2
+    assert "must end in .png" in other_ending.err
+    assert not (tmp_path / "a.foo").exists()
+
+
+@pytest.mark.parametrize("name", ["afile/x.out", "afile/deeper/x.out"])
+def test_outputs_below_a_file_are_told_in_a_line(s4m, made, tmp_path, name):
+    s4m("labels", "import", made.annotations, made.annotations, "first.zarr")
+    (tmp_path / "afile").write_text("mine")
+    for words in (
+        ["labels", "export", "first.zarr", name],
+        ["labels", "export", "first.zarr", name, "--results"],
+        ["labels", "import", made.annotations, made.annotations, name],
+        ["refine-coco", made.annotations, made.image_root, name],
+        ["labels", "show", "first.zarr", "--images", made.image_root, "--id", 1, "--output", f"{name}.png"],
+    ):
+        told = s4m(*words)
+        assert told.status == 1, words
+        (line,) = told.err.splitlines()
+        assert line.startswith("afile"), words
+    assert (tmp_path / "afile").read_text() == "mine"
 
 
 def test_a_damaged_store_is_told_by_column(s4m, made, tmp_path):
@@ -87,8 +212,80 @@ def test_a_coco_file_is_refined_without_an_experiment(s4m, made, tmp_path):
     assert all("refinement" in each for each in content["annotations"])
     assert [path.name for path in tmp_path.iterdir() if "refined" in path.name] == ["refined.json"]
     again = s4m(*words)
-    assert again.status == 2
+    assert again.status == 1
     assert "already there and was left alone" in again.err.replace("\n", " ")
+
+
+@pytest.fixture
+def stops_once(monkeypatch):
+    """SIGTERM comes when the first shard, here of one image, is there."""
+    publish = RefineWork.publish
+    monkeypatch.setattr(refine_stage, "IMAGES_PER_SHARD", 1)
+
+    def stopping(work, shard, rows):
+        report = publish(work, shard, rows)
+        monkeypatch.setattr(RefineWork, "publish", publish)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return report
+
+    monkeypatch.setattr(RefineWork, "publish", stopping)
+
+
+def test_a_stopped_refinement_goes_on_where_it_was(s4m, made, tmp_path, stops_once):
+    words = ["refine-coco", made.annotations, made.image_root, "refined.json", "--preset", "s4m"]
+    stopped = s4m(*words)
+    assert stopped.status == 143
+    assert "refined.json is not written yet; what is done is kept. To go on, give the same command." in stopped.err
+    assert [path.name for path in tmp_path.glob("*refined*")] == [".refined.json.refining"]
+    told = s4m(*words)
+    assert told.status == 0, told.err
+    assert "refine: 1 of 3 images were done before" in told.err
+    assert [path.name for path in tmp_path.glob("*refined*")] == ["refined.json"]
+    s4m(*words[:3], "at_once.json", *words[4:])
+    assert (tmp_path / "at_once.json").read_bytes() == (tmp_path / "refined.json").read_bytes()
+
+
+def test_what_was_done_with_other_settings_is_not_used(s4m, made, tmp_path, stops_once):
+    words = ["refine-coco", made.annotations, made.image_root, "refined.json", "--preset"]
+    assert s4m(*words, "s4m").status == 143
+    told = s4m(*words, "s4m", "--set", "refine.passes=5")
+    assert told.status == 0, told.err
+    assert "done before" not in told.err
+    assert [path.name for path in tmp_path.glob("*refined*")] == ["refined.json"]
+
+
+def test_two_refinements_into_one_file_are_refused(s4m, made, tmp_path):
+    (tmp_path / ".x.json.refining").mkdir()
+    with (tmp_path / ".x.json.refining/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        told = s4m("refine-coco", made.annotations, made.image_root, "x.json")
+    assert told.status == 1
+    assert "x.json is being made by another process" in told.err
+    assert s4m("refine-coco", made.annotations, made.image_root, "x.json", "--preset", "s4m").status == 0
+
+
+def test_a_wrong_image_folder_is_told_and_nothing_is_written(s4m, made, tmp_path):
+    mistyped = s4m("refine-coco", made.annotations, "imags", "x.json")
+    assert mistyped.status == 2
+    assert "no such folder: imags" in mistyped.err
+    other = s4m("refine-coco", made.annotations, tmp_path, "x.json")
+    assert other.status == 1
+    assert "0001.png: no such file" in other.err
+    assert not (tmp_path / "x.json").exists()
+    assert s4m("refine-coco", made.annotations, made.image_root, "x.json", "--preset", "s4m").status == 0
+
+
+@pytest.mark.parametrize("name", ["ck #1/w.pt", "5", 'Gewichte: ü "1" 🐈.pt', "null"])
+def test_a_checkpoint_is_the_path_that_was_given(s4m, made, name):
+    told = s4m("refine-coco", made.annotations, made.image_root, "x.json", "--checkpoint", name)
+    assert told.status == 1
+    assert f"{name}: no weights for sam_tiny: there is no such file" in told.err
+
+
+def test_a_gate_that_needs_no_sam_is_refused(s4m, made):
+    told = s4m("refine-coco", made.annotations, made.image_root, "x.json", "--set", "refine.gate=teacher")
+    assert told.status == 1
+    assert "refine.gate is 'teacher': every mask would stay as it is" in told.err
 
 
 def test_settings_of_refine_coco_are_checked_like_an_experiment(s4m, made):

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 
 from pipeline.coco.reading import read_coco
 from pipeline.errors import DatasetError
-from pipeline.labels.coco_export import coco_annotations, coco_results, export_dataset, export_results
+from pipeline.labels.coco_export import Exported, coco_annotations, coco_results, export_dataset, export_results
 from pipeline.labels.coco_import import read_detections
 from pipeline.labels.rows import Decision, ImageLabels, Status
 from tests.tiny_labels import CATEGORIES, coco_images, tiny_row, tiny_store
@@ -63,6 +63,17 @@ def test_a_results_list_is_one_that_pycocotools_loads(labels, tmp_path):
     loaded = COCO(tmp_path / "labels.json").loadRes(results)
     for (row, instance), annotation in zip(KEPT, loaded.loadAnns(sorted(loaded.anns)), strict=True):
         assert np.array_equal(loaded.annToMask(annotation), row.mask(instance))
+
+
+def test_what_is_counted_is_what_is_in_the_file(labels, tmp_path):
+    assert labels.attributes.decisions["dropped"] > 0
+    for dropped in (False, True):
+        written = export_dataset(labels, tmp_path / "labels.json", include_dropped=dropped)
+        content = json.loads((tmp_path / "labels.json").read_text())
+        assert written == Exported(len(content["images"]), len(content["annotations"]))
+    written = export_results(labels, tmp_path / "results.json")
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert written == Exported(len({each["image_id"] for each in results}), len(results))
 
 
 def test_numbers_have_no_more_digits_than_the_store():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -131,7 +130,6 @@ def test_all_problems_are_told_at_once(tmp_path):
     content[5]["segmentation"] = 5
     del content[6]["score"]
     content[7]["segmentation"] = None
-    content[9] = deepcopy(content[8])
     assert problems_of(write_json(tmp_path / "a.json", content)) == [
         "[3]: expected an object, got text",
         "[0].image_id: 99 is not in the dataset to be labelled",
@@ -139,8 +137,28 @@ def test_all_problems_are_told_at_once(tmp_path):
         "[5].segmentation: expected an object or a list, got an integer",
         "[6].score: is missing: a result has the detector's confidence, 0 to 1",
         "[7].segmentation: is missing: boxes alone cannot be refined: export masks, as RLE or polygons",
-        "[9]: is the same mask and category as [8]",
     ]
+
+
+@pytest.mark.parametrize(("scores", "best"), [((0.3, 0.8, 0.5), 0.8), ((0.6, 0.2, 0.6), 0.6)])
+def test_of_repeated_results_the_surest_is_taken_and_the_others_are_counted(tmp_path, scores, best):
+    content = results_list()
+    content[1:2] = [content[1] | {"score": score} for score in scores]
+    content.append(content[1] | {"category_id": 10 - content[1]["category_id"]})  # another category is not the same
+    detections = read_detections(write_json(tmp_path / "a.json", content), IMAGES, CATEGORIES)
+    assert detections.repeated == 2
+    first, *others = detections
+    assert [instance.score for instance in first.instances] == [0.01, best, 0.03, scores[0]]
+    assert [len(row.instances) for row in others] == [3, 3, 3]
+
+
+def test_repeated_annotations_of_a_dataset_are_taken_once(tmp_path):
+    content = tiny_dict()
+    plain = read_detections(write_json(tmp_path / "plain.json", content), IMAGES, CATEGORIES)
+    content["annotations"].append(content["annotations"][0] | {"id": 99})
+    doubled = read_detections(write_json(tmp_path / "doubled.json", content), IMAGES, CATEGORIES)
+    assert (plain.repeated, doubled.repeated) == (0, 1)
+    assert list(doubled) == list(plain)
 
 
 def test_a_file_of_boxes_alone_is_refused_in_one_line(tmp_path):

@@ -95,6 +95,17 @@ def test_an_image_that_has_become_labelled_leaves_the_imported_labels(tmp_path, 
     assert refined_with(3) == [4, 5, 6]
 
 
+def test_ids_of_no_dataset_are_refused(tmp_path, files):
+    files([result(1, box_mask(5, 5, 40, 30))])
+    data = {
+        "labelled": {"annotations": "annotations.json", "images": "images"},
+        "unlabelled": {"images": "unlabelled"},
+    }
+    path = make_experiment_files(tmp_path, {"data": data, **SETTINGS})
+    with pytest.raises(StageError, match="set data.unlabelled.annotations to the COCO file"):
+        refine(path)
+
+
 def test_odd_instances_and_images_are_rows(files):
     path = files(
         [

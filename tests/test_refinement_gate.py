@@ -62,6 +62,11 @@ def test_calibrated_gate_is_the_fitted_one_or_a_message():
         make_gate(RefineSettings(gate="calibrated"))
 
 
+def test_a_gate_without_sam_is_refused_with_its_own_reason():
+    with pytest.raises(StageError, match="refine.gate is 'teacher': every mask would stay as it is"):
+        make_gate(RefineSettings(gate="teacher"))
+
+
 def test_confidence_is_the_expected_iou_of_the_mask_that_is_taken():
     gate = Gate(
         thresholds=Thresholds(min_agreement=0.5),

@@ -118,7 +118,8 @@ def test_accepting_leaves_files_alone_and_needs_a_split(s4m, tmp_path):
     path = make_experiment_files(tmp_path)
     write_json(tmp_path / "there.json", {})
     told = s4m("labels", "accept", "c.json", "--from", path, "--output", "there.json")
-    assert told.status == 2
+    assert told.status == 1
+    assert "there.json is already there and was left alone" in told.err
     told = s4m("labels", "accept", "c.json", "--from", path, "--output", "new.json")
     assert told.status == 1
     assert "has no split that is up to date: make split" in told.err

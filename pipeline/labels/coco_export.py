@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,14 @@ class LabelResult(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     gate_confidence: float | None = None
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What a written file holds: its instances, and the images that it lists or, in a results list, has any of."""
+
+    images: int
+    instances: int
+
+
 def coco_annotations(labels: ImageLabels, first_id: int, *, include_dropped: bool = False) -> list[LabelAnnotation]:
     """The annotations of an image, numbered from `first_id`.
 
@@ -83,24 +92,40 @@ def coco_results(labels: ImageLabels) -> list[dict[str, Any]]:
     return [msgspec.json.decode(msgspec.json.encode(result)) for result in _results(labels)]
 
 
-def export_dataset(store: LabelStore, path: Path, *, include_dropped: bool = False) -> None:
+def export_dataset(store: LabelStore, path: Path, *, include_dropped: bool = False) -> Exported:
     """Write a COCO dataset of a store: images, categories, annotations.
 
     Failed images are left out: without labels they would pass for images of nothing. DatasetError where an
     image has a file name that no COCO file may have.
     """
-    write_coco(path, _images(store, path), store.attributes.categories, _annotations(store, include_dropped))
+    images = _images(store, path)
+    instances = 0
+
+    def annotations() -> Iterator[LabelAnnotation]:
+        nonlocal instances
+        for labels in store:
+            of_image = coco_annotations(labels, instances + 1, include_dropped=include_dropped)
+            instances += len(of_image)
+            yield from of_image
+
+    write_coco(path, images, store.attributes.categories, annotations())
+    return Exported(len(images), instances)
 
 
-def export_results(store: LabelStore, path: Path) -> None:
+def export_results(store: LabelStore, path: Path) -> Exported:
     """Write a COCO results list of a store, one entry a line, without dropped instances."""
+    images = instances = 0
     with open_atomically(path) as file:
         separator = b"[\n"
         for labels in store:
-            for result in _results(labels):
+            results = list(_results(labels))
+            for result in results:
                 file.write(separator + msgspec.json.encode(result))
                 separator = b",\n"
+            images += bool(results)
+            instances += len(results)
         file.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
+    return Exported(images, instances)
 
 
 def _images(store: LabelStore, path: Path) -> list[CocoImage]:
@@ -115,14 +140,6 @@ def _images(store: LabelStore, path: Path) -> list[CocoImage]:
     if problems:
         raise DatasetError(str(path), problems)
     return images
-
-
-def _annotations(store: LabelStore, include_dropped: bool) -> Iterator[LabelAnnotation]:
-    next_id = 1
-    for labels in store:
-        annotations = coco_annotations(labels, next_id, include_dropped=include_dropped)
-        next_id += len(annotations)
-        yield from annotations
 
 
 def _results(labels: ImageLabels) -> Iterator[LabelResult]:

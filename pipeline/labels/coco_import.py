@@ -3,7 +3,8 @@
 A results list names images and categories by the ids of the dataset that the labels are for. A dataset has
 ids of its own: its images are known by file name and its categories by name. Scores are the file's, 1 where
 a dataset has none. Boxes and areas are taken from the masks; masks without a pixel are passed over; a crowd
-becomes a dropped instance, whose pixels are to be ignored. Every mask counts as the teacher's.
+becomes a dropped instance, whose pixels are to be ignored. Every mask counts as the teacher's. Of instances
+with the same mask and category, as detectors without suppression give them, the one with the highest score is taken.
 """
 
 from __future__ import annotations
@@ -75,10 +76,14 @@ class _Detection:
 
 @dataclass(frozen=True)
 class Detections:
-    """The labels of a COCO file, checked. A mask stays text until its image's labels are asked for."""
+    """The labels of a COCO file, checked. A mask stays text until its image's labels are asked for.
+
+    repeated: instances left out because another one has the same mask and category.
+    """
 
     path: Path
     images: tuple[CocoImage, ...]
+    repeated: int
     _by_image: Mapping[int, Sequence[_Detection]]
 
     def __iter__(self) -> Iterator[ImageLabels]:
@@ -98,10 +103,11 @@ def read_detections(path: Path, images: Sequence[CocoImage], categories: Sequenc
     """
     problems: list[Problem] = []
     file = _opened(path, images, categories, problems)
-    by_image = _EntryReader(file, problems).read()
+    reader = _EntryReader(file, problems)
+    by_image = reader.read()
     if problems:
         raise DatasetError(str(path), problems)
-    return Detections(path, tuple(images), by_image)
+    return Detections(path, tuple(images), reader.repeated, by_image)
 
 
 def _instance(detection: _Detection, image: CocoImage) -> InstanceLabel:
@@ -112,7 +118,7 @@ def _instance(detection: _Detection, image: CocoImage) -> InstanceLabel:
 def _opened(
     path: Path, images: Sequence[CocoImage], categories: Sequence[CocoCategory], problems: list[Problem]
 ) -> _File:
-    if _is_results_list(path):
+    if is_results_list(path):
         return _File(
             key="",
             entry_texts=_read_results_list(path),
@@ -138,7 +144,8 @@ def _opened(
     )
 
 
-def _is_results_list(path: Path) -> bool:
+def is_results_list(path: Path) -> bool:
+    """Whether a file is a results list, which knows images by their ids alone."""
     try:
         with path.open("rb") as file:
             return file.read(64).lstrip().startswith(b"[")
@@ -205,7 +212,8 @@ class _EntryReader:
     def __init__(self, file: _File, problems: list[Problem]) -> None:
         self._file = file
         self._problems = problems
-        self._first_by_content: dict[tuple[int, int, bytes], int] = {}
+        self.repeated = 0
+        self._place_by_content: dict[tuple[int, int, bytes], int] = {}
         # Compressed RLEs whose run lengths are still to be summed: entry, counts, pixels of the image.
         self._pending: list[tuple[int, str, int]] = []
 
@@ -222,9 +230,8 @@ class _EntryReader:
             score = self._score(index, entry.score)
             if image is not None and category_id is not None:
                 self._check_segmentation(index, entry.segmentation, image)
-                self._check_first(index, entry, image)
                 decision = Decision.DROPPED if entry.iscrowd else Decision.TEACHER
-                by_image[image.id].append(_Detection(category_id, score, decision, entry.segmentation))
+                self._add(_Detection(category_id, score, decision, entry.segmentation), image, by_image[image.id])
         self._sum_pending()
         return by_image
 
@@ -273,11 +280,16 @@ class _EntryReader:
             if len(self._pending) == _COUNTS_AT_ONCE:
                 self._sum_pending()
 
-    def _check_first(self, index: int, entry: _EntryJson, image: CocoImage) -> None:
-        content = (image.id, entry.category_id, xxhash.xxh3_128_digest(bytes(entry.segmentation)))
-        first = self._first_by_content.setdefault(content, index)
-        if first != index:
-            self._refuse(index, "", f"is the same mask and category as {self._file.key}[{first}]")
+    def _add(self, detection: _Detection, image: CocoImage, known: list[_Detection]) -> None:
+        """Add a detection to those of its image, unless the same mask and category is there with as high a score."""
+        content = (image.id, detection.category_id, xxhash.xxh3_128_digest(bytes(detection.segmentation)))
+        place = self._place_by_content.setdefault(content, len(known))
+        if place == len(known):
+            known.append(detection)
+            return
+        self.repeated += 1
+        if detection.score > known[place].score:
+            known[place] = detection
 
     def _sum_pending(self) -> None:
         if not self._pending:

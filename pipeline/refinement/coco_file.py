@@ -2,7 +2,7 @@
 
 Every annotation keeps its id, category, score and whatever else the file says of it. Its mask, box and area are
 those decided on; what was decided, and why, stands under `refinement`. Crowds, empty masks and annotations of
-images that cannot be used stay as they are. Dropped instances are taken out and listed.
+images that cannot be used keep their masks, and `refinement` says so too. Dropped instances are taken out and listed.
 """
 
 from __future__ import annotations
@@ -17,10 +17,15 @@ from typing import Any
 from pycocotools import mask as coco_mask
 
 from pipeline.coco.model import CocoAnnotation, CocoDataset
-from pipeline.errors import DatasetError, Problem
+from pipeline.errors import DatasetError, Problem, StageError, some_of
+from pipeline.experiment.schema import Experiment
 from pipeline.files import write_atomically
-from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_rle
+from pipeline.fingerprint import Fingerprint
+from pipeline.graph import STAGES, plan
+from pipeline.identity import hash_file, hash_text
+from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status, label_from_rle
 from pipeline.labels.store import LabelStore
+from pipeline.sam.weights import identify_weights
 
 UNCHANGED = "unchanged"
 
@@ -31,6 +36,25 @@ class RefinedFile:
 
     decisions: Mapping[str, int]
     failures: Mapping[str, str]
+
+
+def refinement_id(source: Path, dataset: CocoDataset, image_root: Path, experiment: Experiment) -> str:
+    """A name for what the refinement of a file gives: the same for the same file, images, weights and settings.
+
+    Images are known by their size and time of change. S4MError where SAM's weights cannot be used.
+    """
+    stamps = "\n".join(f"{image.file_name}\t{_stamp(image_root / image.file_name)}" for image in dataset.images)
+    return Fingerprint(
+        stage="refine",
+        version=STAGES["refine"].version,
+        settings={**plan(experiment)["refine"].settings, "images": str(image_root.absolute())},
+        inputs={
+            "annotations": hash_file(source),
+            "images": hash_text(stamps),
+            "sam.checkpoint": identify_weights(experiment.sam.model, experiment.sam.checkpoint).sha256,
+        },
+        upstream={},
+    ).id
 
 
 def rows_to_refine(dataset: CocoDataset, scores: Mapping[int, float]) -> Iterator[ImageLabels]:
@@ -58,15 +82,17 @@ def read_scores(path: Path) -> dict[int, float]:
 
 
 def write_refined(source: Path, dataset: CocoDataset, refined: LabelStore, target: Path) -> RefinedFile:
-    """Write the file again with the refined masks in it."""
+    """Write the file again with the refined masks in it. StageError, and no file, where not one image could be used."""
     content = _read(source)
     decided: dict[int, InstanceLabel] = {}
     failures: dict[str, str] = {}
     for row in refined:
-        if row.message:
+        if row.status is Status.FAILED:
             failures[row.file_name] = row.message
-        for annotation, instance in zip(_refinable(dataset, row.image_id), row.instances, strict=False):
-            decided[annotation.id] = instance
+        else:
+            decided |= _by_annotation(dataset, row)
+    if failures and not decided:
+        raise StageError(_nothing_could_be_used(failures))
     counts: Counter[str] = Counter()
     kept: list[dict[str, Any]] = []
     dropped: list[int] = []
@@ -74,7 +100,8 @@ def write_refined(source: Path, dataset: CocoDataset, refined: LabelStore, targe
         label = decided.get(annotation["id"])
         counts[str(label.decision) if label else UNCHANGED] += 1
         if label is None:
-            kept.append(annotation)
+            reason = _why_unchanged(dataset, annotation, failures)
+            kept.append(annotation | {"refinement": {"decision": UNCHANGED, "reason": reason}})
         elif label.decision is Decision.DROPPED:
             dropped.append(annotation["id"])
         else:
@@ -84,6 +111,24 @@ def write_refined(source: Path, dataset: CocoDataset, refined: LabelStore, targe
     content["refinement"] = {"decisions": dict(counts), "dropped_ids": dropped, "failed_images": failures}
     write_atomically(target, json.dumps(content, ensure_ascii=True) + "\n")
     return RefinedFile(dict(counts), failures)
+
+
+def _by_annotation(dataset: CocoDataset, row: ImageLabels) -> dict[int, InstanceLabel]:
+    """The instances of a refined row by the ids of the annotations that they were."""
+    refinable = _refinable(dataset, row.image_id)
+    return {annotation.id: instance for annotation, instance in zip(refinable, row.instances, strict=True)}
+
+
+def _nothing_could_be_used(failures: Mapping[str, str]) -> str:
+    lines = [f"{name}: {reason}" for name, reason in failures.items()]
+    return f"no image with masks to refine could be used: {some_of(lines)}. Is it the right folder of images?"
+
+
+def _why_unchanged(dataset: CocoDataset, annotation: Mapping[str, Any], failures: Mapping[str, str]) -> str:
+    if annotation.get("iscrowd"):
+        return "it is a crowd"
+    failure = failures.get(dataset.image_by_id[annotation["image_id"]].file_name)
+    return "its mask is empty" if failure is None else f"its image could not be used: {failure}"
 
 
 def _refined_keys(instance: InstanceLabel, height: int, width: int) -> dict[str, Any]:
@@ -102,6 +147,14 @@ def _refined_keys(instance: InstanceLabel, height: int, width: int) -> dict[str,
             **{name: round(value, 4) for name, value in measures.items() if value is not None},
         },
     }
+
+
+def _stamp(path: Path) -> str:
+    try:
+        state = path.stat()
+    except OSError:
+        return "absent"
+    return f"{state.st_size} {state.st_mtime_ns}"
 
 
 def _refinable(dataset: CocoDataset, image_id: int) -> list[CocoAnnotation]:

@@ -125,6 +125,11 @@ def make_gate(settings: RefineSettings, calibrated: Gate | None = None) -> Gate:
         return Gate(expected_sam=_SURE, expected_teacher=_SURE)
     if settings.gate == "fixed":
         return fixed_gate(settings)
+    if settings.gate == "teacher":
+        raise StageError(
+            "refine.gate is 'teacher': every mask would stay as it is, and SAM has nothing to do; set refine.gate to "
+            "'none' or 'fixed'"
+        )
     if calibrated is None:
         raise StageError(
             "refine.gate is 'calibrated', but the gate was not fitted: that takes labelled instances that the "
