@@ -10,7 +10,7 @@ import typer
 from pipeline.errors import StageError, StoreError
 from pipeline.files import open_atomically, refuse_existing
 from stages.console import out
-from stages.options import SetOption, load, workspace
+from stages.options import SetOption, experiment_path, load, workspace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,6 +91,7 @@ def show(
     import numpy as np
     from PIL import Image
 
+    from pipeline.labels.picture import category_colours
     from pipeline.labels.picture import show as draw
 
     if output.suffix.lower() != ".png":
@@ -98,7 +99,9 @@ def show(
     refuse_existing([output])
     opened = {name: find_store(name, overrides) for name in stores}
     first = next(iter(opened.values()))
-    drawn = [draw(opened, image_id, _pixels(images, first.by_id(image_id))) for image_id in ids]
+    shown = (instance for each in opened.values() for image_id in ids for instance in each.by_id(image_id).instances)
+    colours = category_colours(instance.category_id for instance in shown)
+    drawn = [draw(opened, image_id, _pixels(images, first.by_id(image_id)), colours) for image_id in ids]
     width = max(picture.shape[1] for picture in drawn)
     padded = [np.pad(each, ((0, 0), (0, width - each.shape[1]), (0, 0))) for each in drawn]
     with open_atomically(output) as file:
@@ -230,6 +233,8 @@ def find_store(text: str, overrides: list[str] | None = None) -> LabelStore:
     if not path.exists() and ":" in text:
         experiment, _, node = text.rpartition(":")
         path = _result_of(experiment, node, overrides)
+    elif not path.is_dir() and experiment_path(text).is_file():
+        raise StoreError(f"{text}: an experiment has several label stores: {text}:predict, {text}:refine or another")
     inside = path / LABELS
     return LabelStore.open(inside if inside.is_dir() else path)
 
@@ -237,14 +242,17 @@ def find_store(text: str, overrides: list[str] | None = None) -> LabelStore:
 def _result_of(experiment: str, node: str, overrides: list[str] | None) -> Path:
     """The result of a node under these settings, also where others were used since."""
     space = workspace(load(experiment, overrides), trust_images=True)
+    with_labels = [key for key, each in space.nodes.items() if each.stage in ("predict", "refine", "augment")]
+    if node not in with_labels:
+        raise StoreError(f"{experiment}:{node}: there are labels of {', '.join(with_labels)}")
     fingerprint = space.fingerprints.get(node)
     if fingerprint is None or not space.store.is_sealed(fingerprint.stage, fingerprint.id):
-        how = _make(node, experiment, overrides)
+        how = _make(space.nodes[node].stage, experiment, overrides)
         raise StoreError(f"{experiment} has no labels of {node} that are up to date with these settings: {how}")
     return space.result(node)
 
 
-def _make(node: str, experiment: str, overrides: list[str] | None) -> str:
-    """What to type to bring a node up to date."""
+def _make(stage: str, experiment: str, overrides: list[str] | None) -> str:
+    """What to type to bring a stage up to date."""
     settings = f' SET="{" ".join(overrides)}"' if overrides else ""
-    return f"make {node} EXP={experiment}{settings}"
+    return f"make {stage} EXP={experiment}{settings}"

@@ -217,6 +217,9 @@ def test_a_file_that_is_no_mapping_is_refused(folder, text, message):
 def test_a_missing_experiment_file_is_named(folder):
     with pytest.raises(ExperimentError, match=r"no such file: .*/none\.yaml"):
         load_experiment(folder / "none.yaml", (), {})
+    (folder / "cityscapes.yaml").touch()
+    with pytest.raises(ExperimentError, match=r"citiscapes\.yaml; did you mean cityscapes\?"):
+        load_experiment(folder / "citiscapes.yaml", (), {})
 
 
 def test_values_set_over_the_file_win_over_presets_and_file(folder):

@@ -106,6 +106,14 @@ def test_labels_of_an_experiment_are_found_by_its_settings(s4m, tmp_path):
     assert f'make refine EXP={path} SET="refine.preset=s4m refine.passes=5"' in missing.err
 
 
+def test_names_of_stores_that_are_none_say_which_there_are(s4m, tmp_path):
+    path = make_refinement(tmp_path, [result(1, box_mask(5, 5, 40, 30))])
+    alone, mistyped = s4m("labels", "verify", str(path)), s4m("labels", "verify", f"{path}:refin")
+    assert f"{path}:predict, {path}:refine" in alone.err
+    assert f"{path}:refin: there are labels of predict, refine, augment" in mistyped.err
+    assert (alone.status, mistyped.status) == (1, 1)
+
+
 def test_labels_are_drawn_side_by_side(s4m, made, tmp_path):
     s4m("labels", "import", made.annotations, made.annotations, "first.zarr")
     words = ["labels", "show", "first.zarr", "--images", made.image_root, "--output", "one.png", "--id", 1, "--id", 2]

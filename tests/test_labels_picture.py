@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import StoreError
-from pipeline.labels.picture import Panel, draw_panels, show
+from pipeline.labels.picture import Panel, category_colours, draw_panels, show
 from pipeline.labels.rows import Decision, ImageLabels, label_from_mask
 from tests.tiny_labels import random_mask, tiny_store
 
@@ -59,6 +59,17 @@ def test_a_category_has_the_same_colour_in_every_panel_and_in_the_legend():
     cat, dog = first_panel[240, 160], first_panel[240, 480]
     assert not np.array_equal(cat, dog)
     assert np.array_equal(second_panel[240, 320], dog)
+
+
+def test_pictures_that_belong_together_can_have_one_choice_of_colours(tmp_path):
+    store = tiny_store(tmp_path / "a.zarr", [labels_of(600, 480, Decision.SAM, 7)])
+    alone, together = (
+        show({"a": store}, 1, image_of(600, 480), colours) for colours in (None, category_colours([3, 7]))
+    )
+    of_7 = category_colours([3, 7])[7]
+    assert not np.array_equal(alone, together)
+    assert (together == of_7).all(axis=-1).any()
+    assert not (alone == of_7).all(axis=-1).any()
 
 
 def test_a_dropped_instance_has_a_broken_outline_and_no_filling():

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,10 @@ def _read(path: Path) -> dict[str, Any]:
             raise ExperimentError(str(path), [Problem("", f"larger than {MAX_BYTES:,} bytes: no experiment")])
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ExperimentError(str(path), [Problem("", f"no such file: {path.absolute()}")]) from None
+        there = sorted(each.stem for each in path.parent.glob("*.yaml"))
+        close = get_close_matches(path.stem, there, n=3)
+        meant = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise ExperimentError(str(path), [Problem("", f"no such file: {path.absolute()}{meant}")]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ExperimentError(str(path), [Problem("", f"cannot be read: {error}")]) from error
     try:

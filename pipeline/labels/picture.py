@@ -50,11 +50,16 @@ class Panel:
     labels: ImageLabels
 
 
-def show(stores: Mapping[str, LabelStore], image_id: int, image: Picture) -> Picture:
-    """The image with its labels from every store, in that order, under the names given to the stores."""
+def show(
+    stores: Mapping[str, LabelStore], image_id: int, image: Picture, colours: Mapping[int, Rgb] | None = None
+) -> Picture:
+    """The image with its labels from every store, in that order, under the names given to the stores.
+
+    colours: as for `draw_panels`.
+    """
     panels = [Panel(title, store.by_id(image_id)) for title, store in stores.items()]
     names = {each.id: each.name for store in stores.values() for each in store.attributes.categories}
-    return draw_panels(image, panels, names)
+    return draw_panels(image, panels, names, colours)
 
 
 def category_colours(category_ids: Iterable[int]) -> dict[int, Rgb]:
