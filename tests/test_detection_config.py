@@ -109,6 +109,13 @@ def test_weights_from_elsewhere_are_left_out_where_they_would_be_replaced(tmp_pa
             "model.type is YOLOX; supported are MaskRCNN and Mask2Former",
         ),
         ('_base_ = "nowhere.py"\n' + PLAIN, "not a detector config that can be read"),
+        ("x = 1 / 0\n" + PLAIN, "not a detector config that can be read: division by zero"),
+        (PLAIN + "model = 'a'", "model must be a dict, it is 'a'"),
+        (PLAIN + "test_transforms = None", "test_transforms must be a list of transforms, it is None"),
+        (
+            PLAIN + "train_transforms = [dict(typ='RandomFlip')]",
+            r"train_transforms\[0\] must be a dict with a type, it is {'typ': 'RandomFlip'}",
+        ),
     ],
 )
 def test_what_is_no_detector_is_refused_with_the_reason(tmp_path, text, message):
@@ -116,10 +123,45 @@ def test_what_is_no_detector_is_refused_with_the_reason(tmp_path, text, message)
         detector(tmp_path, text)
 
 
-def test_a_strange_schedule_is_refused(tmp_path):
-    read = detector(tmp_path, PLAIN.replace('decay="step"', 'decay="polynomial"'))
-    with pytest.raises(StageError, match="decay \\(step or cosine\\)"):
+@pytest.mark.parametrize(
+    "override",
+    [
+        {"schedule.decay": "polynomial"},
+        {"schedule.steps": [1, 2]},
+        {"schedule": {"_delete_": True, "warmup_iterations": 0, "decay": "step"}},
+        {"schedule.decay_at": 0.5},
+        {"schedule.decay_at": ["late"]},
+        {"schedule.warmup_iterations": "some"},
+    ],
+    ids=str,
+)
+def test_a_strange_schedule_is_refused(tmp_path, override):
+    read = detector(tmp_path, overrides=override)
+    with pytest.raises(StageError, match="detector.py: schedule has warmup_iterations, decay \\(step or cosine\\)"):
         schedule_config(read, 100)
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("optim_wraper.optimizer.lr", "; did you mean optim_wrapper.optimizer.lr?"),
+        ("backbone.frozen_stages", "; did you mean model.backbone.frozen_stages?"),
+        ("models", "; did you mean model?"),
+        ("train_dataloader.batch_size", ""),
+    ],
+)
+def test_an_override_of_what_is_no_part_of_a_detector_is_refused(tmp_path, key, meant):
+    with pytest.raises(StageError) as caught:
+        detector(tmp_path, overrides={key: 5})
+    parts = "model, optim_wrapper, schedule, train_transforms, test_transforms"
+    path = tmp_path / "detector.py"
+    assert str(caught.value) == f"{path}: an override of {key} changes nothing: a detector has {parts}{meant}"
+
+
+def test_an_optimizer_wrapper_needs_an_optimizer(tmp_path):
+    read = detector(tmp_path, overrides={"optim_wrapper": {"_delete_": True, "type": "OptimWrapper"}})
+    with pytest.raises(StageError, match="detector.py: optim_wrapper has no optimizer; found"):
+        optimizer_config(read, TrainSettings(learning_rate=0.1), bf16=False)
 
 
 def test_a_crop_needs_a_transform_that_crops(tmp_path):
@@ -158,4 +200,9 @@ def test_curves_go_to_wandb_by_one_setting_if_it_is_there(tmp_path, monkeypatch)
         job(tmp_path, TrainSettings(), ComputeSettings(logger="wandb"))
     monkeypatch.setattr("pipeline.detection.jobs.find_spec", lambda name: object())
     made = job(tmp_path, TrainSettings(), ComputeSettings(logger="wandb"))
-    assert [each["type"] for each in made.config["visualizer"]["vis_backends"]] == ["WandbVisBackend"]
+    (curves,) = made.config["visualizer"]["vis_backends"]
+    assert curves["type"] == "s4m.WandbCurves"
+    assert curves["save_dir"] == str(tmp_path / "result/scratch")
+    monkeypatch.setenv("WANDB_DIR", "/elsewhere")
+    made = job(tmp_path, TrainSettings(), ComputeSettings(logger="wandb"))
+    assert made.config["visualizer"]["vis_backends"][0]["save_dir"] == "/elsewhere"

@@ -63,6 +63,48 @@ def test_a_batch_of_one_group_has_no_losses_of_the_other(family, source):
     assert all(torch.isfinite(loss) for loss in losses.values())
 
 
+def test_mask2former_divides_by_the_masks_of_all_processes_and_asks_for_them_once(monkeypatch):
+    """Whatever groups a process has: the others wait for its answer."""
+    asked = []
+
+    def twice_as_many(counts):
+        asked.append(counts.tolist())
+        return 2 * counts
+
+    def batch(sources):
+        truths = {"labelled": instances(ONE, OTHER), "pseudo": instances(ONE)}
+        return images(len(sources)), [sample(truths[source], source=source) for source in sources]
+
+    batches = {(2.0, 1.0): ["labelled", "pseudo"], (2.0, 0.0): ["labelled"], (0.0, 2.0): ["pseudo", "pseudo"]}
+    for counts, sources in batches.items():
+        alone = losses_of(build("Mask2Former"), *batch(sources))
+        with monkeypatch.context() as patch:
+            patch.setattr("pipeline.detection.models.get_world_size", lambda: 2)
+            patch.setattr("pipeline.detection.models.reduce_mean", twice_as_many)
+            among_others = losses_of(build("Mask2Former"), *batch(sources))
+        assert tuple(asked.pop()) == counts
+        assert asked == []
+        for name, loss in alone.items():
+            factor = 1.0 if name.endswith("cls") else 0.5
+            assert among_others[name].item() == pytest.approx(factor * loss.item(), rel=1e-5), name
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, 1), (2, 2), (64, 40)], ids=["none", "some", "many"])
+def test_mask2formers_count_is_that_of_its_matches(monkeypatch, count, expected):
+    """Known before they are made; there are 40 queries."""
+    counted = []
+    monkeypatch.setattr("pipeline.detection.models.get_world_size", lambda: 2)
+    monkeypatch.setattr("pipeline.detection.models.reduce_mean", lambda counts: counted.append(counts) or counts)
+    detector = build("Mask2Former")
+    many = [(x, y, x + 6, y + 6) for x in range(0, 56, 7) for y in range(0, 56, 7)]
+    matched = []
+    single = detector.panoptic_head.get_targets
+    detector.panoptic_head.get_targets = lambda *inputs: matched.append(single(*inputs)) or matched[-1]
+    losses_of(detector, images(1), [sample(instances(*many[:count]))])
+    assert counted[0].tolist() == [expected, 0]
+    assert {targets[-1] for targets in matched} == {expected}
+
+
 def test_mixed_groups_train_every_parameter(family):
     detector = build(family, structural_weight=1.0)
     samples = [sample(instances(ONE), source="labelled"), sample(instances(), source="pseudo")]

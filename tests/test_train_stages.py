@@ -6,13 +6,20 @@ import json
 import math
 import os
 import pickle
+import runpy
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
+from itertools import islice
 from pathlib import Path
+from types import ModuleType
 
+import mmdet
 import pytest
 import torch
 from mmdet.registry import MODELS
@@ -22,6 +29,7 @@ from mmengine.runner import Runner
 from pipeline.detection import hooks, training
 from pipeline.detection.checkpoints import checkpoints, load_checkpoint, save_checkpoint
 from pipeline.detection.published import build_published, read_published
+from pipeline.detection.sampler import Apportionment
 from pipeline.errors import StageError
 from pipeline.experiment.schema import Experiment
 from pipeline.labels.rows import Decision, ImageLabels
@@ -32,7 +40,7 @@ from stages.context import LABELS
 from stages.options import workspace
 from stages.runner import run_stage
 from tests.tiny_experiment import environment
-from tests.tiny_training import training_experiment
+from tests.tiny_training import TEACHER, training_experiment
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +101,31 @@ def test_mmdetections_own_runner_tests_what_was_trained(folder):
     assert {"coco/segm_mAP", "coco/bbox_mAP"} <= metrics.keys()
 
 
+def test_mmdetections_own_entry_point_trains_it_again_by_itself(folder, monkeypatch):
+    first = trained(training_experiment(folder, None, "store=" + str(folder / "one")), "train-teacher")
+    overrides = (f"store={folder / 'two'}", f"teacher.init_weights={first / 'weights.pth'}")
+    result = trained(training_experiment(folder, None, *overrides), "train-teacher")
+    sealed = sorted(result.parent.rglob("*"))
+    config, own = str(result / "training.py"), folder / "own"
+    arguments = ["train.py", config, "--work-dir", str(own), "--cfg-options", "train_cfg.max_iters=2"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    runpy.run_path(str(Path(mmdet.__file__).parent / ".mim/tools/train.py"), run_name="__main__")
+    started = torch.load(own / "iter_2.pth", weights_only=False)["state_dict"]
+    apart = [(started[name] - tensor).abs().max().item() for name, tensor in weights(first).items() if "conv" in name]
+    assert max(apart) < 0.01  # two steps of a warm-up: random weights would be further away
+    assert sorted(result.parent.rglob("*")) == sealed
+
+
+def test_the_record_of_a_training_names_files_where_they_will_be(folder, monkeypatch):
+    settings = {"augment": {"mode": "on-the-fly", "partners": "labelled-too", "decisions": ["sam", "teacher"]}}
+    experiment = training_experiment(folder, settings)
+    put_refined(experiment, monkeypatch)
+    record = Config.fromfile(trained(experiment, *STUDENT) / "training.py")
+    (composites,) = (each for each in record.train_dataloader.dataset.datasets if each.type == "s4m.Composites")
+    assert Path(composites.labelled_store).exists()
+
+
 class Stop(Exception):
     pass
 
@@ -122,6 +155,52 @@ def test_an_interrupted_teacher_ends_as_an_uninterrupted_one(folder, monkeypatch
         "iteration-00000004.pt",
     ]
     result = trained(again, "train-teacher")
+    assert losses(result) == losses(whole)
+    assert same(weights(result), weights(whole))
+
+
+def stopped_in(monkeypatch: pytest.MonkeyPatch, place: type, iteration: int, number: int) -> None:
+    """A signal comes as soon as a hook was told that an iteration begins; the last one is told in the midst of it."""
+    original = place.before_train_iter
+
+    def stop(self, runner, batch_idx, data_batch=None):
+        original(self, runner, batch_idx, data_batch)
+        if batch_idx == iteration:
+            monkeypatch.setattr(place, "before_train_iter", original)
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(place, "before_train_iter", stop)
+
+
+@pytest.mark.parametrize(
+    ("place", "iteration", "number", "status", "done"),
+    [
+        (hooks.ExactResume, 3, signal.SIGINT, 130, 4),
+        (hooks.ExactResume, 3, signal.SIGTERM, 143, 4),
+        (hooks.ExactResume, 5, signal.SIGINT, 130, 6),
+        (hooks.StepLog, 3, signal.SIGINT, 130, 3),
+    ],
+    ids=["Ctrl-C", "SIGTERM", "in the last iteration", "between two"],
+)
+def test_a_stopped_teacher_goes_on_where_it_was(folder, monkeypatch, place, iteration, number, status, done):
+    whole = trained(training_experiment(folder, None, f"store={folder / 'one'}"), "train-teacher")
+    again = training_experiment(folder, None, f"store={folder / 'two'}", "compute.checkpoint_every=1000")
+    stopped_in(monkeypatch, place, iteration, number)
+    with pytest.raises(SystemExit) as stopped:
+        trained(again, "train-teacher")
+    assert stopped.value.code == status
+    (left,) = (folder / "two/train-teacher").glob("*.partial")
+    assert [path.name for path in checkpoints(left / "checkpoints")] == [f"iteration-{done:08d}.pt"]
+    steps: list[int] = []
+    original = hooks.StepLog.after_train_iter
+
+    def note(self, runner, batch_idx, data_batch=None, outputs=None):
+        steps.append(batch_idx)
+        original(self, runner, batch_idx, data_batch, outputs)
+
+    monkeypatch.setattr(hooks.StepLog, "after_train_iter", note)
+    result = trained(again, "train-teacher")
+    assert steps == list(range(done, 6))
     assert losses(result) == losses(whole)
     assert same(weights(result), weights(whole))
 
@@ -205,11 +284,75 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_checkpoint(folder):
     assert "train-teacher holds back: predict" in str(caught.value)
 
 
-def test_two_processes_share_a_batch(folder):
+def gradient_overflows(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
+    """In an iteration whose loss is fine a gradient is not."""
+    original = hooks.ExactResume.before_train_iter
+
+    def spoil(self, runner, batch_idx, data_batch=None):
+        original(self, runner, batch_idx, data_batch)
+        if batch_idx == iteration:
+            parameter = next(each for each in runner.model.parameters() if each.requires_grad)
+            parameter.register_hook(lambda gradient: gradient * float("nan"))
+
+    monkeypatch.setattr(hooks.ExactResume, "before_train_iter", spoil)
+
+
+@pytest.mark.parametrize(("iteration", "saved"), [(3, 2), (5, 4)], ids=["at a checkpoint", "in the last iteration"])
+def test_weights_that_are_no_numbers_are_neither_saved_nor_published(folder, monkeypatch, iteration, saved):
+    gradient_overflows(monkeypatch, iteration)
+    with pytest.raises(StageError, match=f"iteration {iteration + 1}: weights are not numbers any more") as caught:
+        trained(training_experiment(folder), "train-teacher")
+    (left,) = (folder / "stores/train-teacher").glob("*.partial")
+    last = checkpoints(left / "checkpoints")[-1]
+    assert f"The last good checkpoint is {last}" in str(caught.value)
+    state = load_checkpoint(last)
+    assert state["iteration"] == saved
+    assert all(tensor.isfinite().all() for tensor in state["model"].values())
+    assert not (left / "weights.pth").exists()
+
+
+def test_two_processes_share_a_batch_and_say_no_more_than_one(folder, capfd, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     experiment = training_experiment(folder, None, "compute.gpus=2", "teacher.iterations=3")
     result = trained(experiment, "train-teacher")
     assert len(losses(result)) == 3
     build_published(read_published(result))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    told = capfd.readouterr().err
+    assert not [noise for noise in ("start method", "_NUM_THREADS", "run_id") if noise in told]
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """A TimeoutError after so long."""
+
+    def stop(number, frame):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_two_processes_train_a_mask2former_on_parts_of_a_batch_that_differ_in_kind(folder, monkeypatch):
+    """Of a batch of four, the second one may have pseudo-labels alone."""
+    batches = [counts for _, counts in islice(Apportionment([1, 1, 1], 4).batches(0), 3)]
+    kinds = [[kind for kind, count in enumerate(counts) for _ in range(count)] for counts in batches]
+    assert [0 in of_both[1::2] for of_both in kinds] == [True, False, False]
+    settings = {
+        "augment": {"mode": "on-the-fly", "decisions": ["sam", "teacher"], "min_area_px": 1.0},
+        "student": {"iterations": 3, "batch_size": 4, "detector": "tiny_mask2former.py", "start": "scratch"},
+    }
+    experiment = training_experiment(folder, settings)
+    put_refined(experiment, monkeypatch)
+    trained(experiment, *STUDENT[:-1])
+    with within(240):
+        run_stage(training_experiment(folder, settings, "compute.gpus=2"), "train-student", 1)
+    assert len(losses(workspace(experiment).result("train-student"))) == 3
 
 
 def test_an_error_in_one_of_two_processes_is_told_as_it_is(folder):
@@ -272,6 +415,76 @@ def test_a_killed_training_goes_on(folder):
             run_stage(experiment, "train-teacher", 1)
     assert reached >= 4
     assert steps == [reached, reached + 1, reached + 2]
+
+
+def test_two_stopped_processes_keep_what_they_have_done(folder):
+    overrides = ["teacher.iterations=4000", "compute.gpus=2", "compute.checkpoint_every=100000"]
+    run_stage(training_experiment(folder, None, *overrides), "split", 1)
+    settings = [argument for each in overrides for argument in ("--set", each)]
+    command = [sys.executable, "-c", "from stages.cli import main; main()", "train-teacher"]
+    process = subprocess.Popen(
+        [*command, "--exp", str(folder / "tiny.yaml"), *settings],
+        env=environment(folder),
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("stores/train-teacher/*.partial/log.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+    assert process.wait(60) == 130
+    (left,) = (folder / "stores/train-teacher").glob("*.partial")
+    (checkpoint,) = checkpoints(left / "checkpoints")
+    assert load_checkpoint(checkpoint)["iteration"] == len(losses(left)) > 0
+
+
+def stub_of_wandb(calls: list[tuple[str, dict]]) -> ModuleType:
+    """What W&B offers today, as far as it is used; it notes its calls."""
+    stub = ModuleType("wandb")
+    stub.__spec__ = ModuleSpec("wandb", None)
+    stub.init = lambda **settings: calls.append(("init", settings))
+    stub.define_metric = lambda **metric: calls.append(("define_metric", metric))
+    stub.log = lambda values, **_: calls.append(("log", values))
+    stub.finish = lambda: calls.append(("finish", {}))
+    stub.config = ModuleType("config")
+    stub.config.update = lambda values, **settings: calls.append(("config", settings))
+    return stub
+
+
+def test_curves_go_to_wandb(folder, monkeypatch):
+    calls: list[tuple[str, dict]] = []
+    monkeypatch.setitem(sys.modules, "wandb", stub_of_wandb(calls))
+    monkeypatch.delenv("WANDB_DIR", raising=False)
+    experiment = training_experiment(folder, None, "compute.logger=wandb", "teacher.iterations=20")
+    result = trained(experiment, "train-teacher")
+    init = calls[0][1]
+    assert (init["project"], init["name"], init["resume"]) == ("s4m", "tiny-train-teacher", "allow")
+    assert init["id"] == result.resolve().name
+    assert init["dir"].endswith(".partial/scratch")
+    assert ("define_metric", {"name": "*", "step_metric": "iteration"}) in calls
+    assert ("config", {"allow_val_change": True}) in calls
+    logged = [values for name, values in calls if name == "log"]
+    assert [values["iteration"] for values in logged] == [10, 20]
+    assert logged[-1]["loss"] == losses(result)[-1]["loss"]
+    assert [name for name, _ in calls].count("finish") == 1
+    assert calls[-1][0] == "finish"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        {"model.backbone.frozen_stage": 4},
+        {"optim_wrapper.optimizer.learning_rate": 4},
+        {"train_transforms": [{"type": "RandomFlip", "probability": 1}]},
+        {"test_transforms": [{"type": "NoTransform"}]},
+    ],
+    ids=lambda override: next(iter(override)),
+)
+def test_what_cannot_be_built_is_told_with_the_detectors_file(folder, override):
+    experiment = training_experiment(folder, {"teacher": TEACHER | {"overrides": override}})
+    with pytest.raises(StageError, match=r"tiny_detector\.py: no detector can be built from it and the overrides"):
+        trained(experiment, "train-teacher")
 
 
 def test_checkpoints_hold_nothing_that_runs(tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,21 @@ from pipeline.errors import StageError
 from pipeline.experiment.schema import TrainSettings
 
 KEYS: Final = ("model", "optim_wrapper", "schedule", "train_transforms", "test_transforms")
+
+# Configs are programs: reading one may fail in any of these ways.
+_FAILURES: Final = (
+    OSError,
+    SyntaxError,
+    ImportError,
+    NameError,
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+)
 
 # MMDetection's classes that have a counterpart of ours: it weighs, ignores and distils.
 _OURS: Final = ("MaskRCNN", "RPNHead", "StandardRoIHead", "Mask2Former", "Mask2FormerHead")
@@ -54,9 +70,12 @@ def read_detector(path: Path, overrides: Mapping[str, Any]) -> Detector:
     """Read a detector's config; StageError where it is none that we can train."""
     try:
         config = Config.fromfile(str(path), import_custom_modules=False)
+        parts = config.get("model")
+        for key in overrides:
+            _require_known(path, key, parts if isinstance(parts, dict) else {})
         if overrides:
             config.merge_from_dict(dict(overrides))
-    except (OSError, SyntaxError, ImportError, NameError, TypeError, ValueError, LookupError, AssertionError) as error:
+    except _FAILURES as error:
         raise StageError(f"{path}: not a detector config that can be read: {error}") from error
     content = config.to_dict()
     missing = [key for key in KEYS if key not in content]
@@ -64,10 +83,38 @@ def read_detector(path: Path, overrides: Mapping[str, Any]) -> Detector:
         raise StageError(
             f"{path}: not a detector config: {', '.join(missing)} missing; see configs/detectors/README.md"
         )
+    for key in KEYS:
+        _require_shape(path, key, content[key])
     family = content["model"].get("type")
     if family not in _FAMILIES:
         raise StageError(f"{path}: model.type is {family}; supported are {' and '.join(_FAMILIES)}")
     return Detector(path, {key: content[key] for key in KEYS})
+
+
+def _require_known(path: Path, key: str, parts: Mapping[str, Any]) -> None:
+    """StageError for an override of what is no part of a detector: it would change nothing."""
+    first, _, rest = key.partition(".")
+    if first in KEYS:
+        return
+    close = get_close_matches(first, KEYS, n=1)
+    meant = f"model.{key}" if first in parts else ".".join([*close, rest] if rest else close)
+    raise StageError(
+        f"{path}: an override of {key} changes nothing: a detector has {', '.join(KEYS)}"
+        + (f"; did you mean {meant}?" if close or first in parts else "")
+    )
+
+
+def _require_shape(path: Path, key: str, value: Any) -> None:
+    """StageError where one of the five keys does not hold what it should."""
+    if not key.endswith("transforms"):
+        if not isinstance(value, dict):
+            raise StageError(f"{path}: {key} must be a dict, it is {value!r}")
+        return
+    if not isinstance(value, list | tuple):
+        raise StageError(f"{path}: {key} must be a list of transforms, it is {value!r}")
+    for place, transform in enumerate(value):
+        if not isinstance(transform, dict) or "type" not in transform:
+            raise StageError(f"{path}: {key}[{place}] must be a dict with a type, it is {transform!r}")
 
 
 def model_config(detector: Detector, classes: int) -> dict[str, Any]:
@@ -103,6 +150,8 @@ def without_pretrained(model: Any) -> Any:
 def optimizer_config(detector: Detector, settings: TrainSettings, *, bf16: bool) -> dict[str, Any]:
     """The optimizer, with the experiment's learning rate if it gives one."""
     wrapper: dict[str, Any] = deepcopy(detector.content["optim_wrapper"])
+    if not isinstance(wrapper.get("optimizer"), dict):
+        raise StageError(f"{detector.path}: optim_wrapper has no optimizer; found {wrapper}")
     if settings.learning_rate is not None:
         wrapper["optimizer"]["lr"] = settings.learning_rate
     if bf16:
@@ -113,11 +162,10 @@ def optimizer_config(detector: Detector, settings: TrainSettings, *, bf16: bool)
 def schedule_config(detector: Detector, iterations: int) -> list[dict[str, Any]]:
     """The learning rate's course over this many iterations: a warm-up, then steps or a cosine."""
     schedule = detector.content["schedule"]
-    unknown = set(schedule) - {"warmup_iterations", "decay", "decay_at", "factor"}
-    if unknown or schedule.get("decay") not in ("step", "cosine"):
+    if not _is_schedule(schedule):
         raise StageError(
-            f"{detector.path}: schedule has warmup_iterations, decay (step or cosine), and for steps decay_at and "
-            f"factor; found {schedule}"
+            f"{detector.path}: schedule has warmup_iterations, decay (step or cosine), and for steps decay_at, shares "
+            f"of all iterations, and factor; found {schedule}"
         )
     # A warm-up that a short training would not outlast is shortened with it.
     warmup = min(int(schedule.get("warmup_iterations", 0)), iterations // 4)
@@ -147,6 +195,15 @@ def schedule_config(detector: Detector, iterations: int) -> list[dict[str, Any]]
             }
         )
     return parts
+
+
+def _is_schedule(schedule: Mapping[str, Any]) -> bool:
+    known = set(schedule) <= {"warmup_iterations", "decay", "decay_at", "factor"}
+    shares = schedule.get("decay_at", ())
+    numbers = [schedule.get("warmup_iterations", 0), schedule.get("factor", 0.1)]
+    numbers += shares if isinstance(shares, list | tuple) else [None]
+    complete = schedule.get("decay") == "cosine" or (schedule.get("decay") == "step" and "decay_at" in schedule)
+    return known and complete and all(isinstance(number, int | float) for number in numbers)
 
 
 def _adapted(value: Any, classes: int) -> Any:

@@ -1,4 +1,4 @@
-"""What happens around every training step, as MMEngine hooks: exact resuming, a log, a stop at bad losses."""
+"""What happens around every training step, as MMEngine hooks: exact resuming, a log, stops asked for or not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import torch
-from mmengine.dist import get_rank
+from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseAveragedModel, is_model_wrapper
 from mmengine.runner import Runner
@@ -19,7 +19,8 @@ from torch import nn
 
 from pipeline.detection.checkpoints import checkpoints, load_checkpoint, save_checkpoint
 from pipeline.detection.loss_watch import LossWatch
-from pipeline.errors import StageError
+from pipeline.detection.stopping import StopSignals
+from pipeline.errors import StageError, some_of
 
 CURVES_EVERY: Final = 10
 """Iterations between two points of the curves of TensorBoard and W&B; the log has every one."""
@@ -52,9 +53,18 @@ class TrainingFolder:
         """One JSON object an iteration."""
         return self.path / "log.jsonl"
 
+    def failure(self, iteration: int, problem: str) -> StageError:
+        """What stops a training that went wrong, and what is left of it."""
+        found = checkpoints(self.checkpoints)
+        last_good = f"The last good checkpoint is {found[-1]}." if found else "No checkpoint had been written."
+        return StageError(
+            f"iteration {iteration}: {problem}. {last_good} "
+            "A lower learning_rate usually helps; log.jsonl beside the checkpoints has every loss"
+        )
+
 
 class ExactResume(Hook):  # type: ignore[misc]
-    """Saves all that the next iterations depend on, and starts from there.
+    """Saves all that the next iterations depend on, and starts from there. A stop waits for the end of an iteration.
 
     Random numbers need no saving: each iteration has its own, from the seed, its number and the rank; so has
     each sample (see `pipeline.detection.sampler`).
@@ -62,8 +72,17 @@ class ExactResume(Hook):  # type: ignore[misc]
 
     priority = "VERY_LOW"
 
-    def __init__(self, folder: TrainingFolder, every: int, seed: int, begin: Callable[[nn.Module], None]) -> None:
-        self._folder, self._every, self._seed, self._begin = folder, every, seed, begin
+    def __init__(
+        self,
+        folder: TrainingFolder,
+        every: int,
+        seed: int,
+        begin: Callable[[nn.Module], None],
+        stop: StopSignals,
+    ) -> None:
+        self._folder, self._every, self._seed, self._begin, self._stop = folder, every, seed, begin, stop
+        self._done: int | None = None  # iterations, where none is under way
+        self._saved = 0
 
     def before_train(self, runner: Runner) -> None:
         """Go on from the last checkpoint, or begin."""
@@ -79,18 +98,40 @@ class ExactResume(Hook):  # type: ignore[misc]
         average = averaged_model(runner)
         if average is not None:
             average.load_state_dict(state["average"])
-        runner.train_loop._iter = state["iteration"]  # MMEngine then moves the sampler on
+        self._saved = state["iteration"]
+        runner.train_loop._iter = self._saved  # MMEngine then moves the sampler on
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Give the iteration its random numbers."""
+        self._stop.hold()
+        self._done = None
         numbers = np.random.SeedSequence((self._seed, batch_idx, get_rank())).generate_state(2)
         torch.manual_seed(int(numbers[0]))
         np.random.seed(int(numbers[1]))  # MMDetection draws from the global state
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Save a checkpoint where it is time for one."""
-        done = batch_idx + 1
-        if done % self._every == 0 and done < runner.max_iters and get_rank() == 0:
+        """Save a checkpoint where it is time for one, and stop where that was asked for.
+
+        StageError where the weights that would be saved, or published, are bad.
+        """
+        done = self._done = batch_idx + 1
+        if done == runner.max_iters:
+            self._require_numbers(runner, done)
+        elif done % self._every == 0:
+            self._save(runner, done)
+        if get_world_size() == 1:
+            self._stop.release()
+        elif self._stop.waits_in_any_process():  # all stop here, or some would wait for others in the next iteration
+            raise KeyboardInterrupt
+
+    def keep(self, runner: Runner) -> None:
+        """Save what is done where training was stopped, unless that was in the middle of an iteration."""
+        if self._done is not None and self._done > self._saved:
+            self._save(runner, self._done)
+
+    def _save(self, runner: Runner, done: int) -> None:
+        self._require_numbers(runner, done)
+        if get_rank() == 0:
             average = averaged_model(runner)
             save_checkpoint(
                 self._folder.checkpoints,
@@ -102,6 +143,17 @@ class ExactResume(Hook):  # type: ignore[misc]
                     "average": average.state_dict() if average is not None else None,
                 },
             )
+        self._saved = done
+
+    def _require_numbers(self, runner: Runner, done: int) -> None:
+        """StageError where a step spoiled the weights: its loss, which was computed before, does not show that."""
+        bad = [
+            name
+            for name, tensor in bare_model(runner).state_dict().items()
+            if tensor.is_floating_point() and not tensor.isfinite().all()
+        ]
+        if bad:
+            raise self._folder.failure(done, f"weights are not numbers any more ({some_of(bad)})")
 
 
 class StepLog(Hook):  # type: ignore[misc]
@@ -146,23 +198,21 @@ class StepLog(Hook):  # type: ignore[misc]
             self._report(step)
         problem = self._watch.problem(losses)
         if problem:
-            self._flush()
-            raise StageError(
-                f"iteration {step.iteration}: {problem}. {self._last_good()} "
-                "A lower learning_rate usually helps; log.jsonl beside the checkpoints has every loss"
-            )
+            self.flush()
+            raise self._folder.failure(step.iteration, problem)
 
-    def _last_good(self) -> str:
-        found = checkpoints(self._folder.checkpoints)
-        return f"The last good checkpoint is {found[-1]}." if found else "No checkpoint had been written."
+    def after_train(self, runner: Runner) -> None:
+        """End the curves: nothing is written into a result once it is sealed."""
+        runner.visualizer.close()
 
     def _write(self, step: LoggedStep, *, last: bool) -> None:
         self._lines.append(msgspec.json.encode(step) + b"\n")
         has_checkpoint = step.iteration % self._every == 0  # that is about to be written: its past must be there too
         if last or has_checkpoint or time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write the lines that wait."""
         with self._folder.log.open("ab") as file:
             file.write(b"".join(self._lines))
         self._lines.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ from pipeline.detection.config import (
     schedule_config,
     without_pretrained,
 )
+from pipeline.detection.hooks import CURVES_EVERY
 from pipeline.detection.published import FORMAT, FORMAT_VERSION, ModelCard
 from pipeline.detection.registry import IMPORTS
 from pipeline.detection.training import SCRATCH, TrainingJob
@@ -81,9 +83,12 @@ def training_job(subject: Subject, training: Training, compute: ComputeSettings,
     settings, start = training.settings, training.start
     if settings.batch_size % compute.gpus:
         raise StageError(f"batch_size is {settings.batch_size}: not to be shared by compute.gpus = {compute.gpus}")
+    shared = _shared_config(subject, training, compute)
     return TrainingJob(
         folder=folder,
-        config=_runner_config(subject, training, compute, folder),
+        detector=training.detector.path,
+        config=shared | _own_config(subject, training, compute, folder),
+        record=_at_home(shared | _record_config(training, compute), folder),
         published=published_config(training.detector, subject.categories).to_dict(),
         card=ModelCard(
             format=FORMAT,
@@ -104,35 +109,83 @@ def training_job(subject: Subject, training: Training, compute: ComputeSettings,
     )
 
 
-def _runner_config(subject: Subject, training: Training, compute: ComputeSettings, folder: Path) -> dict[str, Any]:
+def _shared_config(subject: Subject, training: Training, compute: ComputeSettings) -> dict[str, Any]:
+    """What is trained, whoever runs it."""
     settings = training.settings
     model = model_config(training.detector, len(subject.categories))
     if training.start is not None:
         model = without_pretrained(model)
     model |= {"structural_weight": training.losses.structural_weight, "pseudo_weight": training.losses.pseudo_weight}
-    backends: list[dict[str, Any]] = [{"type": "TensorboardVisBackend", "save_dir": str(folder / "tensorboard")}]
-    if compute.logger == "wandb":
-        if find_spec("wandb") is None:
-            raise StageError("compute.logger is wandb, which is not installed: .venv/bin/pip install wandb")
-        backends = [{"type": "WandbVisBackend", "save_dir": str(folder), "init_kwargs": {"project": "s4m"}}]
     return {
         "default_scope": "mmdet",
         "custom_imports": {"imports": list(IMPORTS)},
-        "work_dir": str(folder / SCRATCH),
-        "experiment_name": f"{subject.experiment}-{subject.node}-{id(training):x}",
         "model": model,
         "train_dataloader": _loader_config(training.sources, settings, compute),
         "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": settings.iterations, "val_interval": _NEVER},
         "optim_wrapper": optimizer_config(training.detector, settings, bf16=_wants_bf16(compute)),
         "param_scheduler": schedule_config(training.detector, settings.iterations),
         "custom_hooks": _hooks(training.losses.ema_momentum),
-        "default_hooks": dict.fromkeys(("timer", "logger", "sampler_seed", "checkpoint")),
         "model_wrapper_cfg": {"type": "MMDistributedDataParallel", "broadcast_buffers": False, "device_ids": None},
-        "launcher": "pytorch" if compute.gpus > 1 else "none",
         "randomness": {"seed": settings.seed},
-        "log_level": "WARNING",
-        "visualizer": {"type": "Visualizer", "vis_backends": backends},
         **_test_config(subject, training),
+    }
+
+
+def _own_config(subject: Subject, training: Training, compute: ComputeSettings, folder: Path) -> dict[str, Any]:
+    """How we run it: checkpoints and the log are ours."""
+    return {
+        "work_dir": str(folder / SCRATCH),
+        "experiment_name": f"{subject.experiment}-{subject.node}-{id(training):x}",
+        "default_hooks": dict.fromkeys(("timer", "logger", "sampler_seed", "checkpoint")),
+        "launcher": "pytorch" if compute.gpus > 1 else "none",
+        "log_level": "WARNING",
+        "visualizer": {"type": "Visualizer", "vis_backends": [_curves_config(subject, compute, folder)]},
+    }
+
+
+def _record_config(training: Training, compute: ComputeSettings) -> dict[str, Any]:
+    """How MMDetection's entry points run it: with MMEngine's own log and checkpoints, in a folder they are told."""
+    return {
+        "default_hooks": {
+            "logger": {"type": "LoggerHook", "interval": CURVES_EVERY},
+            "checkpoint": {"type": "CheckpointHook", "by_epoch": False, "interval": compute.checkpoint_every},
+        },
+        "log_processor": {"by_epoch": False},
+        "load_from": None if training.start is None else str(training.start.weights),
+    }
+
+
+def _at_home(value: Any, folder: Path) -> Any:
+    """The same config with the paths that what lies in `folder` will have when the store has sealed it."""
+    if isinstance(value, dict):
+        return {key: _at_home(each, folder) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_at_home(each, folder) for each in value)
+    if isinstance(value, str) and Path(value).is_relative_to(folder):
+        return str(_home(folder) / Path(value).relative_to(folder))
+    return value
+
+
+def _home(folder: Path) -> Path:
+    return folder.with_name(folder.name.removesuffix(".partial"))
+
+
+def _curves_config(subject: Subject, compute: ComputeSettings, folder: Path) -> dict[str, Any]:
+    """Where curves are drawn. W&B's run is the result's: a training that goes on goes on in it."""
+    if compute.logger == "tensorboard":
+        return {"type": "TensorboardVisBackend", "save_dir": str(folder / "tensorboard")}
+    if find_spec("wandb") is None:
+        raise StageError("compute.logger is wandb, which is not installed: .venv/bin/pip install wandb")
+    return {
+        "type": "s4m.WandbCurves",
+        # What is to be sent later, without a network now, has to outlive the scratch folder: W&B's own variable.
+        "save_dir": os.environ.get("WANDB_DIR", str(folder / SCRATCH)),
+        "init_kwargs": {
+            "project": "s4m",
+            "name": f"{subject.experiment}-{subject.node}",
+            "id": _home(folder).name,
+            "resume": "allow",
+        },
     }
 
 

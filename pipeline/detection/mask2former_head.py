@@ -13,7 +13,6 @@ from mmcv.ops import point_sample
 from mmdet.models.dense_heads import Mask2FormerHead as MMDetectionMask2FormerHead
 from mmdet.models.utils import get_uncertain_point_coords_with_randomness
 from mmdet.structures import DetDataSample
-from mmdet.utils import reduce_mean
 from mmengine.structures import InstanceData
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,6 +22,8 @@ from pipeline.detection.registry import MODELS
 
 # MMDetection hands each image's meta information down to where targets are made: ignored masks travel in it.
 _IGNORED_MASKS: Final = "ignored_masks"
+MASKS_IN_ALL: Final = "masks_in_all"
+"""In a sample's meta information: by how many masks losses are divided; without it, by those that are matched."""
 
 
 @MODELS.register_module()
@@ -40,6 +41,11 @@ class Mask2FormerHead(MMDetectionMask2FormerHead):  # type: ignore[misc]
             metas.append(sample.metainfo | {_IGNORED_MASKS: _ignored_masks(sample, all_mask_logits[-1])})
         losses: dict[str, Tensor] = self.loss_by_feat(all_cls_scores, all_mask_logits, batch_instances, metas)
         return losses
+
+    def masks_counted(self, sample: DetDataSample) -> int:
+        """What an image adds to the number of matched masks, as MMDetection counts them: one if there is none."""
+        counted: int = max(1, min(len(sample.gt_instances), self.num_queries))
+        return counted
 
     def _get_targets_single(
         self, cls_score: Tensor, mask_pred: Tensor, gt_instances: InstanceData, img_meta: dict[str, Any]
@@ -72,8 +78,8 @@ class Mask2FormerHead(MMDetectionMask2FormerHead):  # type: ignore[misc]
             list(cls_scores), list(mask_preds), batch_gt_instances, batch_img_metas
         )
         loss_cls = self._class_loss(cls_scores.flatten(0, 1), torch.cat(labels), torch.cat(label_weights))
-        # In every process, also where there is nothing to match: it waits for the others.
-        masks_in_all = reduce_mean(cls_scores.new_tensor([matched])).clamp(min=1)
+        # MMDetection asks the other processes here, for each layer: one without such a batch would not answer.
+        masks_in_all = cls_scores.new_tensor([batch_img_metas[0].get(MASKS_IN_ALL, matched)]).clamp(min=1)
         weights = torch.stack(mask_weights)
         mask_logits = mask_preds[weights > 0].unsqueeze(1)
         if len(mask_logits) == 0:

@@ -6,7 +6,7 @@ State dicts have MMDetection's names, so that its weights are a start and ours r
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -16,8 +16,11 @@ from mmdet.models.detectors import BaseDetector
 from mmdet.models.detectors import Mask2Former as MMDetectionMask2Former
 from mmdet.models.detectors import MaskRCNN as MMDetectionMaskRCNN
 from mmdet.structures import DetDataSample
+from mmdet.utils import reduce_mean
+from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
+from pipeline.detection.mask2former_head import MASKS_IN_ALL
 from pipeline.detection.registry import MODELS
 from pipeline.structure.loss import Geometry, StructuralLoss
 
@@ -33,8 +36,8 @@ class SemiSupervisedDetector(BaseDetector):  # type: ignore[misc]
 
     Images whose `source` is not "labelled" form a group of their own: their losses are multiplied by
     `pseudo_weight`. With `structural_weight`, labelled images that carry structural targets also teach the features
-    to resemble each other as SAM's do. Mask2Former's losses wait for all processes of a distributed training: every
-    process must have the same groups in a step.
+    to resemble each other as SAM's do. The processes of a distributed training may have different groups in a step:
+    what they must know of each other is exchanged by `share_counts`, and the losses of a group wait for nobody.
     """
 
     def __init__(self, *, structural_weight: float = 0.0, pseudo_weight: float = 1.0, **detector: Any) -> None:
@@ -46,6 +49,9 @@ class SemiSupervisedDetector(BaseDetector):  # type: ignore[misc]
     @abstractmethod
     def structural_features(self) -> tuple[nn.Module, int]:
         """The module whose first output is the finest feature map, B x C x h x w, and the map's stride."""
+
+    def share_counts(self, groups: Sequence[list[DetDataSample]]) -> None:
+        """Exchange with all processes what losses are divided by, once a step; `groups` may be empty."""
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> Losses:
         """The detector's losses by name, those of pseudo-labels prefixed; `loss_structure` where there are targets."""
@@ -73,6 +79,7 @@ class SemiSupervisedDetector(BaseDetector):  # type: ignore[misc]
         pseudo: list[int] = []
         for index, sample in enumerate(samples):
             (labelled if sample.get("source", LABELLED) == LABELLED else pseudo).append(index)
+        self.share_counts([[samples[index] for index in group] for group in (labelled, pseudo)])
         losses: Losses = {}
         if labelled:
             losses |= self._labelled_losses(inputs[labelled], [samples[index] for index in labelled])
@@ -117,6 +124,17 @@ class Mask2Former(SemiSupervisedDetector, MMDetectionMask2Former):  # type: igno
         """The pixel decoder, whose mask features have the stride of the backbone's finest level."""
         pixel_decoder = self.panoptic_head.pixel_decoder
         return pixel_decoder, int(pixel_decoder.strides[0])
+
+    def share_counts(self, groups: Sequence[list[DetDataSample]]) -> None:
+        """Tell every sample how many masks its group has in a process, on average over all."""
+        if get_world_size() == 1:
+            return
+        own = [sum(self.panoptic_head.masks_counted(sample) for sample in group) for group in groups]
+        device = next(self.parameters()).device
+        shared = reduce_mean(torch.tensor(own, dtype=torch.float32, device=device)).tolist()
+        for group, masks in zip(groups, shared, strict=True):
+            for sample in group:
+                sample.set_metainfo({MASKS_IN_ALL: masks})
 
 
 @contextmanager

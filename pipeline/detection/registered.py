@@ -22,9 +22,10 @@ from pipeline.detection import (
     packing,
     sampler,
     transforms,
+    wandb_curves,
 )
 
 __all__: list[str] = []
 
 _MODULES = (mmdet.datasets, mmdet.engine, mmdet.evaluation, mmdet.models)
-_OURS = (backbone, datasets, mask2former_head, mask_rcnn_head, models, packing, sampler, transforms)
+_OURS = (backbone, datasets, mask2former_head, mask_rcnn_head, models, packing, sampler, transforms, wandb_curves)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from urllib.error import URLError
 import msgspec
 import torch
 from mmengine import Config
+from mmengine.dataset import Compose
 from mmengine.dist import get_rank
 from mmengine.runner import Runner
 from torch import nn
@@ -21,12 +23,13 @@ from torch import nn
 import pipeline.detection.registered  # noqa: F401  the classes that configs name
 from pipeline.detection.hooks import ExactResume, LoggedStep, StepLog, TrainingFolder, published_weights
 from pipeline.detection.published import CARD, ModelCard, publish
+from pipeline.detection.stopping import StopSignals, handlers_restored
 from pipeline.detection.weights import load_weights, read_weights, start_from
 from pipeline.errors import S4MError, StageError
 from pipeline.files import write_atomically
 
 CONFIG_RECORD: Final = "training.py"
-"""The whole config of a training, for MMDetection's own train and test entry points; we never read it."""
+"""What is trained, as a config for MMDetection's own train and test entry points; we never read it."""
 SCRATCH: Final = "scratch"
 """Where MMEngine writes what nobody reads, below the training's folder."""
 _FAILURE: Final = "failure.txt"
@@ -38,12 +41,15 @@ Report = Callable[[LoggedStep], None]
 class TrainingJob:
     """All that a training depends on.
 
-    config: MMEngine's. published: the config that goes with the weights. start: a weight file to begin with;
-    start_whole: it must be exactly this detector's.
+    detector: the file that its detector came from. config: MMEngine's. record: the same training as MMDetection's
+    entry points run it, by themselves. published: the config that goes with the weights. start: a weight file to
+    begin with; start_whole: it must be exactly this detector's.
     """
 
     folder: Path
+    detector: Path
     config: dict[str, Any]
+    record: dict[str, Any]
     published: dict[str, Any]
     card: ModelCard
     seed: int
@@ -57,12 +63,13 @@ class TrainingJob:
 def train(job: TrainingJob, report: Report, note: Callable[[str], None]) -> None:
     """Train, or go on training, and publish the detector in the job's folder. Does nothing where that is done.
 
+    Runs in the main thread: SIGINT and SIGTERM are put off to the end of an iteration, which is saved.
     `report` is told of every iteration, `note` of what a person should know.
     """
     folder = job.folder
     if not (folder / CARD).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        Config(job.config).dump(folder / CONFIG_RECORD)
+        Config(job.record).dump(folder / CONFIG_RECORD)
         if job.processes == 1:
             _train_here(job, report, note)
         else:
@@ -84,21 +91,45 @@ def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -
             left = start_from(model, weights, str(job.start))
             note(f"{len(left)} tensors of the detector are not in {job.start} and start at random")
 
-    runner = Runner.from_cfg(Config(job.config))
-    # Parameters that are frozen are so on purpose; MMEngine warns of each.
-    runner.logger.addFilter(lambda record: "requires_grad=False" not in record.getMessage())
-    runner.register_hook(StepLog(folder, job.checkpoint_every, report))
-    runner.register_hook(ExactResume(folder, job.checkpoint_every, job.seed, begin))
+    runner = _built(job)
+    stop = StopSignals(note if job.processes == 1 else lambda _: None)
+    log = StepLog(folder, job.checkpoint_every, report)
+    resume = ExactResume(folder, job.checkpoint_every, job.seed, begin, stop)
+    runner.register_hook(log)
+    runner.register_hook(resume)
+    with stop.caught():
+        try:
+            runner.train()
+            if get_rank() == 0:
+                card = msgspec.structs.replace(job.card, losses=_last_losses(folder))
+                publish(folder.path, published_weights(runner), Config(job.published), card)
+        except URLError as error:
+            raise StageError(
+                f"the detector's backbone starts from weights that cannot be fetched ({error.reason}): set "
+                "teacher.init_weights to a file, such as torchvision's own of this backbone, or "
+                "model.backbone.init_cfg to null by teacher.overrides"
+            ) from error
+        except KeyboardInterrupt:
+            log.flush()
+            resume.keep(runner)
+            raise
+
+
+def _built(job: TrainingJob) -> Runner:
+    """MMEngine's runner, and whatever else a detector's file describes built once; StageError where it cannot be."""
     try:
-        runner.train()
-    except URLError as error:
+        runner = Runner.from_cfg(Config(job.config))
+        # Parameters that are frozen are so on purpose; MMEngine warns of each.
+        runner.logger.addFilter(lambda record: "requires_grad=False" not in record.getMessage())
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        for source in job.config["train_dataloader"]["dataset"]["datasets"]:
+            Compose(source["pipeline"])
+        Compose(job.published["test_transforms"])
+    except (TypeError, ValueError, LookupError, AttributeError, AssertionError, ImportError) as error:
         raise StageError(
-            f"the detector's backbone starts from weights that cannot be fetched ({error.reason}): set "
-            "teacher.init_weights to a file, or model.backbone.init_cfg to null by teacher.overrides"
+            f"{job.detector}: no detector can be built from it and the overrides ({type(error).__name__}: {error})"
         ) from error
-    if get_rank() == 0:
-        card = msgspec.structs.replace(job.card, losses=_last_losses(folder))
-        publish(folder.path, published_weights(runner), Config(job.published), card)
+    return runner
 
 
 def _last_losses(folder: TrainingFolder) -> dict[str, float]:
@@ -124,12 +155,14 @@ def _train_in_processes(job: TrainingJob, report: Report, note: Callable[[str], 
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=job.processes,
+        run_id=job.folder.name,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
     )
     try:
-        elastic_launch(launch, _train_as_one_of_several)(job, report, note)
+        with handlers_restored():
+            elastic_launch(launch, _train_as_one_of_several)(job, report, note)
     except SignalException as stop:
         raise KeyboardInterrupt from stop
     except ChildFailedError as error:
@@ -139,6 +172,11 @@ def _train_in_processes(job: TrainingJob, report: Report, note: Callable[[str], 
 
 
 def _train_as_one_of_several(job: TrainingJob, report: Report, note: Callable[[str], None]) -> None:
+    # As MMEngine does it; where it has to, it warns, in every process.
+    torch.multiprocessing.set_start_method("fork", force=True)
+    for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(threads, "1")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be put off as Ctrl-C is
     on_gpus = job.device != "cpu" and torch.cuda.is_available()
     if on_gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

@@ -37,13 +37,19 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
 def start_from(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> tuple[str, ...]:
     """Give a model what fits of these weights, as when another detector's are a start; gives what stays as it was.
 
-    StageError where nothing fits.
+    Weights of a backbone alone, such as torchvision's, fit as the model's backbone. StageError where nothing fits.
     """
     own = model.state_dict()
-    fitting = {name: tensor for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape}
+    of_backbone = {f"backbone.{name}": tensor for name, tensor in weights.items()}
+    fitting = _fitting(own, weights) or _fitting(own, of_backbone)
     if not fitting:
         raise StageError(
             f"{source}: none of its {len(weights)} tensors fits the detector, such as {some_of(list(own))}"
         )
     model.load_state_dict(fitting, strict=False)
     return tuple(name for name in own if name not in fitting)
+
+
+def _fitting(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What of these weights has the name and the shape of one of the model's own."""
+    return {name: tensor for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape}

@@ -79,7 +79,7 @@ class StructuralLoss(nn.Module):
     """`structural_loss` on targets as they are stored, weighted.
 
     Neighbouring positions say nearly the same. So each call looks at every second row and column of them, from a
-    start drawn at random: on average that is the loss over all, for a quarter of its time.
+    start drawn at random: on average that is the loss over all, for about a third of its time.
     """
 
     def __init__(self, weight: float = 1.0) -> None:
