@@ -13,7 +13,8 @@ model = dict(
     # The base's mean and standard deviation of RGB are those that sam_tiny was trained with too. It pads every batch
     # to 1024 x 1024: at 128 px that would cost a factor of 60.
     data_preprocessor=dict(pad_size_divisor=32, batch_augments=None),
-    backbone=dict(_delete_=True, type="s4m.SamTinyBackbone", pretrained=True),
+    # Frozen: free, and with flips alone, it learned 40 images by heart (AP 91 on them, 4 on others).
+    backbone=dict(_delete_=True, type="s4m.SamTinyBackbone", pretrained=True, frozen_stages=4),
     panoptic_head=dict(
         in_channels=[64, 128, 160, 160],
         feat_channels=_channels,
@@ -40,8 +41,6 @@ optim_wrapper = dict(
     optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
     paramwise_cfg=dict(
         custom_keys=dict(
-            # The encoder has learned on many more images than a small labelled split holds.
-            backbone=dict(lr_mult=0.1),
             # As in the base: what is learned for each query or level does not decay.
             query_embed=dict(decay_mult=0.0),
             query_feat=dict(decay_mult=0.0),
@@ -55,8 +54,8 @@ optim_wrapper = dict(
 schedule = dict(warmup_iterations=50, decay="step", decay_at=[0.75, 0.92], factor=0.1)
 
 train_transforms = [
-    dict(type="RandomFlip", prob=0.5),
-    # Images of 128 px pass as they are.
+    dict(type="RandomFlip", prob=[0.25, 0.25, 0.25], direction=["horizontal", "vertical", "diagonal"]),
+    dict(type="RandomChoice", transforms=[[dict(type="Resize", scale_factor=by)] for by in (0.75, 1.0, 1.25, 1.5)]),
     dict(type="RandomCrop", crop_size=(128, 128), crop_type="absolute", allow_negative_crop=True),
 ]
 
