@@ -84,7 +84,9 @@ def test_a_full_disk_is_told_with_the_way_to_go_on(folder, stage):
 
     stage("split", run)
     experiment = tiny_experiment(folder)
-    with pytest.raises(StageError, match=r"the disk is full \(/somewhere/shard\).*make room, then give the same command"):
+    with pytest.raises(
+        StageError, match=r"the disk is full \(/somewhere/shard\).*make room, then give the same command"
+    ):
         run_stage(experiment, "split", 1)
     space = workspace(experiment)
     fingerprint = space.fingerprints["split"]
