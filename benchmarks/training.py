@@ -174,6 +174,10 @@ def train_mmdetection(bench: Bench) -> list[LoggedStep]:
         "work_dir": str(folder / "scratch"),
         "experiment_name": f"mmdetection-{id(config):x}",
         "visualizer": {"type": "Visualizer", "vis_backends": []},
+        # Its log is not wanted, and its weights are of no consequence.
+        "default_hooks": dict.fromkeys(("logger", "checkpoint")),
+        "log_level": "WARNING",
+        "load_from": None,
     }
     torch.set_num_threads(bench.threads)
     shutil.rmtree(folder, ignore_errors=True)
