@@ -79,7 +79,8 @@ def _fill(
 ) -> tuple[EmbeddingAttributes, int]:
     """Make what is missing; gives also how many images were encoded."""
     per_shard = images_per_shard(shape, len(labels))
-    plan = divide(labels.image_ids.tolist(), per_shard)
+    # By id, as the fingerprint knows no order: labels in another order go on with the same shards.
+    plan = divide(sorted(labels.image_ids.tolist()), per_shard)
     complete = prepare(folder, plan, shape)
     work = EmbedWork(
         labels=labels.path.absolute(),

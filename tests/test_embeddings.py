@@ -249,6 +249,12 @@ def test_plain_zarr_reads_the_features_that_the_encoder_gave(files, tmp_path):
         np.testing.assert_array_equal(read.features, group["features"][image_id - 1])
 
 
+def test_images_lie_by_id_in_whatever_order_they_are_listed(files, tmp_path):
+    refine(files(entries(3), dict(reversed(pictures(3).items()))), CACHED)
+    (folder,) = sealed_stores(tmp_path)
+    assert zarr.open_group(folder / ARRAYS, mode="r")["id"][:].tolist() == [1, 2, 3]
+
+
 def test_what_is_not_there_or_of_another_size_is_none(files, tmp_path):
     refine(files(entries(2), pictures(2)), CACHED)
     (folder,) = sealed_stores(tmp_path)
