@@ -103,7 +103,7 @@ class IdentityCache:
                 return known
         lines = self._names(images)
         names = [line.partition("\t")[2] for line in lines]
-        stamps = _stamps(folder, names)
+        stamps = stamps_of(folder, names)
         stamp = hash_text("\n".join(stamps))
         known = self._one("SELECT digest FROM sets WHERE key = ? AND stamp = ?", (key, stamp))
         if known is not None:
@@ -174,7 +174,7 @@ def _stamp(path: Path) -> str:
     return f"{state.st_size} {state.st_mtime_ns}"
 
 
-def _stamps(folder: Path, names: Sequence[str]) -> list[str]:
+def stamps_of(folder: Path, names: Sequence[str]) -> list[str]:
     """Size and time of change of each file. The inner loop of every `make`: kept bare."""
     stat, prefix = os.stat, f"{folder}{os.sep}"
     stamps: list[str] = []

@@ -22,7 +22,7 @@ from pipeline.experiment.schema import Experiment
 from pipeline.files import write_atomically
 from pipeline.fingerprint import Fingerprint
 from pipeline.graph import STAGES, plan
-from pipeline.identity import hash_file, hash_text
+from pipeline.identity import hash_file, hash_text, stamps_of
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status, label_from_rle
 from pipeline.labels.store import LabelStore
 from pipeline.sam.weights import identify_weights
@@ -43,7 +43,8 @@ def refinement_id(source: Path, dataset: CocoDataset, image_root: Path, experime
 
     Images are known by their size and time of change. S4MError where SAM's weights cannot be used.
     """
-    stamps = "\n".join(f"{image.file_name}\t{_stamp(image_root / image.file_name)}" for image in dataset.images)
+    names = [image.file_name for image in dataset.images]
+    stamps = "\n".join(map("\t".join, zip(names, stamps_of(image_root, names), strict=True)))
     return Fingerprint(
         stage="refine",
         version=STAGES["refine"].version,
@@ -147,14 +148,6 @@ def _refined_keys(instance: InstanceLabel, height: int, width: int) -> dict[str,
             **{name: round(value, 4) for name, value in measures.items() if value is not None},
         },
     }
-
-
-def _stamp(path: Path) -> str:
-    try:
-        state = path.stat()
-    except OSError:
-        return "absent"
-    return f"{state.st_size} {state.st_mtime_ns}"
 
 
 def _refinable(dataset: CocoDataset, image_id: int) -> list[CocoAnnotation]:

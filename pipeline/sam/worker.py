@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from pipeline.experiment.schema import Experiment
+from pipeline.identity import stamps_of
 from pipeline.sam.build import build_sam
 from pipeline.sam.engine import Precision, SamEngine
 from pipeline.sam.files import checkpoint_path
@@ -34,6 +35,7 @@ class SamChoice:
     def of(cls, experiment: Experiment) -> SamChoice:
         """What an experiment asks for; its paths are made absolute, for workers that stand elsewhere."""
         checkpoint = experiment.sam.checkpoint
+        weights = checkpoint_path(experiment.sam.model, checkpoint)
         return cls(
             model=experiment.sam.model,
             checkpoint=checkpoint.absolute() if checkpoint else None,
@@ -42,16 +44,8 @@ class SamChoice:
             batch_images=experiment.compute.batch_images,
             input_side=experiment.sam.input_side,
             compiled=experiment.compute.compile,
-            weights=_stamp(checkpoint_path(experiment.sam.model, checkpoint)),
+            weights=stamps_of(weights.parent, [weights.name])[0],
         )
-
-
-def _stamp(path: Path) -> str:
-    try:
-        state = path.stat()
-    except OSError:  # who builds the model says what is wrong with its file
-        return ""
-    return f"{state.st_size} {state.st_mtime_ns}"
 
 
 @lru_cache(maxsize=1)
