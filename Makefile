@@ -18,7 +18,7 @@ STAGES := split distill train-teacher predict refine augment train-student evalu
 SETUP := $(if $(filter $(shell ./setup.sh --state),$(file < .venv/ready)),,setup)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format format-check lint types status config stores clean $(STAGES) \
+.PHONY: help setup demo test check format format-check lint layers types status config stores clean $(STAGES) \
 	ablation bench-data bench-commands bench-store bench-refine bench-presets bench-augment bench-embeddings \
 	bench-scale bench-loading bench-train bench-predict bench-evaluate sam-tiny
 .DELETE_ON_ERROR:
@@ -87,7 +87,7 @@ ablation: $(SETUP) ## Switch the method's parts on one by one, with several seed
 test: $(SETUP) ## Run the tests
 	@$(BIN)/pytest
 
-check: format-check lint types test ## Everything that must be green: format, lint, types, tests
+check: format-check lint layers types test ## Everything that must be green: format, lint, layers, types, tests
 
 format: $(SETUP) ## Format the code
 	@$(BIN)/ruff format .
@@ -98,6 +98,9 @@ format-check: $(SETUP)
 
 lint: $(SETUP) ## Look for mistakes in the code
 	@$(BIN)/ruff check .
+
+layers: $(SETUP) ## Check that no package imports what stands above it
+	@$(BIN)/lint-imports --no-logo
 
 types: $(SETUP) ## Check the types
 	@$(BIN)/mypy
@@ -144,7 +147,7 @@ bench-evaluate: $(SETUP) ## Measure AP against pycocotools
 	@$(BIN)/python -m benchmarks.evaluation --images 200
 
 sam-tiny: $(SETUP) ## Train the small SAM again; goes on where it was stopped (MINUTES=120)
-	@$(BIN)/python -m data.sam_tiny.train --work work/sam-tiny --minutes $(or $(MINUTES),120)
+	@$(BIN)/python -m pipeline.sam.tiny.train --work work/sam-tiny --minutes $(or $(MINUTES),120)
 
 clean: ## Remove caches of tools; experiments and stores stay
 	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -26,9 +26,9 @@ from mmdet.structures.mask import BitmapMasks
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from pipeline.augment.augment_work import write_png
 from pipeline.augment.composite import LabelledImage, composite
-from pipeline.augment.job import write_png
-from pipeline.experiment.schema import AugmentSettings
+from pipeline.augment.settings import AugmentSettings
 from pipeline.labels.rows import Decision, ImageLabels, label_from_mask
 
 IN_PLACE = AugmentSettings(min_area_px=0.0)

@@ -22,17 +22,17 @@ from pycocotools import mask as coco_mask
 
 from pipeline.coco.model import CocoDataset
 from pipeline.coco.reading import read_coco
-from pipeline.compute import Shard, ShardWork
-from pipeline.embeddings.job import EmbedWork
+from pipeline.compute.shards import Shard, ShardWork
+from pipeline.embeddings.embed_work import EmbedWork
 from pipeline.embeddings.making import ARRAYS, finish, prepare
 from pipeline.embeddings.schema import image_bytes, images_per_shard
-from pipeline.experiment.schema import RefineSettings
 from pipeline.labels.rows import ImageLabels
 from pipeline.labels.sealing import write_store
 from pipeline.labels.shards import divide
 from pipeline.refinement.coco_file import rows_to_refine
 from pipeline.refinement.gate import Gate
-from pipeline.refinement.job import IMAGES_PER_SHARD, RefinedRow, RefineWork
+from pipeline.refinement.refine_work import IMAGES_PER_SHARD, RefinedRow, RefineWork
+from pipeline.refinement.settings import RefineSettings
 from pipeline.sam.build import build_sam, embedding_shape
 from pipeline.sam.worker import SamChoice, build_engine
 

@@ -31,10 +31,10 @@ from pipeline.coco.segmentation import encode_segmentation
 from pipeline.coco.writing import write_coco
 from pipeline.evaluation.models import MeasuredModel, measure_model
 from pipeline.evaluation.results import Metrics
-from pipeline.experiment.schema import EvaluateSettings
+from pipeline.evaluation.settings import EvaluateSettings
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_mask
 from pipeline.labels.sealing import write_store
-from pipeline.labels.store import LabelStore
 
 WIDTH, HEIGHT = 640, 480
 CLASSES = 80

@@ -135,7 +135,7 @@ def measure_check_with_files(path: Path, folder: Path) -> str:
 
 def measure_split(path: Path, folder: Path) -> str:
     from pipeline.coco.reading import read_coco
-    from pipeline.split import split_by_percent, write_split
+    from pipeline.datasets.split import split_by_percent, write_split
 
     dataset = read_coco(path)
     split = split_by_percent(dataset, 10, SEED)

@@ -25,17 +25,17 @@ import numpy as np
 from mmdet.datasets import CocoDataset
 from mmengine.registry import init_default_scope
 
-from data.shapes import ShapesSettings, make_shapes
+from pipeline.augment.settings import AugmentSettings
 from pipeline.coco.reading import read_coco
+from pipeline.datasets.shapes import ShapesSettings, make_shapes
 from pipeline.detection.datasets import Composites, StoredLabels
 from pipeline.detection.packing import sample_pipeline
 from pipeline.detection.sample_seed import Sample
-from pipeline.experiment.schema import AugmentSettings
-from pipeline.images import read_image
+from pipeline.files.images import read_image
 from pipeline.labels.coco_export import export_dataset
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, label_from_mask
 from pipeline.labels.sealing import write_store
-from pipeline.labels.store import LabelStore
 
 STRONG = {"jitter": 0.8, "grey": 0.2, "blur": 0.5}
 

@@ -26,18 +26,18 @@ from numpy.typing import NDArray
 from pipeline.coco.model import CocoDataset
 from pipeline.coco.paths import resolve_image_path
 from pipeline.coco.reading import read_coco
-from pipeline.coco.segmentation import CompressedRle
-from pipeline.experiment.presets import REFINE_PRESETS
-from pipeline.experiment.schema import RefineSettings
-from pipeline.images import read_image
+from pipeline.files.images import read_image
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, label_from_mask
 from pipeline.labels.soft_mask import make_soft_mask
-from pipeline.labels.store import LabelStore
-from pipeline.quality import MaskQuality, QualitySummary, match_to_truth, measure, summarise
+from pipeline.masks.overlap import MaskQuality, QualitySummary, match_to_truth, measure, summarise
+from pipeline.masks.run_lengths import CompressedRle
 from pipeline.refinement.calibrate import Sample, calibrate
 from pipeline.refinement.gate import Gate, Measures, fixed_gate
 from pipeline.refinement.image import RefineInput, refine_images
+from pipeline.refinement.presets import REFINE_PRESETS
 from pipeline.refinement.samples import MATCH_IOU
+from pipeline.refinement.settings import RefineSettings
 from pipeline.sam.build import build_sam
 from pipeline.sam.engine import ImageEmbeddings, SamEngine
 from pipeline.sam.prompt import Candidates, Prompt

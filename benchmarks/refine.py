@@ -25,9 +25,10 @@ from pycocotools import mask as coco_mask
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
-from pipeline.coco.segmentation import CompressedRle
-from pipeline.refinement.geometry import LowresFrame, nonzero_window
-from pipeline.refinement.masks import CropMask
+from pipeline.masks.crop_mask import CropMask
+from pipeline.masks.run_lengths import CompressedRle
+from pipeline.masks.windows import nonzero_window
+from pipeline.refinement.geometry import LowresFrame
 from pipeline.sam.build import build_sam
 from pipeline.sam.engine import SamEngine
 from pipeline.sam.prompt import Prompt

@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.coco.reading import read_coco
-from pipeline.compute import Shard, local_cluster, run_shards
-from pipeline.experiment.schema import ComputeSettings, RefineSettings
+from pipeline.compute.settings import ComputeSettings
+from pipeline.compute.shards import Shard, local_cluster, run_shards
 from pipeline.labels.sealing import write_store
 from pipeline.labels.shards import divide
 from pipeline.refinement.coco_file import rows_to_refine
 from pipeline.refinement.gate import Gate
-from pipeline.refinement.job import RefineWork
+from pipeline.refinement.refine_work import RefineWork
+from pipeline.refinement.settings import RefineSettings
 from pipeline.sam.worker import SamChoice
 
 IN_PROCESS = ComputeSettings()

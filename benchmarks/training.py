@@ -28,15 +28,15 @@ import yaml
 from mmengine import Config
 from mmengine.runner import Runner
 
-from data.shapes import ShapesSettings, make_shapes
 from pipeline.coco.reading import read_coco
+from pipeline.datasets.shapes import ShapesSettings, make_shapes
 from pipeline.detection.config import read_detector
 from pipeline.detection.hooks import LoggedStep, StepLog, TrainingFolder
 from pipeline.detection.training import CONFIG_RECORD
-from pipeline.experiment.loading import load_experiment
-from pipeline.experiment.schema import Experiment
 from pipeline.labels.coco_export import export_dataset
-from pipeline.labels.store import LabelStore
+from pipeline.labels.label_store import LabelStore
+from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.loading import load_experiment
 from stages.context import LABELS
 from stages.options import workspace
 from stages.runner import run_stage

@@ -15,9 +15,9 @@ import typer
 from pipeline.ablation.cells import cells_of, overrides_of
 from pipeline.ablation.units import MEASURED, Unit
 from pipeline.errors import StageError
-from pipeline.experiment.schema import WITHOUT_EFFECT
-from pipeline.graph import Node
-from pipeline.workspace import ablation_folder, work_root
+from pipeline.workflow.experiment import WITHOUT_EFFECT
+from pipeline.workflow.graph import Node
+from pipeline.workflow.workspace import ablation_folder, work_root
 from stages.console import err, out
 from stages.options import ExperimentOption, SetOption, load, workspace
 

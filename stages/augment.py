@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.augment.job import COMPOSITES_PER_SHARD, AugmentWork, remove_unnamed_images
+from pipeline.augment.augment_work import COMPOSITES_PER_SHARD, AugmentWork, remove_unnamed_images
 from pipeline.augment.pairs import labelled_rows
 from pipeline.augment.sources import CompositeSources, LabelledFolder
 from pipeline.coco.reading import read_coco
-from pipeline.experiment.schema import ComputeSettings, Experiment
-from pipeline.graph import node_key
+from pipeline.compute.settings import ComputeSettings
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.sealing import seal, write_store
 from pipeline.labels.shards import divide
-from pipeline.labels.store import LabelStore
 from pipeline.labels.summary import count_labels
+from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.graph import node_key
 from stages.context import LABELS, StageContext, Summary
 from stages.progress import fill_store, shards_beside
 

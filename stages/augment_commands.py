@@ -26,9 +26,9 @@ def preview(
     from PIL import Image
 
     from pipeline.augment.sheet import draw_sheet
+    from pipeline.datasets.split import LABELLED
     from pipeline.errors import StageError
-    from pipeline.graph import node_key
-    from pipeline.split import LABELLED
+    from pipeline.workflow.graph import node_key
     from stages.augment import composite_sources
     from stages.context import LABELS
     from stages.options import load, workspace

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from pipeline.errors import S4MError
-from pipeline.graph import STAGES
+from pipeline.workflow.graph import STAGES
 from stages import (
     ablation_commands,
     augment_commands,

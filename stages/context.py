@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.datasets.lists import VALIDATION
+from pipeline.datasets.split import LABELLED, TRUTH, UNLABELLED
 from pipeline.errors import StageError
-from pipeline.experiment.schema import Experiment
-from pipeline.graph import Node
-from pipeline.lists import VALIDATION
-from pipeline.split import LABELLED, TRUTH, UNLABELLED
+from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.graph import Node
 
 Summary = Mapping[str, Any]
 """A stage's own figures, for its completion record."""

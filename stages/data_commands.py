@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import words
+from pipeline.presentation import words
 from stages.console import err, out
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def shapes(
     sheet: Annotated[Path | None, typer.Option(help="Also write a sheet of samples with outlines (PNG).")] = None,
 ) -> None:
     """Generate textured shapes with exact outlines; what the same settings have made is left as it is."""
-    from data.shapes import ShapesSettings, contact_sheet, make_shapes
+    from pipeline.datasets.shapes import ShapesSettings, contact_sheet, make_shapes
 
     settings = ShapesSettings(images, validation, difficulty, size, seed, classes)  # type: ignore[arg-type]  # checked there
     made = make_shapes(folder, settings, workers=workers, progress=_progress("pictures"))
@@ -72,7 +72,7 @@ def cityscapes(
     workers: WorkersOption = 1,
 ) -> None:
     """Turn Cityscapes' fine annotations into COCO instances."""
-    from data.cityscapes import CityscapesSettings, convert_cityscapes
+    from pipeline.datasets.cityscapes import CityscapesSettings, convert_cityscapes
 
     settings = CityscapesSettings(cities=tuple(cities or ()))
     for made in convert_cityscapes(root, output, settings, workers=workers, progress=_progress("images")):
@@ -91,7 +91,7 @@ def nuclei(
     workers: WorkersOption = 1,
 ) -> None:
     """Turn the nuclei of the 2018 Data Science Bowl into COCO instances."""
-    from data.nuclei import NucleiSettings, convert_nuclei
+    from pipeline.datasets.nuclei import NucleiSettings, convert_nuclei
 
     settings = NucleiSettings(validation, side, seed)
     for made in convert_nuclei(root, output, settings, workers=workers, progress=_progress("images")):
@@ -107,7 +107,7 @@ def coco_split(
     published: Annotated[Path | None, typer.Option(help="A published list to take it from. Default: draw it.")] = None,
 ) -> None:
     """Write the list of labelled images of a percentage, for `data.labelled_list`."""
-    from data.coco_splits import CocoSplitSettings, make_coco_split
+    from pipeline.datasets.coco_splits import CocoSplitSettings, make_coco_split
 
     made = make_coco_split(annotations, output, CocoSplitSettings(percent, fold, published))
     out.print(f"{output}: {len(made.labelled_ids)} of {made.images} images are labelled")

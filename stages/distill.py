@@ -6,10 +6,10 @@ from pipeline.coco.reading import read_coco
 from pipeline.labels.rows import Status
 from pipeline.labels.shards import divide
 from pipeline.sam.worker import SamChoice
-from pipeline.structure.job import DistillWork
+from pipeline.structure.distill_work import DistillWork
 from pipeline.structure.schema import images_per_shard
 from pipeline.structure.sealing import seal
-from pipeline.structure.store import StructureStore
+from pipeline.structure.target_store import StructureStore
 from stages.context import TARGETS, StageContext, Summary
 from stages.progress import fill_store, shards_beside
 
@@ -24,7 +24,7 @@ def run(context: StageContext) -> Summary:
         annotations=context.labelled().absolute(),
         image_root=context.labelled_images().absolute(),
         shards_folder=shards_beside(sealed),
-        sam=SamChoice.of(experiment),
+        sam=SamChoice.of(experiment.sam, experiment.compute),
         settings=settings,
     )
     provenance = {"fingerprint": context.fingerprint}

@@ -5,20 +5,21 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from pipeline import words
-from pipeline.embeddings.job import ENCODED, EmbedWork
+from pipeline.embeddings.embed_work import ENCODED, EmbedWork
+from pipeline.embeddings.embedding_store import EmbeddingAttributes
 from pipeline.embeddings.making import ARRAYS, finish, finished, prepare
-from pipeline.embeddings.schema import Shape, fingerprint_of, image_bytes, images_per_shard
-from pipeline.embeddings.store import EmbeddingAttributes
-from pipeline.experiment.schema import Experiment
-from pipeline.fingerprint import Fingerprint
-from pipeline.identity import IdentityCache, ImageList, hash_text
+from pipeline.embeddings.schema import Shape, image_bytes, images_per_shard
+from pipeline.files.identity import IdentityCache, ImageList, hash_text
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.shards import divide
-from pipeline.labels.store import LabelStore
+from pipeline.presentation import words
 from pipeline.sam.build import embedding_shape
 from pipeline.sam.worker import SamChoice
-from pipeline.store import StoreRoot
-from pipeline.workspace import identity_file, work_root
+from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.fingerprint import Fingerprint
+from pipeline.workflow.kept_embeddings import fingerprint_of
+from pipeline.workflow.result_store import StoreRoot
+from pipeline.workflow.workspace import identity_file, work_root
 from stages.context import StageContext
 from stages.progress import run_missing
 from stages.waiting import held
@@ -86,7 +87,7 @@ def _fill(
         labels=labels.path.absolute(),
         image_root=image_root.absolute(),
         folder=folder.absolute(),
-        sam=SamChoice.of(experiment),
+        sam=SamChoice.of(experiment.sam, experiment.compute),
         shape=shape,
         images_per_shard=per_shard,
     )

@@ -8,7 +8,7 @@ from typing import Final
 
 from pipeline.coco.model import CocoDataset
 from pipeline.coco.reading import read_coco
-from pipeline.detection.predict_job import IMAGES_PER_SHARD, DetectorChoice, PredictWork
+from pipeline.detection.predict_work import IMAGES_PER_SHARD, DetectorChoice, PredictWork
 from pipeline.detection.published import read_published
 from pipeline.evaluation.models import MeasuredModel, measure_model
 from pipeline.evaluation.pseudo_labels import LabelNodes, measure_pseudo_labels
@@ -21,11 +21,11 @@ from pipeline.evaluation.results import (
     PseudoLabelResult,
     write_evaluation,
 )
-from pipeline.graph import node_key
 from pipeline.labels.coco_export import export_results
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.sealing import seal
 from pipeline.labels.shards import divide
-from pipeline.labels.store import LabelStore
+from pipeline.workflow.graph import node_key
 from stages.context import LABELS, PREDICTIONS, StageContext, Summary
 from stages.progress import fill_store, shards_beside
 

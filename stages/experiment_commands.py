@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from pipeline import words
 from pipeline.errors import StageError
-from pipeline.experiment.loading import to_yaml
-from pipeline.experiment.starter import starter_text
-from pipeline.workspace import NodeStatus, State
+from pipeline.presentation import words
+from pipeline.workflow.loading import to_yaml
+from pipeline.workflow.starter import starter_text
+from pipeline.workflow.workspace import NodeStatus, State
 from stages.console import out
 from stages.options import EXPERIMENTS, ExperimentOption, SetOption, load, workspace
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.errors import StageError, StoreError
-from pipeline.files import open_atomically, refuse_existing
+from pipeline.files.writing import open_atomically, refuse_existing
 from stages.console import out
 from stages.options import SetOption, experiment_path, load, workspace
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline.experiment.schema import Experiment
+    from pipeline.labels.label_store import LabelStore
     from pipeline.labels.rows import ImageLabels
-    from pipeline.labels.store import LabelStore
     from pipeline.review.accepting import KnownImages, Labelled
+    from pipeline.workflow.experiment import Experiment
 
 app = typer.Typer(help="Export, import, compare, look at and correct label stores.", no_args_is_help=True)
 
@@ -113,7 +113,7 @@ def _pixels(images: Path, labels: ImageLabels) -> NDArray[np.uint8]:
     """The image of some labels, uint8 (height, width, 3), RGB."""
     from pipeline.coco.paths import resolve_image_path
     from pipeline.errors import ImageError
-    from pipeline.images import read_image
+    from pipeline.files.images import read_image
 
     try:
         size = (labels.width, labels.height) if labels.width else None
@@ -126,7 +126,7 @@ def _pixels(images: Path, labels: ImageLabels) -> NDArray[np.uint8]:
 @app.command()
 def verify(store: StoreArgument, overrides: SetOption = None) -> None:
     """Read a store again and name the columns that are not as they were sealed."""
-    from pipeline.labels.store import verify as verify_columns
+    from pipeline.labels.label_store import verify as verify_columns
 
     opened = find_store(store, overrides)
     problems = verify_columns(opened.path)
@@ -194,8 +194,8 @@ def accept(
 def _known_images(text: str, overrides: list[str] | None) -> tuple[Experiment, KnownImages]:
     """An experiment with the images of its split."""
     from pipeline.coco.reading import read_coco
+    from pipeline.datasets.split import LABELLED, UNLABELLED
     from pipeline.review.accepting import KnownImages
-    from pipeline.split import LABELLED, UNLABELLED
 
     space = workspace(load(text, overrides), trust_images=True)
     if not space.is_done("split"):
@@ -226,7 +226,7 @@ def _data_section(experiment: Experiment, labelled: Labelled, output: Path) -> s
 
 def find_store(text: str, overrides: list[str] | None = None) -> LabelStore:
     """The label store that a command line names; `overrides` are values set over the experiment's file."""
-    from pipeline.labels.store import LabelStore
+    from pipeline.labels.label_store import LabelStore
     from stages.context import LABELS
 
     path = Path(text)

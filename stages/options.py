@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from pipeline.errors import StageError
-from pipeline.experiment.loading import load_experiment
-from pipeline.experiment.schema import Experiment
-from pipeline.workspace import Workspace, work_root
+from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.loading import load_experiment
+from pipeline.workflow.workspace import Workspace, work_root
 from stages.console import err
 
 EXPERIMENTS = Path("configs/experiments")

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.coco.reading import read_coco
-from pipeline.detection.predict_job import IMAGES_PER_SHARD, DetectorChoice, PredictWork, require_same_categories
+from pipeline.datasets.lists import every_image
+from pipeline.detection.predict_work import IMAGES_PER_SHARD, DetectorChoice, PredictWork, require_same_categories
 from pipeline.detection.published import read_published
 from pipeline.errors import StageError
-from pipeline.graph import node_key
 from pipeline.labels.coco_import import is_results_list, read_detections
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.sealing import seal, write_store
 from pipeline.labels.shards import divide
-from pipeline.labels.store import LabelStore
 from pipeline.labels.summary import best_instances, count_labels
-from pipeline.lists import every_image
+from pipeline.workflow.graph import node_key
 from stages.context import LABELS, StageContext, Summary
 from stages.progress import fill_store, shards_beside
 

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipeline.compute import Shard, ShardReport, ShardWork, run_shards
-from pipeline.experiment.schema import ComputeSettings
+from pipeline.compute.settings import ComputeSettings
+from pipeline.compute.shards import Shard, ShardReport, ShardWork, run_shards
 from pipeline.labels.shards import ShardPlan, completed_shards
 from stages.console import err
 

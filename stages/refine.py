@@ -9,22 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.coco.reading import read_coco
-from pipeline.detection.predict_job import IMAGES_PER_SHARD as PREDICTED_PER_SHARD
+from pipeline.compute.settings import ComputeSettings
+from pipeline.datasets.held_out import held_out_ids
+from pipeline.detection.predict_work import IMAGES_PER_SHARD as PREDICTED_PER_SHARD
 from pipeline.errors import StageError
-from pipeline.experiment.schema import ComputeSettings, Experiment
-from pipeline.graph import node_key
-from pipeline.held_out import held_out_ids
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import InstanceLabel
 from pipeline.labels.sealing import seal, write_store
 from pipeline.labels.shards import divide
-from pipeline.labels.store import LabelStore
 from pipeline.labels.summary import count_labels
 from pipeline.refinement.calibrate import CalibratedGate, calibrate
 from pipeline.refinement.calibration_file import read_calibration, write_calibration
 from pipeline.refinement.gate import Gate, fixed_gate, make_gate
-from pipeline.refinement.job import ENCODED, IMAGES_PER_SHARD, RefineWork
+from pipeline.refinement.refine_work import ENCODED, IMAGES_PER_SHARD, RefineWork
 from pipeline.refinement.samples import samples_of_stores
 from pipeline.sam.worker import SamChoice
+from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.graph import node_key
 from stages.context import LABELS, StageContext, Summary
 from stages.embeddings import kept_embeddings
 from stages.predict import predict_work
@@ -75,7 +76,7 @@ def refine_work(experiment: Experiment, teacher: Path, image_root: Path, sealed:
         teacher_store=teacher.absolute(),
         image_root=image_root.absolute(),
         shards_folder=shards_beside(sealed),
-        sam=SamChoice.of(experiment),
+        sam=SamChoice.of(experiment.sam, experiment.compute),
         settings=experiment.refine,
         gate=gate,
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pipeline.ablation.writing import read_ablation
-from pipeline.files import write_atomically
-from pipeline.graph import plan
+from pipeline.files.writing import write_atomically
 from pipeline.report.extras import Sources, collect
 from pipeline.report.gather import gather
 from pipeline.report.page import render_page
+from pipeline.workflow.graph import plan
 from stages.context import LABELS, PREDICTIONS, TARGETS, StageContext, Summary
 
 REPORT = "report.html"

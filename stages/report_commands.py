@@ -24,7 +24,7 @@ def compare(
     output: Annotated[Path, typer.Option(help="The page to write (HTML).")] = Path("comparison.html"),
 ) -> None:
     """Write a page with experiments side by side: what differs in settings, accuracy, masks and time."""
-    from pipeline.files import write_atomically
+    from pipeline.files.writing import write_atomically
     from pipeline.report.compare import render_comparison
 
     if len(experiments) < 2:

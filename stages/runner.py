@@ -13,11 +13,11 @@ from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import Protocol
 
-from pipeline import words
 from pipeline.errors import S4MError, StageError
-from pipeline.experiment.schema import Experiment
-from pipeline.graph import STAGES, downstream, node_key
-from pipeline.workspace import Workspace
+from pipeline.presentation import words
+from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.graph import STAGES, downstream, node_key
+from pipeline.workflow.workspace import Workspace
 from stages.console import err, out
 from stages.context import StageContext, Summary
 from stages.options import workspace

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.errors import StageError
-from pipeline.files import refuse_existing
+from pipeline.files.writing import refuse_existing
 from stages.console import err, out
 
 if TYPE_CHECKING:
-    from pipeline.experiment.schema import Experiment
     from pipeline.refinement.coco_file import RefinedFile
+    from pipeline.workflow.experiment import Experiment
 
 weights_app = typer.Typer(help="SAM's published weights.", no_args_is_help=True)
 
@@ -71,7 +71,7 @@ def refine_coco(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Refine the masks of a COCO file, without an experiment. Stopped, it goes on when the same command is given."""
-    from pipeline.experiment.loading import experiment_without_data
+    from pipeline.workflow.loading import experiment_without_data
     from stages.runner import Terminated, sigterm_as_interrupt
 
     asked: dict[str, str | int] = {
@@ -102,10 +102,11 @@ def refine_coco(
 
 def _refine_file(annotations: Path, images: Path, output: Path, wanted: Experiment) -> RefinedFile:
     from pipeline.coco.reading import read_coco
+    from pipeline.labels.label_store import LabelStore
     from pipeline.labels.sealing import write_store
-    from pipeline.labels.store import LabelStore
-    from pipeline.refinement.coco_file import read_scores, refinement_id, rows_to_refine, write_refined
+    from pipeline.refinement.coco_file import read_scores, rows_to_refine, write_refined
     from pipeline.refinement.gate import make_gate
+    from pipeline.workflow.refined_files import refinement_id
     from stages.refine import refine_store, refine_work
 
     gate = make_gate(wanted.refine)

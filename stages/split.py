@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.lists import UNREADABLE, write_lists
+from pipeline.datasets.lists import UNREADABLE, write_lists
 from stages.context import StageContext, Summary
 
 

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from pipeline import words
 from pipeline.errors import StoreError
-from pipeline.store import StoredResult, StoreRoot, default_root
-from pipeline.workspace import register_references, work_root
+from pipeline.presentation import words
+from pipeline.workflow.result_store import StoredResult, StoreRoot, default_root
+from pipeline.workflow.workspace import register_references, work_root
 from stages.console import err, out
 
 app = typer.Typer(help="List, prune and verify the results that experiments share.", invoke_without_command=True)

@@ -9,8 +9,8 @@ from pipeline.detection.config import Detector, read_detector
 from pipeline.detection.jobs import Losses, Source, Start, Subject, Training, training_job
 from pipeline.detection.packing import sample_pipeline
 from pipeline.detection.published import WEIGHTS
-from pipeline.experiment.schema import Experiment
-from pipeline.graph import node_key
+from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.graph import node_key
 from stages.augment import composite_sources
 from stages.context import LABELS, StageContext, Summary
 from stages.train_teacher import initial_weights, validation

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.coco.reading import read_coco
+from pipeline.datasets.held_out import held_out_ids
 from pipeline.detection.config import read_detector
 from pipeline.detection.jobs import Losses, Source, Start, Subject, Training, training_job
 from pipeline.detection.packing import sample_pipeline
-from pipeline.experiment.schema import Experiment
-from pipeline.held_out import held_out_ids
+from pipeline.workflow.experiment import Experiment
 from stages.context import TARGETS, StageContext, Summary
 from stages.training import run_training
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from pipeline import words
 from pipeline.detection.published import read_published
+from pipeline.presentation import words
 from stages.console import err
 from stages.context import StageContext, Summary
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from pipeline.fingerprint import Fingerprint
-from pipeline.store import StoreRoot
+from pipeline.workflow.fingerprint import Fingerprint
+from pipeline.workflow.result_store import StoreRoot
 
 WAIT_SECONDS = 2.0
 

@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pipeline.evaluation.results import Metrics
-from pipeline.labels.store import LabelStore
+from pipeline.labels.label_store import LabelStore
 
 
 class BoundaryEval(COCOeval):

@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from pipeline.experiment.schema import RefineSettings
 from pipeline.labels.rows import Decision, ImageLabels, label_from_rle
 from pipeline.labels.soft_mask import make_soft_mask
 from pipeline.refinement.gate import make_gate
 from pipeline.refinement.geometry import LowresFrame
 from pipeline.refinement.image import RefineInput, refine_images
+from pipeline.refinement.settings import RefineSettings
 from pipeline.sam.prompt import Candidates
 
 HEIGHT, WIDTH = 120, 160

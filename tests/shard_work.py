@@ -1,4 +1,4 @@
-"""A stage's work for tests of `pipeline.compute`: rows are labels that follow from the image's id alone."""
+"""A stage's work for tests of `pipeline.compute.shards`: rows are labels that follow from the image's id alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.compute import Shard
+from pipeline.compute.shards import Shard
 from pipeline.errors import DatasetError, Problem
 from pipeline.labels.rows import BoxXyxy, Decision, ImageLabels, InstanceLabel, Status
 from pipeline.labels.shards import write_shard

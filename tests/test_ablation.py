@@ -20,12 +20,12 @@ from pipeline.ablation.cells import CELLS, cells_of, overrides_of
 from pipeline.ablation.figures import Ablation, CellFigures, SeedFigures, Spread, collect, spread
 from pipeline.ablation.units import Unit
 from pipeline.coco.reading import read_coco
+from pipeline.datasets.lists import write_lists
 from pipeline.errors import StageError
 from pipeline.evaluation import results as ev
-from pipeline.experiment.loading import load_experiment
-from pipeline.graph import Node, plan
-from pipeline.lists import write_lists
-from pipeline.workspace import ABLATION_FIGURES, ablation_folder, work_root
+from pipeline.workflow.graph import Node, plan
+from pipeline.workflow.loading import load_experiment
+from pipeline.workflow.workspace import ABLATION_FIGURES, ablation_folder, work_root
 from stages import ablation_commands
 from stages.ablation_commands import make_units, run_units
 from stages.options import workspace

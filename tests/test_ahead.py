@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from pipeline.ahead import read_ahead
+from pipeline.compute.ahead import read_ahead
 
 
 @pytest.mark.parametrize(("items", "size"), [(0, 3), (1, 3), (3, 3), (4, 3), (7, 1)])

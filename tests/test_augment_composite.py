@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from pipeline.augment.composite import LabelledImage, composite
-from pipeline.experiment.schema import AugmentSettings
+from pipeline.augment.settings import AugmentSettings
 from pipeline.labels.checking import row_problems
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status, label_from_mask
 

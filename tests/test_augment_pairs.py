@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 
 from pipeline.augment.pairs import ImageKey, Pair, Pairing, labelled_rows
+from pipeline.augment.settings import AugmentSettings
 from pipeline.coco.reading import read_coco
-from pipeline.experiment.schema import AugmentSettings
 from pipeline.labels.rows import Decision, ImageLabels, label_from_mask
 from tests.test_augment_composite import rectangle
 from tests.tiny_coco import tiny_coco

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.augment.job import AugmentWork
+from pipeline.augment.augment_work import AugmentWork
+from pipeline.augment.settings import AugmentSettings
 from pipeline.augment.sources import CompositeSources, LabelledFolder
-from pipeline.compute import Shard
+from pipeline.compute.settings import ComputeSettings
+from pipeline.compute.shards import Shard
 from pipeline.errors import StageError
-from pipeline.experiment.loading import load_experiment
-from pipeline.experiment.schema import AugmentSettings, ComputeSettings
-from pipeline.images import read_image
+from pipeline.files.images import read_image
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, Status
-from pipeline.labels.store import LabelStore
+from pipeline.workflow.loading import load_experiment
 from stages.augment import augment_store
 from stages.context import LABELS
 from stages.options import workspace

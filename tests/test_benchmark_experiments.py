@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from pipeline.coco.reading import read_coco
 from pipeline.detection.config import model_config, read_detector, schedule_config
-from pipeline.experiment.loading import load_experiment
-from pipeline.experiment.schema import Experiment
-from pipeline.workspace import State
+from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.loading import load_experiment
+from pipeline.workflow.workspace import State
 from stages import data_commands
 from stages.options import workspace
 from stages.runner import run_stage

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from data.cityscapes import CLASSES, CityscapesSettings, ConvertedSplit, convert_cityscapes
 from pipeline.coco.reading import read_coco
+from pipeline.datasets.cityscapes import CLASSES, CityscapesSettings, ConvertedSplit, convert_cityscapes
 from pipeline.errors import DatasetError, StageError
 
 WIDTH, HEIGHT = 64, 32

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from pipeline.experiment.loading import load_experiment
+from pipeline.workflow.loading import load_experiment
 from tests.tiny_coco import tiny_coco, write_json
 from tests.tiny_experiment import make_experiment_files
 

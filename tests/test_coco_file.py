@@ -14,11 +14,12 @@ from pycocotools import mask as coco_mask
 
 from pipeline.coco.reading import read_coco
 from pipeline.errors import DatasetError, S4MError, StageError
-from pipeline.experiment.loading import experiment_without_data
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, label_from_mask
 from pipeline.labels.sealing import write_store
-from pipeline.labels.store import LabelStore
-from pipeline.refinement.coco_file import read_scores, refinement_id, rows_to_refine, write_refined
+from pipeline.refinement.coco_file import read_scores, rows_to_refine, write_refined
+from pipeline.workflow.loading import experiment_without_data
+from pipeline.workflow.refined_files import refinement_id
 from tests.tiny_coco import TinyCoco, tiny_coco, write_json
 
 

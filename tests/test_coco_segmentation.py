@@ -6,13 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from pipeline.coco.segmentation import (
-    RleJson,
-    compressed_counts_problems,
-    decode_segmentation,
-    encode_segmentation,
-    to_rle,
-)
+from pipeline.coco.segmentation import RleJson, decode_segmentation, encode_segmentation, to_rle
+from pipeline.masks.run_lengths import compressed_counts_problems
 from tests.tiny_coco import run_lengths
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.coco_splits import CocoSplit, CocoSplitSettings, make_coco_split
 from pipeline.coco.reading import read_coco
+from pipeline.datasets.coco_splits import CocoSplit, CocoSplitSettings, make_coco_split
+from pipeline.datasets.split import split_by_list
 from pipeline.errors import DatasetError, ProblemsError, StageError
-from pipeline.split import split_by_list
 
 # As in COCO, ids have gaps and the file is not sorted by them; some images have no instance or only a crowd.
 IMAGE_IDS = [57, 9, 581, 33, 42, 100, 12, 77, 64, 25, 300, 8, 91, 5, 88, 200, 49, 31, 72, 60]

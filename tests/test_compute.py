@@ -14,14 +14,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.compute import DEATHS, Shard, run_shards
+from pipeline.compute.gpus import OneGpuEach, visible_gpus
+from pipeline.compute.settings import ComputeSettings
+from pipeline.compute.shards import DEATHS, Shard, run_shards
 from pipeline.errors import DatasetError, StageError
-from pipeline.experiment.schema import ComputeSettings
-from pipeline.gpus import OneGpuEach, visible_gpus
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Status
 from pipeline.labels.sealing import seal
 from pipeline.labels.shards import completed_shards, divide
-from pipeline.labels.store import LabelStore
 from tests.shard_work import CountingWork, noted
 
 PLAN = divide(range(1, 41), 4)
@@ -86,7 +86,7 @@ def test_a_cluster_that_is_there_makes_the_same_store(tmp_path, digest):
 
 
 def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.compute.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("pipeline.compute.shards.CONNECT_SECONDS", 1)
     with pytest.raises(StageError, match="no Dask scheduler answers at tcp://127.0.0.1:9"):
         run(CountingWork(tmp_path), ComputeSettings(scheduler="tcp://127.0.0.1:9"))
 
@@ -106,7 +106,7 @@ def cluster_in_threads(workers: int):
 
 
 def test_a_scheduler_without_workers_is_told_and_not_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.compute.WORKERS_SECONDS", 0.3)
+    monkeypatch.setattr("pipeline.compute.shards.WORKERS_SECONDS", 0.3)
     with cluster_in_threads(0) as cluster:
         address = cluster.scheduler_address
         with pytest.raises(StageError, match=rf"{address} has no workers .* start some: dask worker {address}"):
@@ -116,7 +116,7 @@ def test_a_scheduler_without_workers_is_told_and_not_waited_for(tmp_path, monkey
 def test_a_scheduler_that_dies_on_the_way_is_told_and_what_is_done_is_kept(tmp_path, monkeypatch, digest):
     import dask
 
-    monkeypatch.setattr("pipeline.compute.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("pipeline.compute.shards.CONNECT_SECONDS", 1)
     with dask.config.set({"distributed.comm.timeouts.connect": 1}), cluster_in_threads(1) as cluster:
 
         def end_the_scheduler() -> None:
@@ -153,8 +153,8 @@ def test_an_error_of_a_worker_arrives_whole(tmp_path):
 RUN = """
 import sys
 from pathlib import Path
-from pipeline.experiment.schema import ComputeSettings
-from pipeline.gpus import OneGpuEach, visible_gpus
+from pipeline.compute.settings import ComputeSettings
+from pipeline.compute.gpus import OneGpuEach, visible_gpus
 from tests.shard_work import CountingWork
 from tests.test_compute import run
 if __name__ == "__main__":

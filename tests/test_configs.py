@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.experiment.loading import load_experiment
+from pipeline.workflow.loading import load_experiment
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.coco.model import CocoCategory
+from pipeline.compute.settings import ComputeSettings
 from pipeline.detection.config import (
     model_config,
     optimizer_config,
@@ -16,8 +17,8 @@ from pipeline.detection.config import (
     without_pretrained,
 )
 from pipeline.detection.jobs import Losses, Source, Subject, Training, training_job
+from pipeline.detection.settings import TrainSettings
 from pipeline.errors import StageError
-from pipeline.experiment.schema import ComputeSettings, TrainSettings
 
 CONFIGS = sorted(Path("configs/detectors").glob("*.py"))
 CATEGORIES = (CocoCategory(3, "cat"), CocoCategory(7, "dog"))

@@ -18,6 +18,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from pipeline.augment.pairs import labelled_rows
+from pipeline.augment.settings import AugmentSettings
 from pipeline.augment.sources import LabelledFolder
 from pipeline.coco.reading import read_coco
 from pipeline.detection import datasets as datasets_module
@@ -27,11 +28,10 @@ from pipeline.detection.registry import DATASETS
 from pipeline.detection.sample_seed import Sample
 from pipeline.detection.sampler import MixtureSampler
 from pipeline.errors import StageError, StoreError
-from pipeline.experiment.schema import AugmentSettings
-from pipeline.images import read_image
+from pipeline.files.images import read_image
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_mask
 from pipeline.labels.shards import divide
-from pipeline.labels.store import LabelStore
 from pipeline.structure.schema import MAP_SIDE, ImageTargets
 from pipeline.structure.sealing import seal
 from pipeline.structure.shards import write_shard

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from pipeline.detection.backbone import SamTinyBackbone
 from pipeline.sam.build import build_sam
-from pipeline.sam.tiny import STAGE_CHANNELS, STAGE_STRIDES
+from pipeline.sam.tiny.model import STAGE_CHANNELS, STAGE_STRIDES
 from pipeline.structure.sampling import grid_positions, quantise, sample_features
 from tests.detection_samples import FAMILIES, SIDE, build, gradients, images, instances, losses_of, sample
 

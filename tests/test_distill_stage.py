@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.compute import Shard
-from pipeline.experiment.loading import load_experiment
-from pipeline.experiment.schema import DistillSettings, Experiment
+from pipeline.compute.shards import Shard
 from pipeline.labels.rows import Status
 from pipeline.sam.worker import SamChoice
-from pipeline.structure import job
-from pipeline.structure.store import StructureStore
+from pipeline.structure import distill_work as job
+from pipeline.structure.settings import DistillSettings
+from pipeline.structure.target_store import StructureStore
+from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.loading import load_experiment
 from stages.context import TARGETS
 from stages.options import workspace
 from stages.runner import run_stage

@@ -11,15 +11,16 @@ import pytest
 import zarr
 from pycocotools import mask as coco_mask
 
-from pipeline.embeddings import job, making
+from pipeline.embeddings import embed_work as job
+from pipeline.embeddings import making
+from pipeline.embeddings.embedding_store import EmbeddingStore
 from pipeline.embeddings.making import ARRAYS
-from pipeline.embeddings.store import EmbeddingStore
 from pipeline.errors import StageError, StoreError
-from pipeline.experiment.loading import load_experiment
 from pipeline.labels.rows import Status
 from pipeline.sam.build import build_sam
 from pipeline.sam.engine import SamEngine
-from pipeline.store import EMBEDDINGS, StoreRoot
+from pipeline.workflow.loading import load_experiment
+from pipeline.workflow.result_store import EMBEDDINGS, StoreRoot
 from stages.options import workspace
 from stages.runner import run_stage
 from tests.tiny_refinement import box_mask, make_refinement, noise, opened, refine, result

@@ -13,16 +13,16 @@ import pytest
 
 import stages.evaluate
 from pipeline.coco.reading import read_coco
-from pipeline.compute import Shard
-from pipeline.detection.predict_job import PredictWork
+from pipeline.compute.shards import Shard
+from pipeline.datasets.lists import write_lists
+from pipeline.detection.predict_work import PredictWork
 from pipeline.errors import StageError
 from pipeline.evaluation.results import EVALUATION, Evaluation, read_evaluation
-from pipeline.experiment.loading import load_experiment
-from pipeline.experiment.schema import Experiment
-from pipeline.graph import plan
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_mask, label_from_rle
-from pipeline.labels.store import LabelStore
-from pipeline.lists import write_lists
+from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.graph import plan
+from pipeline.workflow.loading import load_experiment
 from stages.context import LABELS, StageContext
 from tests.coco_reference import reference_metrics, run_reference
 from tests.tiny_coco import tiny_coco

@@ -15,9 +15,9 @@ from pycocotools import mask as coco_mask
 from pipeline.coco.reading import read_coco
 from pipeline.evaluation.models import MeasuredModel, measure_model
 from pipeline.evaluation.results import Metrics, ModelResult
-from pipeline.experiment.schema import EvaluateSettings
+from pipeline.evaluation.settings import EvaluateSettings
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, label_from_mask
-from pipeline.labels.store import LabelStore
 from tests.coco_reference import reference_metrics, run_reference, store_results
 from tests.tiny_coco import write_json
 from tests.tiny_labels import tiny_store

@@ -18,9 +18,9 @@ from pipeline.evaluation.changes import KEPT, LargestChanges
 from pipeline.evaluation.pairs import Pair
 from pipeline.evaluation.pseudo_labels import MIN_IOUS, LabelNodes, measure_pseudo_labels
 from pipeline.evaluation.results import PseudoLabelResult
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_mask
-from pipeline.labels.store import LabelStore
-from pipeline.quality import best_pairs, measure
+from pipeline.masks.overlap import best_pairs, measure
 from tests.coco_reference import run_reference, store_results
 from tests.test_evaluation_models import CATEGORIES, HEIGHT, WIDTH, annotation, blob, dataset_content
 from tests.tiny_coco import write_json

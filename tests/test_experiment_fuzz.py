@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from pipeline.errors import ExperimentError
-from pipeline.experiment.describe import walk_fields
-from pipeline.experiment.loading import load_experiment
-from pipeline.experiment.schema import Experiment
+from pipeline.workflow.describe import walk_fields
+from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.loading import load_experiment
 
 TRIED = 10_000
 KEYS = [key for key, _ in walk_fields(Experiment)]

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.detection.settings import TeacherSettings
 from pipeline.errors import ExperimentError
-from pipeline.experiment.describe import walk_fields
-from pipeline.experiment.loading import load_experiment, to_yaml
-from pipeline.experiment.presets import REFINE_PRESETS
-from pipeline.experiment.schema import Experiment, RefineSettings, TeacherSettings
-from pipeline.experiment.starter import starter_text
-from pipeline.experiment.yaml12 import YamlError, parse_yaml
+from pipeline.refinement.presets import REFINE_PRESETS
+from pipeline.refinement.settings import RefineSettings
+from pipeline.workflow.describe import walk_fields
+from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.loading import load_experiment, to_yaml
+from pipeline.workflow.starter import starter_text
+from pipeline.workflow.yaml12 import YamlError, parse_yaml
 
 DATA = """
 data:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from pipeline.files import write_atomically
+from pipeline.files.writing import write_atomically
 
 
 def test_a_file_written_atomically_is_whole_or_not_there(tmp_path, monkeypatch):

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.experiment.describe import path_kind, section_of, walk_fields
-from pipeline.experiment.presets import REFINE_PRESETS
-from pipeline.experiment.schema import Experiment
-from pipeline.fingerprint import differences
-from pipeline.graph import STAGES, downstream, fingerprints, plan
+from pipeline.refinement.presets import REFINE_PRESETS
+from pipeline.workflow.describe import path_kind, section_of, walk_fields
+from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.fingerprint import differences
+from pipeline.workflow.graph import STAGES, downstream, fingerprints, plan
 
 NOTHING: frozenset[str] = frozenset()
 REPORT = frozenset({"report"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.held_out import held_out_ids
+from pipeline.datasets.held_out import held_out_ids
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import identity
-from pipeline.identity import ABSENT, IdentityCache, ImageList, hash_file, list_images
+from pipeline.files import identity
+from pipeline.files.identity import ABSENT, IdentityCache, ImageList, hash_file, list_images
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from pipeline import images
 from pipeline.coco.reading import read_coco
 from pipeline.errors import ImageError
-from pipeline.images import check_image_header, image_size, read_image
+from pipeline.files import images
+from pipeline.files.images import check_image_header, image_size, read_image
 from tests.tiny_coco import tiny_coco
 
 WIDTH, HEIGHT = 40, 24

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.detector_config import config_files
 from pipeline.errors import S4MError
-from pipeline.experiment.loading import load_experiment
-from pipeline.identity import IdentityCache
-from pipeline.inputs import read_contents
+from pipeline.files.identity import IdentityCache
+from pipeline.workflow.detector_files import config_files
+from pipeline.workflow.inputs import read_contents
+from pipeline.workflow.loading import load_experiment
 from tests.tiny_experiment import make_experiment_files
 
 
@@ -117,6 +117,8 @@ def test_the_shipped_weights_count_where_a_detector_starts_from_them(contents, t
     keys = {name: f"teacher.detector={tmp_path}/{name}.py" for name in ("plain", "start")}
     before = {name: contents(key) for name, key in keys.items()}
     (tmp_path / "other.pt").write_bytes(b"other weights")
-    monkeypatch.setattr("pipeline.inputs.checkpoint_path", lambda model, path=None: path or tmp_path / "other.pt")
+    monkeypatch.setattr(
+        "pipeline.workflow.inputs.checkpoint_path", lambda model, path=None: path or tmp_path / "other.pt"
+    )
     changes = {name: changed(before[name], contents(key)) for name, key in keys.items()}
     assert changes == {"plain": {"sam.checkpoint"}, "start": {"sam.checkpoint", "teacher.detector"}}

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from pipeline.coco.reading import read_coco
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import ImageLabels
-from pipeline.labels.store import LabelStore
-from pipeline.refinement.job import RefineWork
+from pipeline.refinement.refine_work import RefineWork
 from stages import refine as refine_stage
 from tests.tiny_coco import tiny_coco, write_json
 from tests.tiny_labels import tiny_row, tiny_store

@@ -17,10 +17,10 @@ from pipeline.coco.model import CocoCategory
 from pipeline.errors import StoreError
 from pipeline.labels import schema, sealing
 from pipeline.labels.columns import columns_from_rows
+from pipeline.labels.label_store import LabelStore, verify
 from pipeline.labels.schema import COLUMNS
 from pipeline.labels.sealing import seal, write_store
 from pipeline.labels.shards import divide, shard_path, write_shard
-from pipeline.labels.store import LabelStore, verify
 from tests.tiny_labels import CATEGORIES, tiny_row, tiny_store
 
 ROWS = [tiny_row(image_id) for image_id in range(40)]

@@ -18,8 +18,8 @@ import pytest
 
 from pipeline.errors import ProblemsError, StageError, StoreError
 from pipeline.labels.columns import rows_from_columns
+from pipeline.labels.label_store import LabelStore, verify
 from pipeline.labels.shards import completed_shards, divide, read_shard, shard_path, shard_rows, write_shard
-from pipeline.labels.store import LabelStore, verify
 from tests.tiny_labels import finish, tiny_row, write_all
 
 IDS = (4, 0, 5, 9)

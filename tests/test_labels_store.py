@@ -16,11 +16,12 @@ import pytest
 from msgspec.structs import replace
 
 from pipeline.errors import StoreError
-from pipeline.labels import schema, store
+from pipeline.labels import label_store as store
+from pipeline.labels import schema
 from pipeline.labels.columns import columns_from_rows
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import ImageLabels
 from pipeline.labels.schema import COLUMNS, layout
-from pipeline.labels.store import LabelStore
 from tests.tiny_labels import HARD_NAMES, tiny_row, tiny_store
 
 IMAGE_IDS = np.random.default_rng(0).permutation(100).tolist()
@@ -103,7 +104,7 @@ def test_a_store_goes_to_other_processes_and_threads(labels):
 
 def test_reading_imports_neither_zarr_nor_torch(labels):
     code = (
-        "import sys; from pathlib import Path; from pipeline.labels.store import LabelStore;"
+        "import sys; from pathlib import Path; from pipeline.labels.label_store import LabelStore;"
         f"list(LabelStore.open(Path({str(labels.path)!r})));"
         "print(sorted({'zarr', 'torch', 'dask', 'mmdet'} & set(sys.modules)))"
     )

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from pipeline.coco.reading import read_coco
+from pipeline.datasets.lists import UNREADABLE, VALIDATION, ListCounts, write_lists
+from pipeline.datasets.settings import DataSettings
+from pipeline.datasets.split import LABELLED, TRUTH, UNLABELLED
 from pipeline.errors import DatasetError
-from pipeline.experiment.schema import DataSettings
-from pipeline.lists import UNREADABLE, VALIDATION, ListCounts, write_lists
-from pipeline.split import LABELLED, TRUTH, UNLABELLED
 from tests.tiny_coco import TinyCoco, tiny_coco, write_json
 
 

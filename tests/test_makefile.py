@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.graph import STAGES
+from pipeline.workflow.graph import STAGES
 from tests.tiny_experiment import environment, make_experiment_files
 
 ROOT = Path(__file__).parent.parent

@@ -9,9 +9,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 from typer.testing import CliRunner
 
-from data.nuclei import ConvertedNuclei, NucleiSettings, convert_nuclei
 from pipeline.coco.checking import check_coco
 from pipeline.coco.reading import read_coco
+from pipeline.datasets.nuclei import ConvertedNuclei, NucleiSettings, convert_nuclei
 from pipeline.errors import DatasetError, ProblemsError, StageError
 from stages import data_commands
 

@@ -14,17 +14,17 @@ import pytest
 from PIL import Image
 
 import stages.predict
-from pipeline.compute import Shard
-from pipeline.detection import predict_job
-from pipeline.detection.predict_job import DetectorChoice, PredictWork
+from pipeline.compute.shards import Shard
+from pipeline.detection import predict_work as predict_job
+from pipeline.detection.predict_work import DetectorChoice, PredictWork
 from pipeline.detection.predictor import build_predictor
 from pipeline.errors import StageError
-from pipeline.experiment.loading import load_experiment
-from pipeline.graph import plan
-from pipeline.images import read_image
+from pipeline.files.images import read_image
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, Status
 from pipeline.labels.soft_mask import SOFT_MASK_SIDE, crop_probability
-from pipeline.labels.store import LabelStore
+from pipeline.workflow.graph import plan
+from pipeline.workflow.loading import load_experiment
 from stages.context import LABELS, StageContext
 from tests.tiny_coco import write_json
 from tests.tiny_detectors import publish_tiny

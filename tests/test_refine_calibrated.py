@@ -12,18 +12,18 @@ from PIL import Image
 
 from pipeline.coco.model import CocoCategory
 from pipeline.coco.reading import read_coco
-from pipeline.detection.predict_job import PredictWork
+from pipeline.datasets.held_out import held_out_ids
+from pipeline.datasets.split import LABELLED, UNLABELLED
+from pipeline.detection.predict_work import PredictWork
 from pipeline.errors import StageError, StoreError
-from pipeline.experiment.loading import load_experiment
-from pipeline.graph import plan
-from pipeline.held_out import held_out_ids
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels
 from pipeline.labels.sealing import write_store
-from pipeline.labels.store import LabelStore
-from pipeline.quality import mask_iou
-from pipeline.refinement import job
+from pipeline.masks.overlap import mask_iou
+from pipeline.refinement import refine_work as job
 from pipeline.refinement.calibration_file import read_calibration
-from pipeline.split import LABELLED, UNLABELLED
+from pipeline.workflow.graph import plan
+from pipeline.workflow.loading import load_experiment
 from stages import refine as stage
 from stages.context import LABELS, StageContext
 from tests.refinement_fake import FakeEngine, disc, encode, paint, teacher_label

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ImageError, StageError
-from pipeline.experiment.loading import load_experiment
 from pipeline.labels.rows import Status
-from pipeline.refinement import job
+from pipeline.refinement import refine_work as job
+from pipeline.workflow.loading import load_experiment
 from stages.options import workspace
 from stages.runner import run_stage
 from tests.tiny_coco import write_json

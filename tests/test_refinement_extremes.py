@@ -10,10 +10,10 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from pipeline.errors import ImageError
-from pipeline.experiment.schema import RefineSettings
 from pipeline.labels.rows import Decision, label_from_rle
 from pipeline.labels.soft_mask import SoftMask
 from pipeline.refinement.image import RefineInput
+from pipeline.refinement.settings import RefineSettings
 from pipeline.sam.prompt import Candidates
 from tests.refinement_fake import (
     ALL_PROMPTS,

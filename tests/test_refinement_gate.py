@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import StageError
-from pipeline.experiment.schema import RefineSettings
 from pipeline.labels.rows import Decision
 from pipeline.refinement.calibrate import CalibratedGate, Sample, calibrate
 from pipeline.refinement.gate import Gate, Line, Measures, Thresholds, fixed_gate, make_gate
+from pipeline.refinement.settings import RefineSettings
 
 GOOD = Measures(agreement=0.9, predicted_iou=0.9, stability=0.9, area_match=0.9)
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from segment_anything.utils.transforms import ResizeLongestSide
 
-from pipeline.refinement.geometry import NOTHING, LowresFrame, Window, nonzero_window, whole_image
-from pipeline.refinement.masks import CropMask, without_overlap
+from pipeline.masks.crop_mask import CropMask, without_overlap
+from pipeline.masks.windows import NOTHING, Window, nonzero_window, whole_image
+from pipeline.refinement.geometry import LowresFrame
 from pipeline.sam.frame import full_logits
 from tests.refinement_fake import encode
 

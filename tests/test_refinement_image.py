@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from pipeline.experiment.schema import RefineSettings
 from pipeline.labels.rows import Decision, ImageLabels
 from pipeline.labels.soft_mask import SoftMask
 from pipeline.refinement import asking
@@ -16,6 +15,7 @@ from pipeline.refinement.calibrate import Sample
 from pipeline.refinement.gate import Gate, Thresholds
 from pipeline.refinement.image import RefineInput
 from pipeline.refinement.samples import gate_samples
+from pipeline.refinement.settings import RefineSettings
 from tests.refinement_fake import (
     ALL_PROMPTS,
     HEIGHT,

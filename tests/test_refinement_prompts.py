@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.experiment.schema import RefineSettings
 from pipeline.refinement import prompts
 from pipeline.refinement.geometry import LowresFrame
+from pipeline.refinement.settings import RefineSettings
 from pipeline.refinement.soft import SoftView
 
 

@@ -8,15 +8,15 @@ import torch
 from pycocotools import mask as coco_mask
 from segment_anything import SamPredictor
 
-from pipeline.experiment.schema import RefineSettings
 from pipeline.labels.rows import Decision
 from pipeline.refinement.gate import Gate
 from pipeline.refinement.geometry import LowresFrame
 from pipeline.refinement.image import refine_images
 from pipeline.refinement.prompts import build_prompt, instance_rng
+from pipeline.refinement.settings import RefineSettings
 from pipeline.refinement.soft import soft_lowres, soft_view
 from pipeline.sam.engine import SamEngine
-from pipeline.sam.tiny import build_sam_tiny
+from pipeline.sam.tiny.model import build_sam_tiny
 from tests.refinement_fake import decoded, disc, refine_input, teacher_label
 
 HEIGHT, WIDTH = 90, 140

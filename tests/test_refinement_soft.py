@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from pipeline.labels.soft_mask import SoftMask, crop_probability, make_soft_mask, paint_soft_mask
-from pipeline.refinement.geometry import LowresFrame, Window
+from pipeline.masks.windows import Window
+from pipeline.refinement.geometry import LowresFrame
 from pipeline.refinement.soft import VIEW_SIDE, shifted, soft_lowres, soft_view, soften
 from pipeline.sam.frame import resized_hw
 from tests.refinement_fake import disc, encode

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.refinement.geometry import Window, whole_image, window_around
+from pipeline.masks.windows import Window, whole_image, window_around
 from pipeline.refinement.zoom import CONTEXT, MAX_ENLARGEMENT, View, plan_views
 
 SIDE = 128

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.experiment.loading import load_experiment
-from pipeline.workspace import Workspace
+from pipeline.workflow.loading import load_experiment
+from pipeline.workflow.workspace import Workspace
 from tests.test_report_page import hostile_files, write_report
 from tests.tiny_experiment import make_experiment_files
 from tests.tiny_results import make_results

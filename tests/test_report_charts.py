@@ -10,9 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import words
-from pipeline.report.charts import Distribution, Line, Part, dumbbell, histogram, line_chart, sparkline, stacked_bar
-from pipeline.report.curves import MOST_POINTS, read_log, smoothed, thinned
+from pipeline.detection.training_log import read_log
+from pipeline.presentation import words
+from pipeline.presentation.charts import (
+    Distribution,
+    Line,
+    Part,
+    dumbbell,
+    histogram,
+    line_chart,
+    sparkline,
+    stacked_bar,
+)
+from pipeline.presentation.curves import MOST_POINTS, smoothed, thinned
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False)
 NAMES = st.text(st.characters(codec="utf-8", categories=["L", "P", "S", "N"]), max_size=20)

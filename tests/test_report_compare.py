@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.errors import StageError
-from pipeline.experiment.loading import load_experiment
-from pipeline.workspace import Workspace
+from pipeline.workflow.loading import load_experiment
+from pipeline.workflow.workspace import Workspace
 from stages import report_commands
 from tests.test_report_page import Page
 from tests.tiny_experiment import make_experiment_files

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.ablation.figures import Ablation, CellFigures, SeedFigures
 from pipeline.ablation.writing import write_ablation
-from pipeline.experiment.loading import load_experiment
-from pipeline.workspace import ABLATION_FIGURES, Workspace
+from pipeline.workflow.loading import load_experiment
+from pipeline.workflow.workspace import ABLATION_FIGURES, Workspace
 from stages import report as stage
 from stages.context import StageContext
 from tests.tiny_coco import tiny_coco, write_json

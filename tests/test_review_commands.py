@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from pipeline.coco.reading import read_coco
-from pipeline.experiment.loading import load_experiment
-from pipeline.split import LABELLED, TRUTH, UNLABELLED
+from pipeline.datasets.split import LABELLED, TRUTH, UNLABELLED
+from pipeline.workflow.loading import load_experiment
 from stages.options import workspace
 from stages.runner import run_stage
 from tests.tiny_coco import write_json

@@ -16,7 +16,6 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 
-from data.sam_tiny import WEIGHTS_FILE
 from pipeline.errors import ImageError, StageError
 from pipeline.sam import attention
 from pipeline.sam.attention import FastImageEncoderViT, fast_encoder
@@ -25,6 +24,7 @@ from pipeline.sam.encoded import EncodedImage
 from pipeline.sam.engine import SamEngine, resize_in_two_passes, resolve_precision
 from pipeline.sam.frame import full_logits, resized_hw, to_input_xy
 from pipeline.sam.prompt import Candidates, Prompt
+from pipeline.sam.tiny import WEIGHTS_FILE
 
 SIDE = 128
 SHAPES_HW = ((96, 150), (200, 77), (128, 128), (5, 7), (33, 300))

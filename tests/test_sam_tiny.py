@@ -12,8 +12,9 @@ import torch
 from segment_anything import SamPredictor
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 
-from data.sam_tiny import WEIGHTS_FILE, batches, train
-from data.sam_tiny.batches import (
+from pipeline.errors import StageError
+from pipeline.sam.tiny import WEIGHTS_FILE, batches, train
+from pipeline.sam.tiny.batches import (
     Layout,
     box_of,
     coarse_mask,
@@ -27,19 +28,18 @@ from data.sam_tiny.batches import (
     training_batch,
     window_centre_px,
 )
-from data.sam_tiny.dense import DISTANCE_UNIT_PX, dense_loss, dense_targets
-from data.sam_tiny.measure import Answers, PromptKind, ask, load, mask_iou, unseen_samples
-from data.sam_tiny.outlines import draw_outline
-from data.sam_tiny.scenes import MIN_VISIBLE_PX, make_scene
-from data.sam_tiny.train import Recipe, Schedule, Trainer, answer_losses
-from pipeline.errors import StageError
-from pipeline.sam.tiny import (
+from pipeline.sam.tiny.dense import DISTANCE_UNIT_PX, dense_loss, dense_targets
+from pipeline.sam.tiny.measure import Answers, PromptKind, ask, load, mask_iou, unseen_samples
+from pipeline.sam.tiny.model import (
     EMBEDDING_CHANNELS,
     STAGE_CHANNELS,
     TinyEncoder,
     build_sam_tiny,
     predict_prompts,
 )
+from pipeline.sam.tiny.outlines import draw_outline
+from pipeline.sam.tiny.scenes import MIN_VISIBLE_PX, make_scene
+from pipeline.sam.tiny.train import Recipe, Schedule, Trainer, answer_losses
 
 
 @pytest.fixture(autouse=True)

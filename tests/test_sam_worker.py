@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from data.sam_tiny import WEIGHTS_FILE
 from pipeline.errors import S4MError
-from pipeline.experiment.loading import experiment_without_data
+from pipeline.sam.tiny import WEIGHTS_FILE
 from pipeline.sam.worker import SamChoice, build_engine
+from pipeline.workflow.loading import experiment_without_data
 
 
 @pytest.fixture(autouse=True)
@@ -26,13 +26,13 @@ def test_weights_replaced_under_the_same_name_are_loaded(tmp_path):
     checkpoint = tmp_path / "sam.pt"
     shutil.copy(WEIGHTS_FILE, checkpoint)
     experiment = experiment_without_data([f"sam.checkpoint={checkpoint}", "compute.device=cpu"])
-    first = build_engine(SamChoice.of(experiment))
-    assert build_engine(SamChoice.of(experiment)) is first
+    first = build_engine(SamChoice.of(experiment.sam, experiment.compute))
+    assert build_engine(SamChoice.of(experiment.sam, experiment.compute)) is first
     state = torch.load(WEIGHTS_FILE, weights_only=True)
     other = tmp_path / "other.pt"
     torch.save({name: value * 1.1 if value.is_floating_point() else value for name, value in state.items()}, other)
     other.rename(checkpoint)
-    second = build_engine(SamChoice.of(experiment))
+    second = build_engine(SamChoice.of(experiment.sam, experiment.compute))
     assert second is not first
     image = np.zeros((32, 32, 3), dtype=np.uint8)
     features = [engine.encode([image]).to_numpy() for engine in (first, second)]
@@ -41,6 +41,6 @@ def test_weights_replaced_under_the_same_name_are_loaded(tmp_path):
 
 def test_a_missing_file_is_told_by_who_builds_the_model(tmp_path):
     experiment = experiment_without_data([f"sam.checkpoint={tmp_path / 'none.pt'}"])
-    sam = SamChoice.of(experiment)
+    sam = SamChoice.of(experiment.sam, experiment.compute)
     with pytest.raises(S4MError, match="no weights for sam_tiny: there is no such file"):
         build_engine(sam)

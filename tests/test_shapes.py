@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from data.shapes import ShapesSettings, contact_sheet, make_shapes
-from data.shapes_scene import CLASS_NAMES, DIFFICULTIES, MIN_VISIBLE_AREA, Scene, draw_scene
 from pipeline.coco.reading import read_coco
+from pipeline.datasets.shapes import ShapesSettings, contact_sheet, make_shapes
+from pipeline.datasets.shapes_scene import CLASS_NAMES, DIFFICULTIES, MIN_VISIBLE_AREA, Scene, draw_scene
 from pipeline.errors import ProblemsError, StageError
 
 SMALL = ShapesSettings(images=5, validation=3, image_size_px=64, seed=3)
@@ -187,7 +187,7 @@ def test_other_settings_are_refused_with_both_values(made: Path) -> None:
 
 def test_a_changed_meaning_of_a_difficulty_is_noticed(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = {**DIFFICULTIES, "medium": replace(DIFFICULTIES["medium"], crowding=0.9)}
-    monkeypatch.setattr("data.shapes.DIFFICULTIES", changed)
+    monkeypatch.setattr("pipeline.datasets.shapes.DIFFICULTIES", changed)
     with pytest.raises(StageError, match=r"parameters\.crowding: it has 0\.35, asked for is 0\.9"):
         make_shapes(made, SMALL)
 
@@ -277,6 +277,6 @@ def test_the_contact_sheet_shows_each_picture_plain_and_outlined(made: Path) -> 
 
 
 def test_no_generator_needs_torch() -> None:
-    modules = "import data.shapes, data.cityscapes, data.coco_splits"
+    modules = "import pipeline.datasets.shapes, pipeline.datasets.cityscapes, pipeline.datasets.coco_splits"
     check = f"{modules}, sys; assert not {{'torch', 'mmdet', 'dask'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True)

@@ -6,8 +6,8 @@ import random
 import pytest
 
 from pipeline.coco.reading import read_coco
+from pipeline.datasets.split import LABELLED, TRUTH, UNLABELLED, Split, split_by_list, split_by_percent, write_split
 from pipeline.errors import DatasetError
-from pipeline.split import LABELLED, TRUTH, UNLABELLED, Split, split_by_list, split_by_percent, write_split
 from tests.tiny_coco import tiny_coco, tiny_dict, write_json
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import StoreError
-from pipeline.fingerprint import Fingerprint
-from pipeline.store import EMBEDDINGS, SEAL, StoreRoot
+from pipeline.workflow.fingerprint import Fingerprint
+from pipeline.workflow.result_store import EMBEDDINGS, SEAL, StoreRoot
 
 
 @pytest.fixture
@@ -301,7 +301,7 @@ def test_leftovers_of_an_interrupted_run_are_listed(store):
 HOLD = """
 import sys, time
 from pathlib import Path
-from pipeline.store import StoreRoot
+from pipeline.workflow.result_store import StoreRoot
 with StoreRoot(Path(sys.argv[1])).lock("refine", "x", "theirs"):
     print("held", flush=True)
     time.sleep(60)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.fingerprint import Fingerprint
-from pipeline.store import EMBEDDINGS, SEAL, StoreRoot
+from pipeline.workflow.fingerprint import Fingerprint
+from pipeline.workflow.result_store import EMBEDDINGS, SEAL, StoreRoot
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from pipeline.experiment.schema import DistillSettings
 from pipeline.structure.anchors import sample_anchors
+from pipeline.structure.settings import DistillSettings
 
 HW = (48, 64)
 

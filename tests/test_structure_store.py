@@ -16,7 +16,7 @@ from pipeline.labels.shards import divide
 from pipeline.structure.schema import MAP_SIDE, ImageTargets, columns_of, images_per_shard
 from pipeline.structure.sealing import seal
 from pipeline.structure.shards import read_shard, write_shard
-from pipeline.structure.store import StructureStore
+from pipeline.structure.target_store import StructureStore
 
 ANCHORS = 16
 

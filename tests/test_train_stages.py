@@ -31,10 +31,10 @@ from pipeline.detection.checkpoints import checkpoints, load_checkpoint, save_ch
 from pipeline.detection.published import build_published, read_published
 from pipeline.detection.sampler import Apportionment
 from pipeline.errors import StageError
-from pipeline.experiment.schema import Experiment
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels
 from pipeline.labels.sealing import write_store
-from pipeline.labels.store import LabelStore
+from pipeline.workflow.experiment import Experiment
 from stages import refine
 from stages.context import LABELS
 from stages.options import workspace

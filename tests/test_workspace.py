@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from pipeline.workspace import State, Workspace, register_references
+from pipeline.workflow.workspace import State, Workspace, register_references
 from tests.tiny_experiment import tiny_experiment
 
 

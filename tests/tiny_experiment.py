@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from pipeline.experiment.loading import load_experiment
-from pipeline.experiment.schema import Experiment
+from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.loading import load_experiment
 from tests.tiny_coco import tiny_coco
 
 POOL = {"annotated": {"annotations": "annotations.json", "images": "images"}, "percent": 50}

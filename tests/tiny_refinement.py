@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pipeline.experiment.loading import load_experiment
-from pipeline.experiment.schema import Experiment
-from pipeline.labels.store import LabelStore
+from pipeline.labels.label_store import LabelStore
+from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.loading import load_experiment
 from stages.context import LABELS
 from stages.options import workspace
 from stages.runner import run_stage

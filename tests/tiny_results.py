@@ -14,14 +14,14 @@ from PIL import Image
 
 from pipeline.coco.model import CocoDataset
 from pipeline.coco.reading import read_coco
+from pipeline.datasets.split import TRUTH
 from pipeline.evaluation import results as ev
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status, label_from_mask
 from pipeline.labels.sealing import write_store
-from pipeline.split import TRUTH
 from pipeline.structure.schema import MAP_SIDE, ImageTargets
 from pipeline.structure.sealing import seal
 from pipeline.structure.shards import write_shard
-from pipeline.workspace import Workspace
+from pipeline.workflow.workspace import Workspace
 
 BEFORE_AP, AFTER_AP = 0.294, 0.338
 FAILED_ID = 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.experiment.loading import load_experiment
-from pipeline.experiment.schema import Experiment
+from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.loading import load_experiment
 from tests.tiny_experiment import POOL, make_experiment_files
 
 DETECTOR = """

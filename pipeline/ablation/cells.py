@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pipeline.detection.settings import TeacherSettings
 from pipeline.errors import StageError
-from pipeline.experiment.presets import REFINE_PRESETS
-from pipeline.experiment.schema import Experiment, RefineSettings, TeacherSettings
+from pipeline.refinement.presets import REFINE_PRESETS
+from pipeline.refinement.settings import RefineSettings
+from pipeline.workflow.experiment import Experiment
 
 Settings = Mapping[str, Any]
 """Values by dotted key of the experiment."""

@@ -8,10 +8,10 @@ from typing import Final
 
 from markupsafe import Markup, escape
 
-from pipeline import words
 from pipeline.ablation.cells import CEILING, SUPERVISED
 from pipeline.ablation.figures import Ablation, CellFigures
 from pipeline.ablation.tables import spread_text
+from pipeline.presentation import words
 
 _WIDTH: Final = 760
 _LEFT, _RIGHT, _TOP, _BOTTOM = 150, 110, 34, 34

@@ -10,8 +10,8 @@ from typing import Final
 from pipeline.ablation.cells import CEILING, SUPERVISED
 from pipeline.ablation.units import MEASURED, Unit
 from pipeline.evaluation.results import EVALUATION, Evaluation, read_evaluation
-from pipeline.graph import STAGES
-from pipeline.store import Seal
+from pipeline.workflow.graph import STAGES
+from pipeline.workflow.result_store import Seal
 
 _ENCODED: Final = "encoded images"
 """In the summary of `refine`: how often SAM's encoder ran."""

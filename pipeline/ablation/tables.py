@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from pipeline import words
 from pipeline.ablation.figures import Ablation, CellFigures, Spread, StageSharing
-from pipeline.report.tables import Cell, Column, Table, text_cell, tone
+from pipeline.presentation import words
+from pipeline.presentation.tables import Heading, Table, TableCell, text_cell, tone
 
 _POINTS: Final = (("mask AP", "ap"), ("AP50", "ap_50"), ("AP75", "ap_75"), ("boundary AP", "boundary_ap"))
 _LABELS: Final = (("labels before", "label_iou_before"), ("labels after", "label_iou_after"))
@@ -21,13 +21,13 @@ _LABELS_NOTE: Final = (
 def accuracy_table(ablation: Ablation) -> Table:
     """What every cell reached."""
     columns = (
-        Column("cell", is_number=False),
-        Column("seeds", note="how many are measured"),
-        Column("mask AP", note="of the cell's last model, in points: mean ± standard deviation over the seeds"),
-        Column("gain", note="mask AP over the supervised teacher of the same seed"),
-        Column("gap closed", note="of the way from the supervised teacher to all labels"),
-        *(Column(name) for name, _ in _POINTS[1:]),
-        *(Column(name, note=_LABELS_NOTE) for name, _ in _LABELS),
+        Heading("cell", is_number=False),
+        Heading("seeds", note="how many are measured"),
+        Heading("mask AP", note="of the cell's last model, in points: mean ± standard deviation over the seeds"),
+        Heading("gain", note="mask AP over the supervised teacher of the same seed"),
+        Heading("gap closed", note="of the way from the supervised teacher to all labels"),
+        *(Heading(name) for name, _ in _POINTS[1:]),
+        *(Heading(name, note=_LABELS_NOTE) for name, _ in _LABELS),
     )
     return Table("Accuracy of every cell", columns, tuple(_accuracy_row(cell) for cell in ablation.cells))
 
@@ -35,20 +35,20 @@ def accuracy_table(ablation: Ablation) -> Table:
 def cell_table(ablation: Ablation) -> Table:
     """What every cell is."""
     rows = tuple((text_cell(cell.title), text_cell(cell.about), text_cell(cell.key)) for cell in ablation.cells)
-    columns = tuple(Column(name, is_number=False) for name in ("cell", "what it is", "name for CELLS"))
+    columns = tuple(Heading(name, is_number=False) for name in ("cell", "what it is", "name for CELLS"))
     return Table("What every cell is", columns, rows)
 
 
 def sharing_table(ablation: Ablation) -> Table:
     """How often results were asked for and made."""
     columns = (
-        Column("stage", is_number=False),
-        Column("asked for", note="by a cell with a seed"),
-        Column("made"),
-        Column("time", note="that making them took"),
-        Column("time saved", note="that making them again for every cell would have taken"),
-        Column("encoder runs", note="of SAM, while refining"),
-        Column("runs saved"),
+        Heading("stage", is_number=False),
+        Heading("asked for", note="by a cell with a seed"),
+        Heading("made"),
+        Heading("time", note="that making them took"),
+        Heading("time saved", note="that making them again for every cell would have taken"),
+        Heading("encoder runs", note="of SAM, while refining"),
+        Heading("runs saved"),
     )
     return Table("What the cells share", columns, tuple(map(_sharing_row, ablation.sharing)))
 
@@ -97,43 +97,43 @@ def _seeds(seeds: tuple[int, ...]) -> str:
     return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
 
 
-def _accuracy_row(cell: CellFigures) -> tuple[Cell, ...]:
+def _accuracy_row(cell: CellFigures) -> tuple[TableCell, ...]:
     points = [_spread_cell(cell.spread(name), words.points) for _, name in _POINTS]
     labels = [_spread_cell(cell.spread(name), words.share) for _, name in _LABELS]
     closed = words.ABSENT if cell.gap_closed is None else f"{100 * cell.gap_closed:.0f} %".replace("-", words.MINUS)
-    seeds = Cell(str(len(cell.seeds)), len(cell.seeds))
+    seeds = TableCell(str(len(cell.seeds)), len(cell.seeds))
     return (
         text_cell(cell.title),
         seeds,
         points[0],
         _gain_cell(cell.gain),
-        Cell(closed, cell.gap_closed),
+        TableCell(closed, cell.gap_closed),
         *points[1:],
         *labels,
     )
 
 
-def _gain_cell(gain: Spread | None) -> Cell:
+def _gain_cell(gain: Spread | None) -> TableCell:
     if gain is None:
-        return Cell(words.ABSENT)
+        return TableCell(words.ABSENT)
     text = words.signed(100 * gain.mean, 1)
     if gain.deviation is not None:
         text += f" ± {words.points(gain.deviation)}"
-    return Cell(text, gain.mean, tone(gain.mean))
+    return TableCell(text, gain.mean, tone(gain.mean))
 
 
-def _spread_cell(spread: Spread | None, show: Callable[[float], str]) -> Cell:
-    return Cell(spread_text(spread, show), None if spread is None else spread.mean)
+def _spread_cell(spread: Spread | None, show: Callable[[float], str]) -> TableCell:
+    return TableCell(spread_text(spread, show), None if spread is None else spread.mean)
 
 
-def _sharing_row(each: StageSharing) -> tuple[Cell, ...]:
+def _sharing_row(each: StageSharing) -> tuple[TableCell, ...]:
     encodes = each.stage == "refine"
     return (
         text_cell(each.stage),
-        Cell(f"{each.asked:,}", each.asked),
-        Cell(f"{each.made:,}", each.made),
-        Cell(words.duration(each.seconds), each.seconds),
-        Cell(words.duration(each.seconds_saved), each.seconds_saved),
-        Cell(f"{each.encoded:,}" if encodes else words.ABSENT, each.encoded if encodes else None),
-        Cell(f"{each.encoded_saved:,}" if encodes else words.ABSENT, each.encoded_saved if encodes else None),
+        TableCell(f"{each.asked:,}", each.asked),
+        TableCell(f"{each.made:,}", each.made),
+        TableCell(words.duration(each.seconds), each.seconds),
+        TableCell(words.duration(each.seconds_saved), each.seconds_saved),
+        TableCell(f"{each.encoded:,}" if encodes else words.ABSENT, each.encoded if encodes else None),
+        TableCell(f"{each.encoded_saved:,}" if encodes else words.ABSENT, each.encoded_saved if encodes else None),
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.ablation.cells import Cell
-from pipeline.workspace import Workspace
+from pipeline.workflow.workspace import Workspace
 
 MEASURED: Final = "evaluate"
 """The node whose result a cell is read from: the last one that it needs."""

@@ -16,11 +16,11 @@ import msgspec
 from pipeline.ablation import tables
 from pipeline.ablation.chart import chart
 from pipeline.ablation.figures import Ablation, CellFigures
+from pipeline.ablation.page import ablation_page
 from pipeline.errors import StageError
-from pipeline.files import write_atomically
-from pipeline.report.page import ablation_values, render
-from pipeline.report.tables import Table
-from pipeline.workspace import ABLATION_FIGURES
+from pipeline.files.writing import write_atomically
+from pipeline.presentation.tables import Table
+from pipeline.workflow.workspace import ABLATION_FIGURES
 
 MARKDOWN: Final = "ablation.md"
 CHART: Final = "ablation.svg"
@@ -43,7 +43,7 @@ def write_ablation(folder: Path, ablation: Ablation) -> None:
     write_atomically(folder / MARKDOWN, markdown(ablation))
     write_atomically(folder / ABLATION_FIGURES, json.dumps(_as_json(ablation), indent=1, ensure_ascii=False) + "\n")
     write_atomically(folder / CHART, str(chart(ablation)))
-    write_atomically(folder / PAGE, _page(ablation))
+    write_atomically(folder / PAGE, ablation_page(ablation))
 
 
 def read_ablation(path: Path) -> Ablation:
@@ -88,19 +88,6 @@ def _markdown_table(table: Table) -> str:
     ]
     rows += [[str(cell.text) for cell in row] for row in table.rows]
     return "".join(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in row)} |\n" for row in rows)
-
-
-def _page(ablation: Ablation) -> str:
-    return render(
-        "ablation.html",
-        {
-            "name": ablation.experiment,
-            **ablation_values(ablation),
-            "cells": tables.cell_table(ablation),
-            "sharing": tables.sharing_table(ablation),
-            "saved": tables.sharing_sentence(ablation),
-        },
-    )
 
 
 def _as_json(ablation: Ablation) -> dict[str, Any]:

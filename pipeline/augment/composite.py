@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from pipeline.augment.cutout import Cutout, cut_out, paste, placed, rescaled
-from pipeline.experiment.schema import AugmentSettings
+from pipeline.augment.settings import AugmentSettings
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel
 from pipeline.labels.schema import DECISIONS
-from pipeline.refinement.geometry import Window, whole_image, window_around
-from pipeline.refinement.masks import CropMask
+from pipeline.masks.crop_mask import CropMask
+from pipeline.masks.windows import Window, whole_image, window_around
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.labels.rows import ImageLabels, InstanceLabel
-from pipeline.refinement.geometry import Window, distances, whole_image
-from pipeline.refinement.masks import CropMask
+from pipeline.masks.crop_mask import CropMask
+from pipeline.masks.distances import distances
+from pipeline.masks.windows import Window, whole_image
 
 PLACES_TRIED = 10
 

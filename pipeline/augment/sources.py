@@ -10,12 +10,12 @@ from pathlib import Path
 
 from pipeline.augment.composite import LabelledImage, composite
 from pipeline.augment.pairs import ImageKey, Pair, Pairing
+from pipeline.augment.settings import AugmentSettings
 from pipeline.coco.paths import resolve_image_path
 from pipeline.errors import ImageError
-from pipeline.experiment.schema import AugmentSettings
-from pipeline.images import read_image
+from pipeline.files.images import read_image
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import ImageLabels, Status
-from pipeline.labels.store import LabelStore
 
 IMAGES_KEPT = 3
 

@@ -12,7 +12,7 @@ from pipeline.coco.model import CocoDataset
 from pipeline.coco.paths import resolve_image_path
 from pipeline.coco.reading import scan_coco
 from pipeline.errors import DatasetError, ImageError, Problem
-from pipeline.images import check_image_header, read_image
+from pipeline.files.images import check_image_header, read_image
 
 _EXAMPLES = 5
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from pipeline.coco.segmentation import CompressedRle, decode_segmentation, to_rle
+from pipeline.coco.segmentation import decode_segmentation, to_rle
+from pipeline.masks.run_lengths import CompressedRle
 
 # Ids travel on as 64 bit integers, in arrays and stores.
 Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]

@@ -14,16 +14,10 @@ from pipeline.coco.elements import AnnotationJson, ElementReader
 from pipeline.coco.json_text import field_problem, read_json_object
 from pipeline.coco.model import CocoAnnotation, CocoCategory, CocoDataset, CocoImage
 from pipeline.coco.paths import file_name_problem, text_problem
-from pipeline.coco.segmentation import (
-    RleJson,
-    SegmentationError,
-    compressed_counts_problems,
-    decode_segmentation,
-    require_usable,
-    to_rle,
-)
+from pipeline.coco.segmentation import RleJson, SegmentationError, decode_segmentation, require_usable, to_rle
 from pipeline.errors import DatasetError, Problem
-from pipeline.images import MAX_IMAGE_PIXELS
+from pipeline.files.images import MAX_IMAGE_PIXELS
+from pipeline.masks.run_lengths import compressed_counts_problems
 
 # As many compressed RLEs are summed up at once: more of them no longer fit the processor's cache.
 _COUNTS_AT_ONCE = 1024

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from pipeline.coco.model import CocoAnnotation, CocoCategory, CocoImage
-from pipeline.files import open_atomically
+from pipeline.files.writing import open_atomically
 
 
 def _plain_number(value: object) -> object:

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from pipeline.detection.registry import MODELS
 from pipeline.sam.build import build_sam
-from pipeline.sam.tiny import TinyEncoder
+from pipeline.sam.tiny.model import TinyEncoder
 
 
 @MODELS.register_module()
 class SamTinyBackbone(BaseModule):  # type: ignore[misc]
-    """Four feature maps, of strides 4, 8, 16 and 32 and as many channels as `pipeline.sam.tiny.STAGE_CHANNELS`.
+    """Four feature maps, of strides 4, 8, 16 and 32 and as many channels as `pipeline.sam.tiny.model.STAGE_CHANNELS`.
 
     With `pretrained`, training starts from the weights shipped with this program; building reads none. With
     `norm_eval`, batch norm keeps the statistics that the weights came with. The first `frozen_stages` of the four

@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 
 from pipeline.errors import StageError
-from pipeline.files import open_atomically
+from pipeline.files.writing import open_atomically
 
 KEPT: Final = 2
 _PATTERN: Final = "iteration-*.pt"

@@ -17,8 +17,8 @@ from mmengine import Config
 
 from pipeline.coco.model import CocoCategory
 from pipeline.detection.registry import IMPORTS, SCOPE
+from pipeline.detection.settings import TrainSettings
 from pipeline.errors import StageError
-from pipeline.experiment.schema import TrainSettings
 
 KEYS: Final = ("model", "optim_wrapper", "schedule", "train_transforms", "test_transforms")
 

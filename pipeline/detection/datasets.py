@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from pipeline.augment.pairs import Pair, labelled_rows
+from pipeline.augment.settings import AugmentSettings
 from pipeline.augment.sources import CompositeSources, LabelledFolder
 from pipeline.coco.model import CocoAnnotation, CocoCategory, CocoDataset, CocoImage
 from pipeline.coco.paths import resolve_image_path
@@ -31,12 +32,11 @@ from pipeline.detection.registry import DATASETS
 from pipeline.detection.sample_seed import Sample
 from pipeline.detection.window_masks import MaskWindow, WindowMasks
 from pipeline.errors import ImageError, StageError
-from pipeline.experiment.schema import AugmentSettings
-from pipeline.images import read_image
+from pipeline.files.images import read_image
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
 from pipeline.labels.schema import STATUSES
-from pipeline.labels.store import LabelStore
-from pipeline.structure.store import StructureStore
+from pipeline.structure.target_store import StructureStore
 
 LABELLED: Final = "labelled"
 InstanceWeight = Literal["none", "score", "gate"]

@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 
 from pipeline.coco.model import CocoCategory
+from pipeline.compute.settings import ComputeSettings
 from pipeline.detection.config import (
     Detector,
     model_config,
@@ -23,9 +24,9 @@ from pipeline.detection.config import (
 from pipeline.detection.hooks import CURVES_EVERY
 from pipeline.detection.published import FORMAT, FORMAT_VERSION, ModelCard
 from pipeline.detection.registry import IMPORTS
+from pipeline.detection.settings import TrainSettings
 from pipeline.detection.training import SCRATCH, TrainingJob
 from pipeline.errors import StageError
-from pipeline.experiment.schema import ComputeSettings, TrainSettings
 
 _EMA_GAMMA: Final = 10
 """The average begins short and grows with training: at step s it reaches back about s / 10 steps."""

@@ -19,7 +19,7 @@ import msgspec
 
 from pipeline.coco.model import CocoCategory
 from pipeline.errors import StageError
-from pipeline.files import open_atomically, write_atomically
+from pipeline.files.writing import open_atomically, write_atomically
 
 if TYPE_CHECKING:
     from mmengine import Config

@@ -26,7 +26,7 @@ from pipeline.detection.published import CARD, ModelCard, publish
 from pipeline.detection.stopping import StopSignals, handlers_restored
 from pipeline.detection.weights import load_weights, read_weights, start_from
 from pipeline.errors import S4MError, StageError
-from pipeline.files import write_atomically
+from pipeline.files.writing import write_atomically
 
 CONFIG_RECORD: Final = "training.py"
 """What is trained, as a config for MMDetection's own train and test entry points; we never read it."""

@@ -22,8 +22,8 @@ from mmdet.structures.mask.structures import BaseInstanceMasks
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from pipeline.coco.segmentation import CompressedRle
-from pipeline.refinement.geometry import Window, nonzero_window, window_around
+from pipeline.masks.run_lengths import CompressedRle
+from pipeline.masks.windows import Window, nonzero_window, window_around
 
 
 @dataclass(frozen=True, eq=False)

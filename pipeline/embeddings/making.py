@@ -12,10 +12,10 @@ import msgspec
 import numpy as np
 import zarr
 
+from pipeline.embeddings.embedding_store import EmbeddingAttributes, EmbeddingStore
 from pipeline.embeddings.schema import FORMAT, FORMAT_VERSION, ImageRow, Shape, columns_of, image_bytes
-from pipeline.embeddings.store import EmbeddingAttributes, EmbeddingStore
 from pipeline.errors import StageError, StoreError
-from pipeline.files import open_atomically
+from pipeline.files.writing import open_atomically
 from pipeline.labels.arrays import create_column
 from pipeline.labels.shards import ShardPlan, completed_shards, explained_if_full, shard_path, sync_folder, sync_tree
 

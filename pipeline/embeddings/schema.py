@@ -11,9 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.fingerprint import Fingerprint
 from pipeline.labels.schema import Column, layout
-from pipeline.store import EMBEDDINGS
 
 FORMAT: Final = "s4m-embeddings"
 FORMAT_VERSION: Final = 1
@@ -47,17 +45,6 @@ def columns_of(shape: Shape) -> dict[str, Column]:
 def images_per_shard(shape: Shape, images: int) -> int:
     """Images in one file of the features: the unit of work, so that a shard writes a whole file."""
     return layout(columns_of(shape)["features"], images).shard_rows
-
-
-def fingerprint_of(images: str, weights: str, model: str, shape: Shape) -> Fingerprint:
-    """What embeddings are named by. images, weights: digests of contents. The shape tells the side of the input."""
-    return Fingerprint(
-        stage=EMBEDDINGS,
-        version=FORMAT_VERSION,
-        settings={"sam.model": model, "shape": list(shape)},
-        inputs={"images": images, "sam.checkpoint": weights},
-        upstream={},
-    )
 
 
 def image_bytes(shape: Shape) -> int:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from pipeline.coco.segmentation import CompressedRle
 from pipeline.evaluation.matching import Bools, Floats
-from pipeline.quality import boundary_width_px, inner_boundary
-from pipeline.refinement.geometry import Window, window_around
+from pipeline.masks.overlap import boundary_width_px, inner_boundary
+from pipeline.masks.run_lengths import CompressedRle
+from pipeline.masks.windows import Window, window_around
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from pipeline.evaluation.boundary import limited_by_borders
 from pipeline.evaluation.detections import boxes_xywh, strongest_first, with_box_areas, with_mask_areas
 from pipeline.evaluation.matching import Bools
 from pipeline.evaluation.results import CategoryResult, ModelResult
+from pipeline.evaluation.settings import EvaluateSettings
 from pipeline.evaluation.truth import ImageTruths, box_ious, mask_ious
-from pipeline.experiment.schema import EvaluateSettings
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import ImageLabels, InstanceLabel, Status
-from pipeline.labels.store import LabelStore
 
 
 @dataclass(frozen=True)

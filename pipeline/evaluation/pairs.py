@@ -14,7 +14,7 @@ from pipeline.evaluation.boundary import Border, border_iou
 from pipeline.evaluation.matching import Floats
 from pipeline.evaluation.truth import ImageTruths
 from pipeline.labels.rows import ImageLabels, InstanceLabel
-from pipeline.quality import best_pairs
+from pipeline.masks.overlap import best_pairs
 
 PAIRED_FROM_IOU = 0.5
 

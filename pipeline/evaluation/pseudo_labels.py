@@ -23,8 +23,8 @@ from pipeline.evaluation.results import (
     PseudoLabelResult,
 )
 from pipeline.evaluation.truth import ImageTruths, mask_ious
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
-from pipeline.labels.store import LabelStore
 
 MIN_IOUS: Final[Floats] = np.array([0.5, 0.75, 0.9])
 HISTOGRAM_BINS: Final = 20

@@ -12,7 +12,7 @@ import msgspec
 
 from pipeline.coco.model import CocoCategory
 from pipeline.errors import StoreError
-from pipeline.files import open_atomically
+from pipeline.files.writing import open_atomically
 from pipeline.labels.rows import BoxXyxy, Decision
 
 EVALUATION: Final = "evaluation.json"

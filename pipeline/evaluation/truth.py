@@ -9,8 +9,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from pipeline.coco.model import CocoAnnotation, CocoDataset
-from pipeline.coco.segmentation import CompressedRle
 from pipeline.evaluation.matching import Bools, Floats, Truths
+from pipeline.masks.run_lengths import CompressedRle
 
 
 @dataclass(frozen=True)

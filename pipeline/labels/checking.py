@@ -7,15 +7,11 @@ from math import isfinite
 
 from pycocotools import mask as coco_mask
 
-from pipeline.coco.segmentation import (
-    RleJson,
-    SegmentationError,
-    compressed_counts_problems,
-    require_usable,
-)
+from pipeline.coco.segmentation import RleJson, SegmentationError, require_usable
 from pipeline.errors import Problem
 from pipeline.labels.rows import ImageLabels, InstanceLabel, Status
 from pipeline.labels.soft_mask import SOFT_MASK_SIDE, SoftMask
+from pipeline.masks.run_lengths import compressed_counts_problems
 
 _INT32_MAX = 2**31 - 1
 _INT64 = range(-(2**63), 2**63)

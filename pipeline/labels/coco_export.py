@@ -15,10 +15,10 @@ from pipeline.coco.paths import file_name_problem
 from pipeline.coco.segmentation import RleJson, encode_segmentation
 from pipeline.coco.writing import write_coco
 from pipeline.errors import DatasetError, Problem
-from pipeline.files import open_atomically
+from pipeline.files.writing import open_atomically
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import BoxXyxy, Decision, ImageLabels, Status
 from pipeline.labels.schema import STATUSES
-from pipeline.labels.store import LabelStore
 
 BoxXywh = tuple[float, float, float, float]
 

@@ -20,16 +20,10 @@ import xxhash
 
 from pipeline.coco.json_text import field_problem, read_json_object
 from pipeline.coco.model import CocoCategory, CocoImage, Id
-from pipeline.coco.segmentation import (
-    RleJson,
-    SegmentationError,
-    compressed_counts_problems,
-    decode_segmentation,
-    require_usable,
-    to_rle,
-)
+from pipeline.coco.segmentation import RleJson, SegmentationError, decode_segmentation, require_usable, to_rle
 from pipeline.errors import DatasetError, Problem
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_rle
+from pipeline.masks.run_lengths import compressed_counts_problems
 
 _COUNTS_AT_ONCE = 256
 _NO_SEGMENTATION = msgspec.Raw(b"null")

@@ -11,8 +11,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from pipeline.errors import StoreError
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels
-from pipeline.labels.store import LabelStore
 
 MATCH_MIN_IOU = 0.1
 """With less than this in common, two masks are rather two objects than one drawn differently."""

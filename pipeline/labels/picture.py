@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.errors import StoreError
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
-from pipeline.labels.store import LabelStore
 
 Rgb = tuple[int, int, int]
 Box = tuple[int, int, int, int]

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from pipeline.coco.segmentation import CompressedRle
 from pipeline.labels.soft_mask import SoftMask
+from pipeline.masks.run_lengths import CompressedRle
 
 BoxXyxy = tuple[float, float, float, float]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import ImageLabels, Status
-from pipeline.labels.store import LabelStore
 
 
 def count_labels(store: LabelStore) -> dict[str, int]:

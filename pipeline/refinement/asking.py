@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ImageError
-from pipeline.experiment.schema import RefineSettings
 from pipeline.labels.soft_mask import SoftMask
+from pipeline.masks.crop_mask import CropMask
+from pipeline.masks.windows import Window, nonzero_window
 from pipeline.refinement.choice import Choice, choose
 from pipeline.refinement.cleanup import best_component, fill_holes
-from pipeline.refinement.geometry import LowresFrame, Window, nonzero_window
-from pipeline.refinement.masks import CropMask
+from pipeline.refinement.geometry import LowresFrame
 from pipeline.refinement.prompts import build_prompt, instance_rng
+from pipeline.refinement.settings import RefineSettings
 from pipeline.refinement.soft import SoftView, shifted, soft_lowres, soft_view
 from pipeline.sam.encoded import ImageForSam
 from pipeline.sam.frame import full_logits

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from pipeline.errors import StoreError
-from pipeline.files import open_atomically
+from pipeline.files.writing import open_atomically
 from pipeline.refinement.calibrate import CalibratedGate
 
 

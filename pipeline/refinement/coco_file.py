@@ -18,14 +18,9 @@ from pycocotools import mask as coco_mask
 
 from pipeline.coco.model import CocoAnnotation, CocoDataset
 from pipeline.errors import DatasetError, Problem, StageError, some_of
-from pipeline.experiment.schema import Experiment
-from pipeline.files import write_atomically
-from pipeline.fingerprint import Fingerprint
-from pipeline.graph import STAGES, plan
-from pipeline.identity import hash_file, hash_text, stamps_of
+from pipeline.files.writing import write_atomically
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status, label_from_rle
-from pipeline.labels.store import LabelStore
-from pipeline.sam.weights import identify_weights
 
 UNCHANGED = "unchanged"
 
@@ -36,26 +31,6 @@ class RefinedFile:
 
     decisions: Mapping[str, int]
     failures: Mapping[str, str]
-
-
-def refinement_id(source: Path, dataset: CocoDataset, image_root: Path, experiment: Experiment) -> str:
-    """A name for what the refinement of a file gives: the same for the same file, images, weights and settings.
-
-    Images are known by their size and time of change. S4MError where SAM's weights cannot be used.
-    """
-    names = [image.file_name for image in dataset.images]
-    stamps = "\n".join(map("\t".join, zip(names, stamps_of(image_root, names), strict=True)))
-    return Fingerprint(
-        stage="refine",
-        version=STAGES["refine"].version,
-        settings={**plan(experiment)["refine"].settings, "images": str(image_root.absolute())},
-        inputs={
-            "annotations": hash_file(source),
-            "images": hash_text(stamps),
-            "sam.checkpoint": identify_weights(experiment.sam.model, experiment.sam.checkpoint).sha256,
-        },
-        upstream={},
-    ).id
 
 
 def rows_to_refine(dataset: CocoDataset, scores: Mapping[int, float]) -> Iterator[ImageLabels]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.errors import StageError
-from pipeline.experiment.schema import RefineSettings
 from pipeline.labels.rows import Decision
+from pipeline.refinement.settings import RefineSettings
 
 
 class Evidence(Protocol):

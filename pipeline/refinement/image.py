@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from pipeline.errors import ImageError
-from pipeline.experiment.schema import RefineSettings
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_rle
+from pipeline.masks.crop_mask import CropMask, without_overlap
+from pipeline.masks.windows import whole_image
 from pipeline.refinement.asking import Answer, EmbeddingsT, Engine, Question, ask
 from pipeline.refinement.gate import Gate, Measures
-from pipeline.refinement.geometry import whole_image
-from pipeline.refinement.masks import CropMask, without_overlap
+from pipeline.refinement.settings import RefineSettings
 from pipeline.refinement.soft import soften
 from pipeline.refinement.zoom import View, plan_views
 from pipeline.sam.encoded import EncodedImage, ImageForSam

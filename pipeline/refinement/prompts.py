@@ -7,8 +7,10 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.experiment.schema import RefineSettings
-from pipeline.refinement.geometry import LowresFrame, Window, distances, nonzero_window
+from pipeline.masks.distances import distances
+from pipeline.masks.windows import Window, nonzero_window
+from pipeline.refinement.geometry import LowresFrame
+from pipeline.refinement.settings import RefineSettings
 from pipeline.refinement.soft import SoftView
 from pipeline.sam.prompt import Prompt
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pycocotools import mask as coco_mask
 
 from pipeline.coco.model import CocoDataset
-from pipeline.coco.segmentation import CompressedRle
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
-from pipeline.labels.store import LabelStore
-from pipeline.quality import match_to_truth
+from pipeline.masks.overlap import match_to_truth
+from pipeline.masks.run_lengths import CompressedRle
 from pipeline.refinement.calibrate import Sample
 
 MATCH_IOU = 0.3

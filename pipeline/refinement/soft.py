@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pipeline.coco.segmentation import CompressedRle
 from pipeline.labels.soft_mask import CROP_MARGIN, MIN_MARGIN_PX, SoftMask, make_soft_mask
-from pipeline.refinement.geometry import LowresFrame, Window, distances, whole_image, window_around
+from pipeline.masks.distances import distances
+from pipeline.masks.run_lengths import CompressedRle
+from pipeline.masks.windows import Window, whole_image, window_around
+from pipeline.refinement.geometry import LowresFrame
 
 VIEW_SIDE = 128
 """Cells along the longer side of a view, at most; the soft mask itself is stored on fewer."""

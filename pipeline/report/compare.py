@@ -8,25 +8,24 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from pipeline import words
-from pipeline.experiment.schema import WITHOUT_EFFECT, Experiment
-from pipeline.report.charts import Distribution, Line, histogram, line_chart
-from pipeline.report.curves import TOTAL
-from pipeline.report.gather import Run
-from pipeline.report.page import render
-from pipeline.report.sections import Tile
-from pipeline.report.tables import (
-    Cell,
-    Column,
+from pipeline.detection.training_log import TOTAL
+from pipeline.presentation import words
+from pipeline.presentation.charts import Distribution, Line, histogram, line_chart
+from pipeline.presentation.page import render
+from pipeline.presentation.tables import (
+    Heading,
     Table,
+    TableCell,
     change_cell,
-    metric_cells,
-    metric_columns,
     points_cell,
     share_cells,
     text_cell,
     tone,
 )
+from pipeline.report.gather import Run
+from pipeline.report.sections import Tile
+from pipeline.report.tables import metric_cells, metric_columns
+from pipeline.workflow.experiment import WITHOUT_EFFECT, Experiment
 
 _TONES: Final = ("after", "before", "tone-1", "tone-2", "tone-3", "quiet")
 
@@ -83,10 +82,12 @@ def _settings_table(experiments: Sequence[Compared]) -> Table | None:
     for key in keys:
         values = [each.settings.get(key, absent) for each in experiments]
         if any(value != values[0] for value in values):
-            shown = (Cell(words.ABSENT) if value is absent else text_cell(words.setting(value)) for value in values)
+            shown = (
+                TableCell(words.ABSENT) if value is absent else text_cell(words.setting(value)) for value in values
+            )
             rows.append((text_cell(key), *shown))
-    names = (Column(each.run.name, is_number=False) for each in experiments)
-    return Table("Settings that differ", (Column("setting", is_number=False), *names), tuple(rows)) if rows else None
+    names = (Heading(each.run.name, is_number=False) for each in experiments)
+    return Table("Settings that differ", (Heading("setting", is_number=False), *names), tuple(rows)) if rows else None
 
 
 def _tile(run: Run) -> Tile:
@@ -113,7 +114,11 @@ def _model_table(runs: Sequence[Run]) -> Table | None:
             teacher = run.teacher.mask.ap if run.teacher is not None else None
             change = change_cell(teacher if run.student else None, model.mask.ap, in_points=True)
             rows.append((text_cell(run.name), points_cell(teacher), change, *metric_cells(model.mask)))
-    first = (Column("experiment", is_number=False), Column("teacher AP"), Column("gain", note="student over teacher"))
+    first = (
+        Heading("experiment", is_number=False),
+        Heading("teacher AP"),
+        Heading("gain", note="student over teacher"),
+    )
     return Table("Mask AP of the last students", (*first, *metric_columns()), tuple(rows)) if rows else None
 
 
@@ -125,7 +130,7 @@ def _class_table(runs: Sequence[Run]) -> Table | None:
     by_name = [{each.name: each.mask.ap for each in model.categories} for _, model in measured]
     names = dict.fromkeys(name for found in by_name for name in found)
     rows = tuple((text_cell(name), *(points_cell(found.get(name)) for found in by_name)) for name in names)
-    columns = (Column("class", is_number=False), *(Column(name) for name, _ in measured))
+    columns = (Heading("class", is_number=False), *(Heading(name) for name, _ in measured))
     return Table("Mask AP of every class", columns, rows)
 
 
@@ -146,14 +151,14 @@ def _label_table(runs: Sequence[Run]) -> Table | None:
                 )
             )
     columns = (
-        Column("experiment", is_number=False),
-        Column("IoU before"),
-        Column("IoU after"),
-        Column("change"),
-        Column("boundary before", note="mean boundary IoU"),
-        Column("boundary after", note="mean boundary IoU"),
-        Column("over 0.75", note="share of refined masks whose IoU reaches 0.75"),
-        Column("over 0.90", note="share of refined masks whose IoU reaches 0.90"),
+        Heading("experiment", is_number=False),
+        Heading("IoU before"),
+        Heading("IoU after"),
+        Heading("change"),
+        Heading("boundary before", note="mean boundary IoU"),
+        Heading("boundary after", note="mean boundary IoU"),
+        Heading("over 0.75", note="share of refined masks whose IoU reaches 0.75"),
+        Heading("over 0.90", note="share of refined masks whose IoU reaches 0.90"),
     )
     return Table("Mask quality of the pseudo-labels", columns, tuple(rows)) if rows else None
 
@@ -188,12 +193,14 @@ def _time_table(runs: Sequence[Run]) -> Table:
         seals = [stage.seal if (stage := run.by_key.get(key)) else None for run in runs]
         made = [seal.id for seal in seals if seal is not None]
         shared = "the same" if len(made) > 1 and len(set(made)) == 1 else ""
-        cells = (Cell(words.duration(seal.seconds), seal.seconds) if seal else Cell(words.ABSENT) for seal in seals)
+        cells = (
+            TableCell(words.duration(seal.seconds), seal.seconds) if seal else TableCell(words.ABSENT) for seal in seals
+        )
         rows.append((text_cell(key), *cells, text_cell(shared)))
-    total = (Cell(words.duration(run.seconds), run.seconds) for run in runs)
-    rows.append((text_cell("all"), *total, Cell("")))
-    columns = (Column("stage", is_number=False), *(Column(run.name) for run in runs))
-    return Table("Time by stage", (*columns, Column("result", is_number=False)), tuple(rows))
+    total = (TableCell(words.duration(run.seconds), run.seconds) for run in runs)
+    rows.append((text_cell("all"), *total, TableCell("")))
+    columns = (Heading("stage", is_number=False), *(Heading(run.name) for run in runs))
+    return Table("Time by stage", (*columns, Heading("result", is_number=False)), tuple(rows))
 
 
 def _missing(run: Run) -> list[str]:

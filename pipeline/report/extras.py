@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.coco.reading import read_coco
-from pipeline.graph import node_key
-from pipeline.labels.store import LabelStore
+from pipeline.labels.label_store import LabelStore
 from pipeline.report.gallery import Gallery, Round, changes, composites, disagreements
 from pipeline.report.gather import Run, StageResult
 from pipeline.report.sections import Failure, failed_labels, failed_targets, summed_up
-from pipeline.structure.store import StructureStore
+from pipeline.structure.target_store import StructureStore
+from pipeline.workflow.graph import node_key
 
 
 @dataclass(frozen=True)

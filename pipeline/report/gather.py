@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from pipeline.detection.training_log import LOG, TrainingLog, read_log
 from pipeline.evaluation.results import (
     EVALUATION,
     Evaluation,
@@ -15,9 +16,8 @@ from pipeline.evaluation.results import (
     PseudoLabelResult,
     read_evaluation,
 )
-from pipeline.graph import STAGES, Node
-from pipeline.report.curves import LOG, TrainingLog, read_log
-from pipeline.store import Seal, StoreRoot
+from pipeline.workflow.graph import STAGES, Node
+from pipeline.workflow.result_store import Seal, StoreRoot
 
 _LEFT_OUT: Final = ("report",)
 

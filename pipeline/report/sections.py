@@ -9,16 +9,17 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from pipeline import words
+from pipeline.detection.training_log import TOTAL, TrainingLog
 from pipeline.evaluation.results import PseudoLabelResult
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Status
 from pipeline.labels.schema import STATUSES
-from pipeline.labels.store import LabelStore
-from pipeline.report.charts import Distribution, Line, Part, histogram, line_chart, sparkline, stacked_bar
-from pipeline.report.curves import TOTAL, TrainingLog
+from pipeline.presentation import words
+from pipeline.presentation.charts import Distribution, Line, Part, histogram, line_chart, sparkline, stacked_bar
+from pipeline.presentation.tables import Table, tone
 from pipeline.report.gather import Run, StageResult
-from pipeline.report.tables import Table, decision_table, quality_table, tone
-from pipeline.structure.store import StructureStore
+from pipeline.report.tables import decision_table, quality_table
+from pipeline.structure.target_store import StructureStore
 
 _MOST_FAILURES: Final = 50
 

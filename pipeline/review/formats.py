@@ -18,7 +18,7 @@ import numpy as np
 
 from pipeline.coco.model import CocoImage
 from pipeline.coco.writing import write_coco
-from pipeline.files import open_atomically
+from pipeline.files.writing import open_atomically
 from pipeline.labels.coco_export import LabelAnnotation, coco_annotations
 from pipeline.labels.rows import ImageLabels, InstanceLabel
 from pipeline.review.choosing import Mark, Review, ReviewImage

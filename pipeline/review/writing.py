@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.coco.paths import file_name_problem, resolve_image_path
 from pipeline.errors import DatasetError, Problem
-from pipeline.files import write_atomically
+from pipeline.files.writing import write_atomically
 from pipeline.review.choosing import Review
 from pipeline.review.formats import (
     Served,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from data.sam_tiny import WEIGHTS_FILE
+from pipeline.sam.tiny import WEIGHTS_FILE
 
 PUBLISHED_FILES: Final[dict[str, str]] = {
     "vit_b": "sam_vit_b_01ec64.pth",

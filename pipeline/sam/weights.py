@@ -14,9 +14,9 @@ from typing import IO, Final
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from data.sam_tiny import WEIGHTS_FILE
 from pipeline.errors import S4MError
 from pipeline.sam.files import PUBLISHED_FILES, checkpoint_path
+from pipeline.sam.tiny import WEIGHTS_FILE
 
 PUBLISHER: Final = "https://dl.fbaipublicfiles.com/segment_anything"
 SILENCE_SECONDS: Final = 60

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
-from pipeline.experiment.schema import Experiment
-from pipeline.identity import stamps_of
+from pipeline.compute.settings import ComputeSettings
+from pipeline.files.identity import stamps_of
 from pipeline.sam.build import build_sam
 from pipeline.sam.engine import Precision, SamEngine
 from pipeline.sam.files import checkpoint_path
+from pipeline.sam.settings import SamSettings
 
 
 @dataclass(frozen=True)
@@ -32,18 +33,18 @@ class SamChoice:
     weights: str = ""
 
     @classmethod
-    def of(cls, experiment: Experiment) -> SamChoice:
+    def of(cls, sam: SamSettings, compute: ComputeSettings) -> SamChoice:
         """What an experiment asks for; its paths are made absolute, for workers that stand elsewhere."""
-        checkpoint = experiment.sam.checkpoint
-        weights = checkpoint_path(experiment.sam.model, checkpoint)
+        checkpoint = sam.checkpoint
+        weights = checkpoint_path(sam.model, checkpoint)
         return cls(
-            model=experiment.sam.model,
+            model=sam.model,
             checkpoint=checkpoint.absolute() if checkpoint else None,
-            device=experiment.compute.device,
-            precision=experiment.compute.precision,
-            batch_images=experiment.compute.batch_images,
-            input_side=experiment.sam.input_side,
-            compiled=experiment.compute.compile,
+            device=compute.device,
+            precision=compute.precision,
+            batch_images=compute.batch_images,
+            input_side=sam.input_side,
+            compiled=compute.compile,
             weights=stamps_of(weights.parent, [weights.name])[0],
         )
 

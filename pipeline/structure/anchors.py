@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from pipeline.coco.segmentation import CompressedRle
-from pipeline.experiment.schema import DistillSettings
+from pipeline.masks.run_lengths import CompressedRle
+from pipeline.structure.settings import DistillSettings
 
 _IDS = 1 << 64  # ids may be negative, seeds may not
 

@@ -20,7 +20,7 @@ from pipeline.labels.schema import Column
 from pipeline.labels.shards import ShardPlan, completed_shards, explained_if_full, shard_path, sync_folder, sync_tree
 from pipeline.structure.schema import FORMAT, FORMAT_VERSION, MAP_SIDE, STATUSES, columns_of
 from pipeline.structure.shards import read_shard
-from pipeline.structure.store import StructureAttributes
+from pipeline.structure.target_store import StructureAttributes
 
 
 def seal(

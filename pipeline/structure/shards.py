@@ -17,7 +17,7 @@ from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
-from pipeline.files import open_atomically
+from pipeline.files.writing import open_atomically
 from pipeline.labels.shards import explained_if_full, shard_path, sync_folder
 from pipeline.structure.schema import FORMAT, FORMAT_VERSION, ImageTargets, columns_from_rows, columns_of
 

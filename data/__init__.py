@@ -1,1 +1,0 @@
-"""Where data comes from: the shapes generator, converters of public datasets, the small shipped SAM."""

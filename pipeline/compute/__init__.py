@@ -1,0 +1,1 @@
+"""Running shards: in process or on Dask, reading ahead, sharing out GPUs."""

@@ -1,0 +1,202 @@
+"""Runs shards: in this process, in processes of this machine, or on a Dask cluster that is there already.
+
+A shard is some images of a stage. What is done with it is the stage's own plain code; here is only who does it,
+what happens when a worker dies, and who is told how far things are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from pipeline.compute.settings import ComputeSettings
+from pipeline.errors import StageError
+
+if TYPE_CHECKING:
+    from distributed import Client, LocalCluster
+
+Row = TypeVar("Row")
+Report = TypeVar("Report")
+Report_co = TypeVar("Report_co", covariant=True)
+DEATHS = 3
+"""A shard that was on a worker as it died this often is taken apart, image by image."""
+CONNECT_SECONDS = 30
+WORKERS_SECONDS = 60
+"""How long a cluster that is there already may have no worker."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some images of a stage, by id; `index` is its place among all shards."""
+
+    index: int
+    image_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What became of a shard: its images, its instances by decision, and failures as reasons by file name."""
+
+    images: int
+    decisions: Mapping[str, int]
+    failures: Mapping[str, str]
+
+
+class ShardWork(Protocol[Row, Report_co]):
+    """What a stage does with a shard: a small frozen value that travels to the workers."""
+
+    def compute(self, shard: Shard) -> list[Row]:
+        """The rows of a shard's images, in their order."""
+        ...
+
+    def publish(self, shard: Shard, rows: Sequence[Row]) -> Report_co:
+        """Make a shard's rows part of the result, atomically; gives a small record of them."""
+        ...
+
+    def given_up(self, image_id: int, reason: str) -> Row:
+        """The row of an image that cannot be worked on."""
+        ...
+
+
+def run_shards(
+    work: ShardWork[Row, Report],
+    shards: Sequence[Shard],
+    compute: ComputeSettings,
+    done: Callable[[Report], None],
+) -> None:
+    """Compute and publish all shards, in any order; `done` is told of each that is published."""
+    if compute.scheduler is None and compute.workers == 1:
+        for shard in shards:
+            done(work.publish(shard, work.compute(shard)))
+    elif shards:
+        with _client(compute, len(shards)) as client:
+            _run_on(client, work, shards, done)
+
+
+def _compute_and_publish(work: ShardWork[Row, Report], shard: Shard) -> Report:
+    return work.publish(shard, work.compute(shard))
+
+
+def _run_on(
+    client: Client, work: ShardWork[Row, Report], shards: Sequence[Shard], done: Callable[[Report], None]
+) -> None:
+    from distributed import KilledWorker, as_completed
+
+    by_future = {
+        client.submit(
+            _compute_and_publish, work, shard, key=f"shard-{shard.index}-{id(work)}", **_resources(client)
+        ): shard
+        for shard in shards
+    }
+    killers: list[Shard] = []
+    for future in as_completed(by_future):
+        error = future.exception() if future.status == "error" else None
+        if isinstance(error, KilledWorker):
+            killers.append(by_future[future])
+        else:
+            done(future.result())
+        future.release()
+    for shard in killers:
+        done(
+            work.publish(shard, [row for image_id in shard.image_ids for row in _alone(client, work, shard, image_id)])
+        )
+
+
+def _alone(client: Client, work: ShardWork[Row, Any], shard: Shard, image_id: int) -> list[Row]:
+    """One image of a shard that killed its workers; given up if it is the one that does so."""
+    from distributed import KilledWorker
+
+    future = client.submit(work.compute, Shard(shard.index, (image_id,)), pure=False, **_resources(client))
+    try:
+        rows: list[Row] = future.result()
+    except KilledWorker:
+        return [work.given_up(image_id, f"its worker died {DEATHS} times, as when memory runs out")]
+    return rows
+
+
+def _resources(client: Client) -> dict[str, dict[str, int]]:
+    """Where workers offer a GPU each, ask for one, so that no worker loads two models."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return {"resources": {"GPU": 1}} if workers and all("GPU" in each["resources"] for each in workers) else {}
+
+
+@contextmanager
+def _client(compute: ComputeSettings, shards: int) -> Iterator[Client]:
+    import dask
+    from distributed import Client
+
+    settings = {
+        "distributed.scheduler.allowed-failures": DEATHS - 1,
+        "distributed.comm.timeouts.connect": CONNECT_SECONDS,
+    }
+    with dask.config.set(settings):
+        if compute.scheduler is not None:
+            with _client_of(compute.scheduler) as client:
+                yield client
+            return
+        with local_cluster(min(compute.workers, shards)) as cluster, Client(cluster) as client:
+            if compute.device != "cpu":
+                from pipeline.compute.gpus import OneGpuEach, visible_gpus
+
+                if len(gpus := visible_gpus()) > 1:
+                    client.register_plugin(OneGpuEach(gpus))
+            yield client
+
+
+@contextmanager
+def _client_of(scheduler: str) -> Iterator[Client]:
+    """A client of a cluster that is there already; StageError where it cannot be used, or is lost on the way."""
+    from distributed import Client
+    from distributed.utils import silence_logging_cmgr
+
+    try:
+        client = Client(scheduler, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise StageError(
+            f"compute.scheduler: no Dask scheduler answers at {scheduler} ({error}); "
+            f"start one, or leave it out to use this machine"
+        ) from error
+    with silence_logging_cmgr("CRITICAL"), client:  # its tracebacks would bury what we say
+        try:
+            client.wait_for_workers(1, timeout=WORKERS_SECONDS)
+        except TimeoutError as error:
+            raise StageError(
+                f"compute.scheduler: the Dask scheduler at {scheduler} has no workers after {WORKERS_SECONDS} s; "
+                f"start some: dask worker {scheduler} --nthreads 1"
+            ) from error
+        try:
+            yield client
+        except CancelledError as error:  # nobody but Dask cancels shards, all of them when its scheduler is gone
+            raise StageError(
+                f"compute.scheduler: the Dask scheduler at {scheduler} is gone. What is done is kept: "
+                f"start it again with its workers, then the same command"
+            ) from error
+
+
+@contextmanager
+def local_cluster(workers: int) -> Iterator[LocalCluster]:
+    """Worker processes of this machine, of one core each."""
+    import dask
+    from distributed import LocalCluster
+
+    settings = {
+        "distributed.admin.log-format": "%(message)s",
+        # Dask has workers give memory back at every turn; models take the same again, page by page, at every image.
+        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 29,
+        "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 1 << 25,
+    }
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            silence_logs="CRITICAL",
+            env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        ) as cluster,
+    ):
+        yield cluster

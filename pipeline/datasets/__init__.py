@@ -1,0 +1,1 @@
+"""Image sets: generators and converters, the labelled and unlabelled lists of an experiment."""

@@ -1,0 +1,154 @@
+"""Predicting on a shard of images: what a worker is given, and what it does with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.coco.model import CocoCategory, CocoDataset, CocoImage
+from pipeline.coco.paths import resolve_image_path
+from pipeline.coco.reading import read_coco
+from pipeline.compute.ahead import read_ahead
+from pipeline.compute.settings import ComputeSettings
+from pipeline.compute.shards import Shard, ShardReport
+from pipeline.errors import ImageError, StageError
+from pipeline.files.images import read_image
+from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status, label_from_mask
+from pipeline.labels.shards import write_shard
+from pipeline.labels.soft_mask import make_soft_mask
+
+if TYPE_CHECKING:
+    from pipeline.detection.predictor import Predictor
+    from pipeline.detection.soft_masks import Prediction
+
+IMAGES_PER_SHARD = 32
+
+
+@dataclass(frozen=True)
+class DetectorChoice:
+    """Which trained detector, where it runs, in which arithmetic; flip: on mirror images too."""
+
+    folder: Path
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "fp32", "bf16"]
+    batch_images: int
+    flip: bool = False
+
+    @classmethod
+    def of(cls, folder: Path, compute: ComputeSettings, *, flip: bool = False) -> DetectorChoice:
+        """A detector's folder, run as an experiment says; made absolute, for workers that stand elsewhere."""
+        return cls(folder.absolute(), compute.device, compute.precision, compute.batch_images, flip)
+
+
+@dataclass(frozen=True)
+class PredictWork:
+    """A detector's labels for images, shard by shard (see `pipeline.compute.shards.ShardWork`).
+
+    measured: detections to measure, with the detector's own boxes and without soft masks; else labels to refine,
+    with the boxes of their masks.
+    """
+
+    annotations: Path
+    image_root: Path
+    shards_folder: Path
+    detector: DetectorChoice
+    score_threshold: float
+    max_instances: int
+    measured: bool = False
+
+    def compute(self, shard: Shard) -> list[ImageLabels]:
+        """The labels of a shard's images. Images are read while others are predicted on."""
+        import pipeline.detection.registered  # noqa: F401  ahead of all else of MMDetection, which it keeps quiet
+        from pipeline.detection.predictor import build_predictor
+
+        dataset = _read_dataset(self.annotations)
+        predictor = build_predictor(self.detector)
+        rows: list[ImageLabels] = []
+        images = [dataset.image_by_id[image_id] for image_id in shard.image_ids]
+        for batch in read_ahead(images, self.detector.batch_images, self._with_pixels):
+            rows += self._predicted(batch, predictor)
+        return rows
+
+    def publish(self, shard: Shard, rows: Sequence[ImageLabels]) -> ShardReport:
+        """Write the shard."""
+        write_shard(self.shards_folder, shard.index, rows)
+        failures = {row.file_name: row.message for row in rows if row.status is Status.FAILED}
+        return ShardReport(len(rows), {"instances": sum(len(row.instances) for row in rows)}, failures)
+
+    def given_up(self, image_id: int, reason: str) -> ImageLabels:
+        """The row of an image that kills its workers."""
+        return _failure(_read_dataset(self.annotations).image_by_id[image_id], reason)
+
+    def _with_pixels(self, image: CocoImage) -> tuple[CocoImage, NDArray[np.uint8] | str]:
+        """An image as RGB, or why it cannot be read."""
+        try:
+            path = resolve_image_path(self.image_root, image.file_name)
+            return image, read_image(path, (image.width, image.height))
+        except ImageError as error:
+            return image, str(error)
+
+    def _predicted(
+        self, batch: Sequence[tuple[CocoImage, NDArray[np.uint8] | str]], predictor: Predictor
+    ) -> list[ImageLabels]:
+        """The rows of a batch, in its order."""
+        images = [pixels for _, pixels in batch if not isinstance(pixels, str)]
+        # A mirror image's share may lift or lower a score: nothing is left out before.
+        found = iter(
+            predictor.predict_twice(images) if self.detector.flip else predictor.predict(images, self.score_threshold)
+        )
+        return [
+            _failure(image, pixels) if isinstance(pixels, str) else self._row(image, next(found), predictor.categories)
+            for image, pixels in batch
+        ]
+
+    def _row(
+        self, image: CocoImage, predictions: Sequence[Prediction], categories: Sequence[CocoCategory]
+    ) -> ImageLabels:
+        """The best predictions of an image as labels, the best first; those without a pixel are passed over."""
+        instances: list[InstanceLabel] = []
+        for prediction in sorted(predictions, key=lambda each: -each.score):
+            if prediction.score < self.score_threshold or len(instances) == self.max_instances:
+                break
+            label = self._label(prediction, categories[prediction.label].id)
+            if label.area:
+                instances.append(label)
+        return ImageLabels.of_instances(image.id, image.file_name, image.width, image.height, tuple(instances))
+
+    def _label(self, prediction: Prediction, category_id: int) -> InstanceLabel:
+        painted = prediction.source.paint()
+        score = min(prediction.score, 1.0)  # a mean of probabilities may be rounded to a little above
+        label = label_from_mask(painted.mask, category_id, score, Decision.TEACHER)
+        if self.measured:
+            return replace(label, box_xyxy=prediction.box_xyxy)
+        return replace(label, soft_mask=make_soft_mask(painted.probability, label.box_xyxy))
+
+
+def require_same_categories(
+    folder: Path, of_model: Sequence[CocoCategory], annotations: Path, of_images: Sequence[CocoCategory]
+) -> None:
+    """StageError unless a model knows the categories of a dataset by the same ids and names."""
+    model, images = (", ".join(f"{id_} {name}" for id_, name in _names(each)) for each in (of_model, of_images))
+    if model != images:
+        raise StageError(
+            f"{folder}: the model's categories are not those of {annotations}. The model's: {model}. "
+            f"The file's: {images}. Use the same ids and names in both, and train again where the model's are wrong"
+        )
+
+
+def _names(categories: Sequence[CocoCategory]) -> list[tuple[int, str]]:
+    return sorted((category.id, category.name) for category in categories)
+
+
+def _failure(image: CocoImage, reason: str) -> ImageLabels:
+    return ImageLabels.of_failure(image.id, image.file_name, reason, image.width, image.height)
+
+
+@lru_cache(maxsize=1)
+def _read_dataset(path: Path) -> CocoDataset:
+    return read_coco(path, annotations_required=False)

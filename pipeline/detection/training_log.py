@@ -1,0 +1,69 @@
+"""What a training's log says, thinned out to what a chart can show."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from pipeline.presentation.curves import Point, thinned
+
+LOG: Final = "log.jsonl"
+TOTAL: Final = "loss"
+"""The name of the sum of all losses."""
+
+
+class _Step(msgspec.Struct):
+    """The part of a line that is drawn."""
+
+    iteration: int
+    lr: float | None = None
+    losses: dict[str, float | None] = {}
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """A training as its log has it. Points are (iteration, value), at most `MOST_POINTS` of each curve.
+
+    unreadable: lines that are none of a log, as the last one of a run that was cut off.
+    """
+
+    iterations: int
+    losses: dict[str, tuple[Point, ...]]
+    learning_rate: tuple[Point, ...]
+    unreadable: int
+
+
+def read_log(path: Path) -> TrainingLog | None:
+    """The log of a training; None where there is no file, or nothing in it."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return None
+    decoder = msgspec.json.Decoder(_Step)
+    losses: dict[str, list[Point]] = defaultdict(list)
+    rates: list[Point] = []
+    last = unreadable = 0
+    for line in lines:
+        try:
+            step = decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            unreadable += 1
+            continue
+        last = max(last, step.iteration)
+        _add(rates, step.iteration, step.lr)
+        for name, value in step.losses.items():
+            _add(losses[name], step.iteration, value)
+    if not last:
+        return None
+    curves = {name: thinned(points) for name, points in losses.items() if points}
+    return TrainingLog(last, curves, thinned(rates), unreadable)
+
+
+def _add(points: list[Point], iteration: int, value: float | None) -> None:
+    if value is not None and math.isfinite(value):
+        points.append((float(iteration), value))

@@ -1,0 +1,80 @@
+"""Embeddings of a shard of images: what a worker is given, and what it does with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.coco.paths import resolve_image_path
+from pipeline.compute.ahead import read_ahead
+from pipeline.compute.shards import Shard, ShardReport
+from pipeline.embeddings.making import write_shard
+from pipeline.embeddings.schema import ImageRow, Shape
+from pipeline.errors import ImageError
+from pipeline.files.images import read_image
+from pipeline.labels.label_store import LabelStore
+from pipeline.labels.rows import ImageLabels
+from pipeline.sam.worker import SamChoice, build_engine
+
+ENCODED = "encoded images"
+"""In a shard's report: how many of its images went through SAM's encoder."""
+
+
+@dataclass(frozen=True)
+class EmbedWork:
+    """Embeddings of the images of a label store, shard by shard (see `pipeline.compute.shards.ShardWork`).
+
+    Every image is encoded, also one without labels: another teacher may have some for it. An image that cannot be
+    read gets no features; refining then reads it itself, and records why it cannot.
+    """
+
+    labels: Path
+    image_root: Path
+    folder: Path
+    sam: SamChoice
+    shape: Shape
+    images_per_shard: int
+
+    def compute(self, shard: Shard) -> list[ImageRow]:
+        """The embeddings of a shard's images. Images are read while others are encoded."""
+        store = _open_store(self.labels)
+        rows = []
+        for batch in read_ahead([store.by_id(each) for each in shard.image_ids], self.sam.batch_images, self._read):
+            pixels = [image_rgb for _, image_rgb in batch if image_rgb is not None]
+            features = iter(build_engine(self.sam).encode(pixels).to_numpy() if pixels else ())
+            rows += [_row(labels, None if image_rgb is None else next(features)) for labels, image_rgb in batch]
+        return rows
+
+    def publish(self, shard: Shard, rows: Sequence[ImageRow]) -> ShardReport:
+        """Write the shard."""
+        write_shard(self.folder, shard.index, shard.index * self.images_per_shard, rows, self.shape)
+        encoded = sum(row.features is not None for row in rows)
+        counts = {ENCODED: encoded, "left out": len(rows) - encoded}
+        return ShardReport(len(rows), {name: count for name, count in counts.items() if count}, {})
+
+    def given_up(self, image_id: int, reason: str) -> ImageRow:
+        """The row of an image that kills its workers; refining meets it again and says so."""
+        return _row(_open_store(self.labels).by_id(image_id), None)
+
+    def _read(self, labels: ImageLabels) -> tuple[ImageLabels, NDArray[np.uint8] | None]:
+        try:
+            path = resolve_image_path(self.image_root, labels.file_name)
+            return labels, read_image(path, (labels.width, labels.height))
+        except ImageError:
+            return labels, None
+
+
+def _row(labels: ImageLabels, features: NDArray[np.float16] | None) -> ImageRow:
+    # Half precision holds what SAM's encoders give; should it once overflow, the image is left out.
+    usable = features if features is not None and np.isfinite(features).all() else None
+    return ImageRow(labels.image_id, labels.width, labels.height, usable)
+
+
+@lru_cache(maxsize=2)
+def _open_store(path: Path) -> LabelStore:
+    return LabelStore.open(path)

@@ -1,1 +1,0 @@
-"""The experiment: what a user asks for, checked as a whole and frozen."""

@@ -1,0 +1,1 @@
+"""Masks: overlap, matching, windows, outlines, run lengths."""

@@ -1,0 +1,99 @@
+"""Masks in crops: what is known to lie within a window never becomes a dense array of the whole image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from pipeline.masks.run_lengths import CompressedRle
+from pipeline.masks.windows import Window, nonzero_window, window_around
+
+
+@dataclass(frozen=True)
+class CropMask:
+    """A mask that lies within a window; `rle` is of the window alone, its `size` that of the window."""
+
+    window: Window
+    rle: CompressedRle
+
+    @classmethod
+    def of_array(cls, mask: NDArray[np.bool_], window: Window) -> CropMask:
+        """From an array (height, width) that shows `window`; what is empty around the mask is cut off."""
+        tight = nonzero_window(mask)
+        inside = mask[tight.y0 : tight.y1, tight.x0 : tight.x1]
+        rle: CompressedRle = coco_mask.encode(np.asfortranarray(inside, dtype=np.uint8))
+        return cls(tight.moved(window.x0, window.y0), rle)
+
+    @classmethod
+    def of_rle(cls, rle: CompressedRle) -> CropMask:
+        """From the mask of a whole image, which is dense for a moment."""
+        x, y, width, height = (float(value) for value in coco_mask.toBbox(rle))
+        window = window_around((x, y, x + width, y + height))
+        return cls.of_array(
+            coco_mask.decode(rle)[window.y0 : window.y1, window.x0 : window.x1].astype(np.bool_), window
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no pixel."""
+        return self.window.is_empty
+
+    def array(self) -> NDArray[np.bool_]:
+        """The mask in its window: bool (height, width)."""
+        if self.is_empty:
+            return np.zeros((self.window.height, self.window.width), dtype=np.bool_)
+        mask: NDArray[np.bool_] = coco_mask.decode(self.rle).astype(np.bool_)
+        return mask
+
+    def moved(self, dx: int, dy: int) -> CropMask:
+        """The same mask `dx` columns and `dy` rows further."""
+        return CropMask(self.window.moved(dx, dy), self.rle)
+
+    def to_rle(self, height: int, width: int) -> CompressedRle:
+        """The mask in an image of this size, which must hold the window."""
+        # Run lengths go down the columns: each ends with a zero here, so that no run goes on in the next.
+        padded = np.pad(self.array(), ((1, 1), (0, 0))).astype(np.int8)
+        columns, rows = np.nonzero(np.diff(padded, axis=0).T)
+        changes = (columns + self.window.x0) * height + rows + self.window.y0
+        # In the image, one that ends at the bottom does go on where the next column begins with ones.
+        joined = np.flatnonzero(np.diff(changes) == 0)
+        changes = np.delete(changes, np.concatenate([joined, joined + 1]))
+        if not changes.size or changes[-1] < height * width:
+            changes = np.append(changes, height * width)
+        counts = np.diff(changes, prepend=0).tolist()
+        rle: CompressedRle = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+        return rle
+
+
+def without_overlap(masks: Sequence[CropMask], scores: Sequence[float]) -> list[CropMask]:
+    """Masks of one image that share no pixel: the higher score keeps it, of equals the earlier mask."""
+    order = sorted(range(len(masks)), key=lambda index: -scores[index])
+    meets = _meets([mask.window for mask in masks])
+    separate = list(masks)
+    for place, index in enumerate(order):
+        rivals = [masks[other] for other in order[:place] if meets[index, other]]
+        separate[index] = _minus(masks[index], rivals)
+    return separate
+
+
+def _meets(windows: Sequence[Window]) -> NDArray[np.bool_]:
+    """Which windows share a pixel, (N, N)."""
+    x0, y0, x1, y1 = np.array([astuple(window) for window in windows], dtype=np.int64).reshape(-1, 4).T
+    across = np.minimum.outer(x1, x1) > np.maximum.outer(x0, x0)
+    down = np.minimum.outer(y1, y1) > np.maximum.outer(y0, y0)
+    meets: NDArray[np.bool_] = across & down
+    return meets
+
+
+def _minus(mask: CropMask, rivals: Sequence[CropMask]) -> CropMask:
+    if not rivals:
+        return mask
+    left = mask.array()
+    for rival in rivals:
+        shared = mask.window & rival.window
+        left[mask.window.slices(shared)] &= ~rival.array()[rival.window.slices(shared)]
+    return CropMask.of_array(left, mask.window)

@@ -1,0 +1,1 @@
+"""Figures, sizes and charts as people read them."""

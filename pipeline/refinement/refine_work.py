@@ -1,0 +1,120 @@
+"""Refining a shard of images: what a worker is given, and what it does with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from pipeline.coco.paths import resolve_image_path
+from pipeline.compute.ahead import read_ahead
+from pipeline.compute.shards import Shard, ShardReport
+from pipeline.embeddings.embedding_store import EmbeddingStore
+from pipeline.errors import ImageError
+from pipeline.files.images import read_image
+from pipeline.labels.label_store import LabelStore
+from pipeline.labels.rows import ImageLabels, Status
+from pipeline.labels.shards import write_shard
+from pipeline.refinement.gate import Gate
+from pipeline.refinement.image import RefineInput, refine_images
+from pipeline.refinement.settings import RefineSettings
+from pipeline.sam.engine import SamEngine
+from pipeline.sam.worker import SamChoice, build_engine
+
+IMAGES_PER_SHARD = 32
+ENCODED = "encoded images"
+"""In a shard's report: how often SAM's encoder ran, once for each image and for each enlarged crop."""
+
+
+@dataclass(frozen=True)
+class RefinedRow:
+    """The refined labels of an image, and how often SAM's encoder ran for them."""
+
+    labels: ImageLabels
+    encoded_views: int = 0
+
+
+@dataclass(frozen=True)
+class RefineWork:
+    """Refinement of the teacher's labels, shard by shard (see `pipeline.compute.shards.ShardWork`).
+
+    embeddings: a sealed store of those of whole images, to be used in place of SAM's encoder.
+    """
+
+    teacher_store: Path
+    image_root: Path
+    shards_folder: Path
+    sam: SamChoice
+    settings: RefineSettings
+    gate: Gate
+    embeddings: Path | None = None
+
+    def compute(self, shard: Shard) -> list[RefinedRow]:
+        """The refined labels of a shard's images. Images are read while others are refined."""
+        store = _open_store(self.teacher_store)
+        engine = build_engine(self.sam)
+        teacher = [store.by_id(image_id) for image_id in shard.image_ids]
+        rows: dict[int, RefinedRow] = {}
+        for batch in read_ahead(teacher, self.sam.batch_images, self._input):
+            rows |= self._refined(batch, engine)
+        return [rows[image_id] for image_id in shard.image_ids]
+
+    def publish(self, shard: Shard, rows: Sequence[RefinedRow]) -> ShardReport:
+        """Write the shard."""
+        refined = [row.labels for row in rows]
+        write_shard(self.shards_folder, shard.index, refined)
+        counts = Counter(str(instance.decision) for labels in refined for instance in labels.instances)
+        counts[ENCODED] = sum(row.encoded_views for row in rows)
+        failures = {labels.file_name: labels.message for labels in refined if labels.status is Status.FAILED}
+        return ShardReport(len(rows), dict(counts), failures)
+
+    def given_up(self, image_id: int, reason: str) -> RefinedRow:
+        """The row of an image that kills its workers."""
+        labels = _open_store(self.teacher_store).by_id(image_id)
+        failure = ImageLabels.of_failure(image_id, labels.file_name, reason, labels.width, labels.height)
+        return RefinedRow(failure)
+
+    def _input(self, labels: ImageLabels) -> RefineInput | ImageLabels:
+        """An image with its labels; the row it will have where there is nothing to refine or it cannot be read."""
+        if labels.status is not Status.OK:
+            return labels
+        encoded = None
+        if self.embeddings is not None:
+            encoded = _open_embeddings(self.embeddings).encoded_image(labels.image_id, (labels.height, labels.width))
+            if encoded is not None and not self.settings.zoom_below_px:
+                return RefineInput(None, labels, encoded)
+        try:
+            path = resolve_image_path(self.image_root, labels.file_name)
+            return RefineInput(read_image(path, (labels.width, labels.height)), labels, encoded)
+        except ImageError as error:
+            return _failure(labels, error)
+
+    def _refined(self, batch: Sequence[RefineInput | ImageLabels], engine: SamEngine) -> dict[int, RefinedRow]:
+        rows = {labels.image_id: RefinedRow(labels) for labels in batch if isinstance(labels, ImageLabels)}
+        inputs = [each for each in batch if isinstance(each, RefineInput)]
+        try:
+            refined = refine_images(inputs, engine, self.settings, self.gate) if inputs else []
+        except ImageError as error:
+            if len(batch) == 1:
+                return {inputs[0].labels.image_id: RefinedRow(_failure(inputs[0].labels, error))}
+            return {key: row for each in batch for key, row in self._refined([each], engine).items()}
+        for each, image in zip(inputs, refined, strict=True):
+            labels = replace(each.labels, instances=image.instances)
+            rows[labels.image_id] = RefinedRow(labels, image.encoded_views)
+        return rows
+
+
+def _failure(labels: ImageLabels, error: ImageError) -> ImageLabels:
+    return ImageLabels.of_failure(labels.image_id, labels.file_name, str(error), labels.width, labels.height)
+
+
+@lru_cache(maxsize=2)
+def _open_store(path: Path) -> LabelStore:
+    return LabelStore.open(path)
+
+
+@lru_cache(maxsize=2)
+def _open_embeddings(path: Path) -> EmbeddingStore:
+    return EmbeddingStore.open(path)

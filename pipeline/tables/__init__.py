@@ -1,0 +1,1 @@
+"""The columnar store on Zarr: declared columns, shards, sealing, verifying, reading."""

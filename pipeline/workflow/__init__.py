@@ -1,0 +1,1 @@
+"""The experiment, the stage graph, fingerprints, the shared store of results, the workspace."""

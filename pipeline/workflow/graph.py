@@ -1,0 +1,308 @@
+"""The stage graph of an experiment: its nodes, what each reads, and what enters each fingerprint.
+
+`make` reads these edges too. A node is a stage in a round: `refine`, and `refine-2` where a second round
+refines the labels of the first student.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.fingerprint import Fingerprint
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the method. `version` rises when its code or format changes the result."""
+
+    name: str
+    purpose: str
+    version: int = 1
+
+
+STAGES: Final[dict[str, Stage]] = {
+    stage.name: stage
+    for stage in (
+        Stage("split", "choose the labelled, unlabelled and validation images"),
+        Stage("distill", "compute SAM's structural targets for the labelled images", version=2),
+        Stage("train-teacher", "train the teacher on the labelled images", version=2),
+        Stage("predict", "let the teacher label the unlabelled images"),
+        Stage("refine", "sharpen the teacher's masks with SAM", version=2),
+        Stage("augment", "paste refined instances into composites"),
+        Stage("train-student", "train the student on labelled and refined images"),
+        Stage("evaluate", "measure teacher, student and pseudo-labels", version=3),
+        Stage("report", "write the HTML report"),
+    )
+}
+
+ABLATION: Final = "ablation"
+"""Key of the content of an experiment's ablation, where there is one: the report shows it."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A stage in a round of one experiment.
+
+    settings: values that enter the fingerprint, by dotted key.
+    inputs: dotted keys whose content enters it.
+    made_from: nodes whose results enter it.
+    reads: every node whose result must be there first, `made_from` included.
+    skipped: why this experiment does without the stage; empty where it does not.
+    """
+
+    key: str
+    stage: str
+    round: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    inputs: tuple[str, ...] = ()
+    made_from: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    skipped: str = ""
+
+
+def plan(experiment: Experiment) -> dict[str, Node]:
+    """All nodes of an experiment in the order in which they can run."""
+    nodes = [_split(experiment), _distill(experiment), _teacher(experiment)]
+    model = "train-teacher"
+    for number in range(1, experiment.student.rounds + 1):
+        nodes += _round(experiment, number, model)
+        model = nodes[-1].key
+    made = [node.key for node in nodes]
+    nodes.append(_evaluate(experiment, made))
+    made.append("evaluate")
+    settings = _section("report", experiment.report)
+    nodes.append(Node("report", "report", 1, settings, (ABLATION,), made_from=tuple(made), reads=tuple(made)))
+    return _without_skipped({node.key: node for node in nodes})
+
+
+def node_key(stage: str, number: int) -> str:
+    """The node of a stage in a round."""
+    return stage if number == 1 else f"{stage}-{number}"
+
+
+def fingerprints(nodes: Mapping[str, Node], contents: Mapping[str, str]) -> dict[str, Fingerprint]:
+    """The fingerprint of every node that is not skipped. `contents`: digests by dotted key."""
+    made: dict[str, Fingerprint] = {}
+    for key, node in nodes.items():
+        if not node.skipped:
+            made[key] = Fingerprint(
+                stage=node.stage,
+                version=STAGES[node.stage].version,
+                settings=node.settings,
+                inputs={name: contents[name] for name in node.inputs if name in contents},
+                upstream={upstream: made[upstream].id for upstream in node.made_from},
+            )
+    return made
+
+
+def downstream(nodes: Mapping[str, Node], key: str) -> list[str]:
+    """The nodes that cannot run before `key` has."""
+    held = {key}
+    for node in nodes.values():
+        if not node.skipped and held.intersection(node.reads):
+            held.add(node.key)
+    return [name for name in nodes if name in held and name != key]
+
+
+def _section(name: str, section: BaseModel, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A section's values by dotted key. Paths are left out: their content is an input."""
+    values: dict[str, Any] = {}
+    for key, value in section.model_dump(mode="json").items():
+        if key not in without and key not in _PATHS:
+            values[f"{name}.{key}"] = value
+    return values
+
+
+_PATHS: Final = ("detector", "init_weights", "results", "checkpoint")
+_SAM_INPUTS: Final = ("sam.checkpoint",)
+
+
+def _pool_settings(experiment: Experiment) -> dict[str, Any]:
+    """How one annotated set is divided: it decides which images are labelled."""
+    data = experiment.data
+    if data.annotated is None:
+        return {}
+    chosen = {} if data.percent is None else {"data.percent": data.percent, "data.seed": data.seed}
+    return {**chosen, "split.version": STAGES["split"].version}
+
+
+def _labelled_inputs(experiment: Experiment) -> tuple[str, ...]:
+    if experiment.data.annotated is None:
+        return ("data.labelled.annotations", "data.labelled.images")
+    return ("data.annotated.annotations", "data.annotated.images", "data.labelled_list")
+
+
+def _unlabelled_inputs(experiment: Experiment) -> tuple[str, ...]:
+    """Which images are unlabelled, never what their annotations say, where these lie in a file apart."""
+    if experiment.data.annotated is None:
+        return ("data.unlabelled.images",)
+    return _labelled_inputs(experiment)
+
+
+def _split(experiment: Experiment) -> Node:
+    names = ("labelled", "unlabelled", "annotated", "validation")
+    inputs = (*(f"data.{name}.annotations" for name in names), "data.labelled_list")
+    unlabelled = experiment.data.unlabelled
+    if unlabelled is not None and unlabelled.annotations is None:
+        inputs = (*inputs, "data.unlabelled.images")
+    settings = {key: value for key, value in _pool_settings(experiment).items() if key != "split.version"}
+    return Node("split", "split", 1, settings, inputs)
+
+
+def _no_teacher(experiment: Experiment) -> str:
+    """Why there is no teacher to train, if so."""
+    if experiment.predict.results is not None and experiment.student.start == "scratch":
+        return "labels come from predict.results and student.start is scratch"
+    return ""
+
+
+def _distill(experiment: Experiment) -> Node:
+    off = "teacher.distillation_weight is 0" if experiment.teacher.distillation_weight == 0 else ""
+    return Node(
+        "distill",
+        "distill",
+        1,
+        _section("distill", experiment.distill) | _sam(experiment) | _pool_settings(experiment),
+        (*_SAM_INPUTS, *_labelled_inputs(experiment)),
+        reads=("split",),
+        skipped=_no_teacher(experiment) or off,
+    )
+
+
+def _teacher(experiment: Experiment) -> Node:
+    return Node(
+        "train-teacher",
+        "train-teacher",
+        1,
+        _section("teacher", experiment.teacher) | _pool_settings(experiment),
+        ("teacher.detector", "teacher.init_weights", *_labelled_inputs(experiment)),
+        made_from=("distill",),
+        reads=("split", "distill"),
+        skipped=_no_teacher(experiment),
+    )
+
+
+def _round(experiment: Experiment, number: int, model: str) -> list[Node]:
+    """The nodes of one round; `model` is the node whose weights label the unlabelled images."""
+    predict, refine, augment, student = (
+        node_key(stage, number) for stage in ("predict", "refine", "augment", "train-student")
+    )
+    return [
+        _predict(experiment, predict, number, model),
+        _refine(experiment, refine, number, predict),
+        _augment(experiment, augment, number, refine),
+        _student(experiment, student, number, (refine, augment, model)),
+    ]
+
+
+def _predict(experiment: Experiment, key: str, number: int, model: str) -> Node:
+    imported = experiment.predict.results is not None and number == 1
+    inputs = _unlabelled_inputs(experiment)
+    if imported:
+        # No teacher says which images are labelled: an image that has become so is not unlabelled any more.
+        labelled = () if experiment.data.labelled is None else ("data.labelled.images",)
+        inputs = ("predict.results", *inputs, *labelled)
+    return Node(
+        key,
+        "predict",
+        number,
+        _section("predict", experiment.predict) | _pool_settings(experiment),
+        inputs,
+        made_from=() if imported else (model,),
+        reads=("split",) if imported else ("split", model),
+    )
+
+
+def _refine(experiment: Experiment, key: str, number: int, predict: str) -> Node:
+    calibrated = experiment.refine.gate == "calibrated"
+    # The first teacher, in every round: students have seen all labelled images.
+    judged = ("train-teacher",) if calibrated else ()
+    return Node(
+        key,
+        "refine",
+        number,
+        # A preset is a shorthand: what it fills in is there under its own keys.
+        _section("refine", experiment.refine, without=("preset",))
+        | _sam(experiment)
+        | (_pool_settings(experiment) if calibrated else {}),
+        (*_SAM_INPUTS, *(_labelled_inputs(experiment) if calibrated else ())),
+        made_from=(predict, *judged),
+        reads=("split", predict, *judged),
+    )
+
+
+def _augment(experiment: Experiment, key: str, number: int, refine: str) -> Node:
+    skipped = ""
+    if experiment.augment.mode != "materialised":
+        skipped = f"augment.mode is {experiment.augment.mode}"
+    elif experiment.student.mixture.composites == 0:
+        skipped = "student.mixture.composites is 0"
+    labelled = experiment.augment.partners == "labelled-too"
+    return Node(
+        key,
+        "augment",
+        number,
+        _section("augment", experiment.augment, without=("mode",)) | (_pool_settings(experiment) if labelled else {}),
+        _labelled_inputs(experiment) if labelled else (),
+        made_from=(refine,),
+        reads=("split", refine),
+        skipped=skipped,
+    )
+
+
+def _student(experiment: Experiment, key: str, number: int, upstream: tuple[str, str, str]) -> Node:
+    refine, augment, model = upstream
+    student = experiment.student
+    settings = _section("student", student, without=("rounds",)) | _pool_settings(experiment)
+    detector = ("student.detector",)
+    if student.detector is None:
+        settings["teacher.overrides"] = experiment.teacher.overrides
+        detector = ("teacher.detector",)
+    if experiment.augment.mode == "on-the-fly" and student.mixture.composites > 0:
+        settings |= _section("augment", experiment.augment)
+    warm = student.start == "teacher"
+    return Node(
+        key,
+        "train-student",
+        number,
+        settings,
+        (*detector, *(() if warm else ("teacher.init_weights",)), *_labelled_inputs(experiment)),
+        made_from=(refine, augment, *((model,) if warm else ())),
+        reads=("split", refine, augment, *((model,) if warm else ())),
+    )
+
+
+def _evaluate(experiment: Experiment, made: list[str]) -> Node:
+    inputs = ("data.validation.annotations", "data.validation.images", "data.unlabelled.annotations")
+    measured = tuple(key for key in made if not key.startswith(("distill", "augment", "split")))
+    return Node(
+        "evaluate",
+        "evaluate",
+        1,
+        _section("evaluate", experiment.evaluate),
+        inputs,
+        made_from=measured,
+        reads=("split", *measured),
+    )
+
+
+def _sam(experiment: Experiment) -> dict[str, Any]:
+    return {"sam.model": experiment.sam.model, "sam.input_side": experiment.sam.input_side}
+
+
+def _without_skipped(nodes: dict[str, Node]) -> dict[str, Node]:
+    """The same nodes, none of which is made from a skipped one."""
+    skipped = {key for key, node in nodes.items() if node.skipped}
+    return {
+        key: replace(
+            node,
+            made_from=tuple(name for name in node.made_from if name not in skipped),
+            reads=tuple(name for name in node.reads if name not in skipped),
+        )
+        for key, node in nodes.items()
+    }

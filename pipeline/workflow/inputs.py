@@ -1,0 +1,93 @@
+"""The contents an experiment depends on, by the dotted key that leads to each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from pipeline.datasets.settings import AnnotatedSet
+from pipeline.files.identity import IdentityCache, ImageList, hash_text, list_images
+from pipeline.sam.files import checkpoint_path
+from pipeline.workflow.detector_files import config_files, starts_from_sam_tiny
+from pipeline.workflow.experiment import Experiment
+
+
+class _ListedImage(msgspec.Struct):
+    id: int
+    file_name: str
+
+
+class _Listing(msgspec.Struct):
+    """The one part of a COCO file that says which images there are."""
+
+    images: list[_ListedImage]
+
+
+def read_contents(experiment: Experiment, cache: IdentityCache, *, trust: bool = False) -> dict[str, str]:
+    """Content digests by dotted key, for every file and image set that the experiment names.
+
+    With `trust`, images are taken to be as they were at the last look.
+    """
+    contents: dict[str, str] = {}
+    data = experiment.data
+    for name in ("labelled", "annotated", "validation"):
+        images: AnnotatedSet | None = getattr(data, name)
+        if images is not None:
+            digest = cache.file(images.annotations)
+            contents[f"data.{name}.annotations"] = digest
+            listing = _listing(images.annotations, digest)
+            contents[f"data.{name}.images"] = cache.images(images.images, listing, trust=trust)
+    if data.unlabelled is not None:
+        listing = ImageList("", lambda: _numbered(list_images(data.unlabelled.images)))  # type: ignore[union-attr]
+        if data.unlabelled.annotations is not None:
+            digest = cache.file(data.unlabelled.annotations)
+            contents["data.unlabelled.annotations"] = digest
+            listing = _listing(data.unlabelled.annotations, digest)
+        contents["data.unlabelled.images"] = cache.images(data.unlabelled.images, listing, trust=trust)
+    files = {
+        "data.labelled_list": data.labelled_list,
+        "sam.checkpoint": checkpoint_path(experiment.sam.model, experiment.sam.checkpoint),
+        "teacher.init_weights": experiment.teacher.init_weights,
+        "predict.results": experiment.predict.results,
+    }
+    contents |= {key: cache.file(path) for key, path in files.items() if path is not None}
+    configs = {
+        "teacher.detector": experiment.teacher.detector,
+        "student.detector": experiment.student.detector,
+    }
+    contents |= {key: _config(path, cache) for key, path in configs.items() if path is not None}
+    return contents
+
+
+def _listing(annotations: Path, digest: str) -> ImageList:
+    return ImageList(digest, lambda: _listed(annotations))
+
+
+def _listed(annotations: Path) -> Sequence[str]:
+    """`id, tab, file name` of every image of a COCO file.
+
+    A file that is not as it should be gives none here: `split` reads it in full and says what is wrong.
+    """
+    try:
+        listing = msgspec.json.decode(annotations.read_bytes(), type=_Listing)
+    except (msgspec.DecodeError, UnicodeDecodeError, OSError):
+        return []
+    return [f"{image.id}\t{image.file_name}" for image in listing.images if _is_usable(image.file_name)]
+
+
+def _is_usable(file_name: str) -> bool:
+    """Whether a name fits a line of text; `split` refuses those that do not."""
+    return "\n" not in file_name and file_name.isprintable()
+
+
+def _numbered(names: Sequence[str]) -> list[str]:
+    return [f"{number}\t{name}" for number, name in enumerate(names, start=1)]
+
+
+def _config(path: Path, cache: IdentityCache) -> str:
+    files = config_files(path)
+    if starts_from_sam_tiny(files):
+        files = (*files, checkpoint_path("sam_tiny"))
+    return hash_text("\n".join(cache.file(file) for file in files))
