@@ -13,9 +13,9 @@ from pipeline.augment.sources import CompositeSources, LabelledFolder
 from pipeline.coco.reading import read_coco
 from pipeline.compute.settings import ComputeSettings
 from pipeline.labels.label_store import LabelStore
-from pipeline.labels.sealing import seal, write_store
-from pipeline.labels.shards import divide
+from pipeline.labels.label_writing import seal_labels, write_label_store
 from pipeline.labels.summary import count_labels
+from pipeline.tables.shard_files import divide
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.graph import node_key
 from stages.context import LABELS, StageContext, Summary
@@ -49,7 +49,7 @@ def composite_sources(experiment: Experiment, refined: Path, labelled: Path, scr
         store = scratch.absolute() / _LABELLED_STORE
         if not store.exists():
             dataset = read_coco(labelled)
-            write_store(store, labelled_rows(dataset), dataset.categories, {})
+            write_label_store(store, labelled_rows(dataset), dataset.categories, {})
         partners = LabelledFolder(store, labelled_set.images.absolute())
     folder = LabelledFolder(refined.absolute(), unlabelled_set.images.absolute())
     return CompositeSources(folder, partners, experiment.augment)
@@ -68,6 +68,6 @@ def augment_store(
         divide([pair.composite_id for pair in sources.pairs], COMPOSITES_PER_SHARD),
         sealed,
         compute,
-        lambda plan: seal(work.shards_folder, plan, sealed, categories, provenance),
+        lambda plan: seal_labels(work.shards_folder, plan, sealed, categories, provenance),
     )
     remove_unnamed_images(folder, LabelStore.open(sealed))

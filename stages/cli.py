@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from pipeline.errors import S4MError
+from pipeline.files.disk import is_full
 from pipeline.workflow.graph import STAGES
 from stages import (
     ablation_commands,
@@ -57,7 +58,6 @@ WRONG_PATH: Final = frozenset(
     )
 )
 """What the system says of a path that cannot be used as it was given."""
-FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 
 def _add_stage(stage: str, purpose: str) -> None:
@@ -105,7 +105,7 @@ def _said_by_the_system(error: OSError) -> str | None:
     # A file that gets its final name has one of ours first: the second is the one that was asked for.
     name = error.filename2 or error.filename
     where = "" if name is None else f"{os.fsdecode(name)}: "
-    if error.errno in FULL:
+    if is_full(error):
         return f"{where}the disk is full ({error.strerror})"
     if name is None or error.errno not in WRONG_PATH:
         return None

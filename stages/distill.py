@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pipeline.coco.reading import read_coco
 from pipeline.labels.rows import Status
-from pipeline.labels.shards import divide
 from pipeline.sam.worker import SamChoice
 from pipeline.structure.distill_work import DistillWork
-from pipeline.structure.schema import images_per_shard
-from pipeline.structure.sealing import seal
+from pipeline.structure.target_columns import target_images_per_shard
 from pipeline.structure.target_store import StructureStore
+from pipeline.structure.target_writing import seal_targets
+from pipeline.tables.shard_files import divide
 from stages.context import TARGETS, StageContext, Summary
 from stages.progress import fill_store, shards_beside
 
@@ -31,10 +31,10 @@ def run(context: StageContext) -> Summary:
     fill_store(
         "distill",
         work,
-        divide(image_ids, images_per_shard(settings.anchors, len(image_ids))),
+        divide(image_ids, target_images_per_shard(settings.anchors, len(image_ids))),
         sealed,
         experiment.compute,
-        lambda plan: seal(work.shards_folder, plan, sealed, settings.anchors, provenance),
+        lambda plan: seal_targets(work.shards_folder, plan, sealed, settings.anchors, provenance),
     )
     return _summary(StructureStore.open(sealed))
 

@@ -6,15 +6,14 @@ import time
 from pathlib import Path
 
 from pipeline.embeddings.embed_work import ENCODED, EmbedWork
-from pipeline.embeddings.embedding_store import EmbeddingAttributes
-from pipeline.embeddings.making import ARRAYS, finish, finished, prepare
-from pipeline.embeddings.schema import Shape, image_bytes, images_per_shard
+from pipeline.embeddings.embedding_columns import EmbeddingAttributes, Shape, embedded_images_per_shard, embedding_bytes
+from pipeline.embeddings.embedding_writing import ARRAYS, embeddings_in, prepare_embeddings
 from pipeline.files.identity import IdentityCache, ImageList, hash_text
 from pipeline.labels.label_store import LabelStore
-from pipeline.labels.shards import divide
 from pipeline.presentation import words
 from pipeline.sam.build import embedding_shape
 from pipeline.sam.worker import SamChoice
+from pipeline.tables.shard_files import divide
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.fingerprint import Fingerprint
 from pipeline.workflow.kept_embeddings import fingerprint_of
@@ -61,13 +60,13 @@ def _make(
 ) -> int:
     """Make what is missing and seal it; gives how many images were encoded."""
     folder = store.partial(fingerprint.stage, fingerprint.id)
-    images, size_bytes = len(labels), image_bytes(shape)
+    images, size_bytes = len(labels), embedding_bytes(shape)
     context.say(
         f"embeddings: {words.size(size_bytes)} an image x {images:,} images = {words.size(size_bytes * images)} "
         f"at most, in {store.path(fingerprint.stage, fingerprint.id)}"
     )
     begun = time.monotonic()
-    made, encoded = finished(folder), 0
+    made, encoded = embeddings_in(folder, shape).sealed(), 0
     if made is None:
         made, encoded = _fill(folder, fingerprint, labels, image_root, shape, context.experiment)
     summary = {"images": made.images, "encoded": made.encoded}
@@ -79,10 +78,10 @@ def _fill(
     folder: Path, fingerprint: Fingerprint, labels: LabelStore, image_root: Path, shape: Shape, experiment: Experiment
 ) -> tuple[EmbeddingAttributes, int]:
     """Make what is missing; gives also how many images were encoded."""
-    per_shard = images_per_shard(shape, len(labels))
+    per_shard = embedded_images_per_shard(shape, len(labels))
     # By id, as the fingerprint knows no order: labels in another order go on with the same shards.
     plan = divide(sorted(labels.image_ids.tolist()), per_shard)
-    complete = prepare(folder, plan, shape)
+    complete = prepare_embeddings(folder, plan, shape)
     work = EmbedWork(
         labels=labels.path.absolute(),
         image_root=image_root.absolute(),
@@ -92,4 +91,5 @@ def _fill(
         images_per_shard=per_shard,
     )
     counts = run_missing("embeddings", work, plan, complete, experiment.compute)
-    return finish(folder, plan, shape, {"fingerprint": fingerprint.to_dict()}), counts[ENCODED]
+    made = embeddings_in(folder, shape).seal(plan, {}, {"fingerprint": fingerprint.to_dict()})
+    return made, counts[ENCODED]

@@ -23,8 +23,8 @@ from pipeline.evaluation.results import (
 )
 from pipeline.labels.coco_export import export_results
 from pipeline.labels.label_store import LabelStore
-from pipeline.labels.sealing import seal
-from pipeline.labels.shards import divide
+from pipeline.labels.label_writing import seal_labels
+from pipeline.tables.shard_files import divide
 from pipeline.workflow.graph import node_key
 from stages.context import LABELS, PREDICTIONS, StageContext, Summary
 from stages.progress import fill_store, shards_beside
@@ -99,7 +99,7 @@ def _detections(context: StageContext, node: str, dataset: CocoDataset, image_ro
         divide([image.id for image in dataset.images], IMAGES_PER_SHARD),
         sealed,
         compute,
-        lambda plan: seal(work.shards_folder, plan, sealed, categories, provenance),
+        lambda plan: seal_labels(work.shards_folder, plan, sealed, categories, provenance),
     )
     return LabelStore.open(sealed)
 

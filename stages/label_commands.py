@@ -61,11 +61,11 @@ def import_(
     """Turn anybody's detections into a label store."""
     from pipeline.coco.reading import read_coco
     from pipeline.labels.coco_import import read_detections
-    from pipeline.labels.sealing import write_store
+    from pipeline.labels.label_writing import write_label_store
 
     dataset = read_coco(images, annotations_required=False)
     found = read_detections(detections, dataset.images, dataset.categories)
-    written = write_store(output, found, dataset.categories, {"imported_from": detections.name})
+    written = write_label_store(output, found, dataset.categories, {"imported_from": detections.name})
     out.print(f"{output}: {written.images} images, {written.instances} instances, digest {written.digest}")
     if found.repeated:
         out.print(f"  {found.repeated} repeated instances left out: their mask and category are there already")
@@ -126,10 +126,11 @@ def _pixels(images: Path, labels: ImageLabels) -> NDArray[np.uint8]:
 @app.command()
 def verify(store: StoreArgument, overrides: SetOption = None) -> None:
     """Read a store again and name the columns that are not as they were sealed."""
-    from pipeline.labels.label_store import verify as verify_columns
+    from pipeline.labels.label_columns import LABEL_FORMAT
+    from pipeline.tables.verifying import verify as verify_columns
 
     opened = find_store(store, overrides)
-    problems = verify_columns(opened.path)
+    problems = verify_columns(opened.path, LABEL_FORMAT)
     if problems:
         raise StoreError("\n".join(problems))
     out.print(f"{opened.path} is whole: {opened.attributes.images} images, digest {opened.attributes.digest}")

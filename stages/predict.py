@@ -11,9 +11,9 @@ from pipeline.detection.published import read_published
 from pipeline.errors import StageError
 from pipeline.labels.coco_import import is_results_list, read_detections
 from pipeline.labels.label_store import LabelStore
-from pipeline.labels.sealing import seal, write_store
-from pipeline.labels.shards import divide
+from pipeline.labels.label_writing import seal_labels, write_label_store
 from pipeline.labels.summary import best_instances, count_labels
+from pipeline.tables.shard_files import divide
 from pipeline.workflow.graph import node_key
 from stages.context import LABELS, StageContext, Summary
 from stages.progress import fill_store, shards_beside
@@ -45,7 +45,7 @@ def _predict(context: StageContext, sealed: Path) -> None:
         divide([image.id for image in unlabelled.images], IMAGES_PER_SHARD),
         sealed,
         compute,
-        lambda plan: seal(work.shards_folder, plan, sealed, categories, {"fingerprint": context.fingerprint}),
+        lambda plan: seal_labels(work.shards_folder, plan, sealed, categories, {"fingerprint": context.fingerprint}),
     )
 
 
@@ -81,4 +81,4 @@ def _bring_in(results: Path, context: StageContext, sealed: Path) -> None:
         best_instances(detections.labels(image), predict.score_threshold, predict.max_instances)
         for image in unlabelled.images
     )
-    write_store(sealed, labels, unlabelled.categories, {"fingerprint": context.fingerprint})
+    write_label_store(sealed, labels, unlabelled.categories, {"fingerprint": context.fingerprint})

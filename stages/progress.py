@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipeline.compute.settings import ComputeSettings
 from pipeline.compute.shards import Shard, ShardReport, ShardWork, run_shards
-from pipeline.labels.shards import ShardPlan, completed_shards
+from pipeline.tables.shard_files import ShardPlan, completed_shards
 from stages.console import err
 
 SECONDS_BETWEEN_LINES = 10.0

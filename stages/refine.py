@@ -14,9 +14,8 @@ from pipeline.datasets.held_out import held_out_ids
 from pipeline.detection.predict_work import IMAGES_PER_SHARD as PREDICTED_PER_SHARD
 from pipeline.errors import StageError
 from pipeline.labels.label_store import LabelStore
+from pipeline.labels.label_writing import seal_labels, write_label_store
 from pipeline.labels.rows import InstanceLabel
-from pipeline.labels.sealing import seal, write_store
-from pipeline.labels.shards import divide
 from pipeline.labels.summary import count_labels
 from pipeline.refinement.calibrate import CalibratedGate, calibrate
 from pipeline.refinement.calibration_file import read_calibration, write_calibration
@@ -24,6 +23,7 @@ from pipeline.refinement.gate import Gate, fixed_gate, make_gate
 from pipeline.refinement.refine_work import ENCODED, IMAGES_PER_SHARD, RefineWork
 from pipeline.refinement.samples import samples_of_stores
 from pipeline.sam.worker import SamChoice
+from pipeline.tables.shard_files import divide
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.graph import node_key
 from stages.context import LABELS, StageContext, Summary
@@ -61,7 +61,7 @@ def _pass_on(context: StageContext) -> Summary:
     if not sealed.exists():
         teacher = LabelStore.open(context.results[node_key("predict", context.node.round)] / LABELS)
         rows = (replace(row, instances=tuple(map(_unrefined, row.instances))) for row in teacher)
-        write_store(sealed, rows, teacher.attributes.categories, {"fingerprint": context.fingerprint})
+        write_label_store(sealed, rows, teacher.attributes.categories, {"fingerprint": context.fingerprint})
     return count_labels(LabelStore.open(sealed))
 
 
@@ -94,7 +94,7 @@ def refine_store(work: RefineWork, sealed: Path, compute: ComputeSettings, prove
         divide(teacher.image_ids.tolist(), IMAGES_PER_SHARD),
         sealed,
         compute,
-        lambda plan: seal(work.shards_folder, plan, sealed, teacher.attributes.categories, provenance),
+        lambda plan: seal_labels(work.shards_folder, plan, sealed, teacher.attributes.categories, provenance),
     )
     return counts[ENCODED]
 
@@ -143,5 +143,5 @@ def _predict_held_out(context: StageContext, sealed: Path) -> None:
         divide([image.id for image in labelled.images if image.id in held_out], PREDICTED_PER_SHARD),
         sealed,
         experiment.compute,
-        lambda plan: seal(work.shards_folder, plan, sealed, labelled.categories, {}),
+        lambda plan: seal_labels(work.shards_folder, plan, sealed, labelled.categories, {}),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import signal
 import sys
@@ -14,6 +13,7 @@ from types import FrameType
 from typing import Protocol
 
 from pipeline.errors import S4MError, StageError
+from pipeline.files.disk import is_full
 from pipeline.presentation import words
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.graph import STAGES, downstream, node_key
@@ -78,7 +78,7 @@ def _told_what_waits(space: Workspace, key: str) -> Iterator[None]:
         err.print(f"\n{key} was stopped; what is done is kept. To go on, give the same command.")
         sys.exit(143 if isinstance(stop, Terminated) else 130)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_full(error):
             raise
         raise StageError(
             f"{key}: the disk is full ({error.filename or space.store.root}). What is done is kept: "

@@ -103,7 +103,7 @@ def refine_coco(
 def _refine_file(annotations: Path, images: Path, output: Path, wanted: Experiment) -> RefinedFile:
     from pipeline.coco.reading import read_coco
     from pipeline.labels.label_store import LabelStore
-    from pipeline.labels.sealing import write_store
+    from pipeline.labels.label_writing import write_label_store
     from pipeline.refinement.coco_file import read_scores, rows_to_refine, write_refined
     from pipeline.refinement.gate import make_gate
     from pipeline.workflow.refined_files import refinement_id
@@ -114,7 +114,7 @@ def _refine_file(annotations: Path, images: Path, output: Path, wanted: Experime
     with _kept_until_done(output, refinement_id(annotations, dataset, images, wanted)) as scratch:
         teacher, refined = scratch / "teacher.zarr", scratch / "refined.zarr"
         if not teacher.exists():
-            write_store(teacher, rows_to_refine(dataset, scores), dataset.categories, {})
+            write_label_store(teacher, rows_to_refine(dataset, scores), dataset.categories, {})
         refine_store(refine_work(wanted, teacher, images, refined, gate), refined, wanted.compute, {})
         try:
             return write_refined(annotations, dataset, LabelStore.open(refined), output)

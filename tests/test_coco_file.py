@@ -15,8 +15,8 @@ from pycocotools import mask as coco_mask
 from pipeline.coco.reading import read_coco
 from pipeline.errors import DatasetError, S4MError, StageError
 from pipeline.labels.label_store import LabelStore
+from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import Decision, ImageLabels, label_from_mask
-from pipeline.labels.sealing import write_store
 from pipeline.refinement.coco_file import read_scores, rows_to_refine, write_refined
 from pipeline.workflow.loading import experiment_without_data
 from pipeline.workflow.refined_files import refinement_id
@@ -38,7 +38,7 @@ def refined(made: TinyCoco, tmp_path: Path, change) -> tuple[dict[str, Any], Any
     """Refine by a function of a row, and read what was written."""
     dataset = read_coco(made.annotations)
     rows = [change(row) for row in rows_to_refine(dataset, read_scores(made.annotations))]
-    write_store(tmp_path / "refined.zarr", rows, dataset.categories, {})
+    write_label_store(tmp_path / "refined.zarr", rows, dataset.categories, {})
     result = write_refined(made.annotations, dataset, LabelStore.open(tmp_path / "refined.zarr"), tmp_path / "out.json")
     return json.loads((tmp_path / "out.json").read_text()), result
 

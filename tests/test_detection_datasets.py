@@ -31,10 +31,9 @@ from pipeline.errors import StageError, StoreError
 from pipeline.files.images import read_image
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_mask
-from pipeline.labels.shards import divide
-from pipeline.structure.schema import MAP_SIDE, ImageTargets
-from pipeline.structure.sealing import seal
-from pipeline.structure.shards import write_shard
+from pipeline.structure.target_columns import MAP_SIDE, ImageTargets
+from pipeline.structure.target_writing import seal_targets, write_target_shard
+from pipeline.tables.shard_files import divide
 from tests import test_augment_stage
 from tests.test_augment_composite import rectangle
 from tests.test_augment_stage import augmented, sources
@@ -163,8 +162,8 @@ def test_structural_targets_come_along(tmp_path):
         )
         for image in tiny.content["images"]
     ]
-    write_shard(tmp_path / "shards", 0, all_targets)
-    seal(tmp_path / "shards", divide([1, 2], 2), tmp_path / "structure.zarr", 8, {})
+    write_target_shard(tmp_path / "shards", 0, all_targets)
+    seal_targets(tmp_path / "shards", divide([1, 2], 2), tmp_path / "structure.zarr", 8, {})
     dataset = labelled(tiny, structure=str(tmp_path / "structure.zarr"))
     for item, targets in enumerate(all_targets):
         sample = dataset[first(item)]["data_samples"].to("cpu")

@@ -17,8 +17,8 @@ from pipeline.datasets.split import LABELLED, UNLABELLED
 from pipeline.detection.predict_work import PredictWork
 from pipeline.errors import StageError, StoreError
 from pipeline.labels.label_store import LabelStore
+from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import Decision, ImageLabels
-from pipeline.labels.sealing import write_store
 from pipeline.masks.overlap import mask_iou
 from pipeline.refinement import refine_work as job
 from pipeline.refinement.calibration_file import read_calibration
@@ -72,7 +72,7 @@ def context(tmp_path, monkeypatch) -> StageContext:
         ["refine.gate=calibrated", "refine.choice=predicted_iou", f"teacher.held_out={HELD_OUT}"],
     )
     predicted = tmp_path / "predict"
-    write_store(predicted / LABELS, map(taught, UNLABELLED_IDS), CATEGORIES, {})
+    write_label_store(predicted / LABELS, map(taught, UNLABELLED_IDS), CATEGORIES, {})
     monkeypatch.setattr(PredictWork, "compute", lambda work, shard: list(map(taught, shard.image_ids)))
     monkeypatch.setattr(job, "build_engine", lambda sam: HalfBlindEngine())
     folder = tmp_path / "partial"

@@ -32,8 +32,8 @@ from pipeline.detection.published import build_published, read_published
 from pipeline.detection.sampler import Apportionment
 from pipeline.errors import StageError
 from pipeline.labels.label_store import LabelStore
+from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import Decision, ImageLabels
-from pipeline.labels.sealing import write_store
 from pipeline.workflow.experiment import Experiment
 from stages import refine
 from stages.context import LABELS
@@ -218,7 +218,7 @@ def put_refined(experiment: Experiment, monkeypatch: pytest.MonkeyPatch, change=
 
     def run(context):
         store = LabelStore.open(context.results["predict"] / LABELS)
-        write_store(context.folder / LABELS, map(change, store), store.attributes.categories, {})
+        write_label_store(context.folder / LABELS, map(change, store), store.attributes.categories, {})
         return {}
 
     monkeypatch.setattr(refine, "run", run)

@@ -14,8 +14,8 @@ from pycocotools import mask as coco_mask
 
 from pipeline.augment.cutout import Cutout, cut_out, paste, placed, rescaled
 from pipeline.augment.settings import AugmentSettings
+from pipeline.labels.label_columns import DECISIONS
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel
-from pipeline.labels.schema import DECISIONS
 from pipeline.masks.crop_mask import CropMask
 from pipeline.masks.windows import Window, whole_image, window_around
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from pipeline.augment.composite import pasteable
 from pipeline.augment.settings import AugmentSettings
 from pipeline.coco.model import CocoDataset
+from pipeline.labels.label_columns import DECISIONS
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, label_from_rle
-from pipeline.labels.schema import DECISIONS
 
 _PARTNERS, _COMPOSITES = 0, 1  # two streams of random numbers that have nothing in common
 _IDS = 2**64

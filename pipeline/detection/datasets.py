@@ -33,9 +33,9 @@ from pipeline.detection.sample_seed import Sample
 from pipeline.detection.window_masks import MaskWindow, WindowMasks
 from pipeline.errors import ImageError, StageError
 from pipeline.files.images import read_image
+from pipeline.labels.label_columns import STATUSES
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
-from pipeline.labels.schema import STATUSES
 from pipeline.structure.target_store import StructureStore
 
 LABELLED: Final = "labelled"

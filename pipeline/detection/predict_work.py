@@ -19,8 +19,8 @@ from pipeline.compute.settings import ComputeSettings
 from pipeline.compute.shards import Shard, ShardReport
 from pipeline.errors import ImageError, StageError
 from pipeline.files.images import read_image
+from pipeline.labels.label_writing import write_label_shard
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status, label_from_mask
-from pipeline.labels.shards import write_shard
 from pipeline.labels.soft_mask import make_soft_mask
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class PredictWork:
 
     def publish(self, shard: Shard, rows: Sequence[ImageLabels]) -> ShardReport:
         """Write the shard."""
-        write_shard(self.shards_folder, shard.index, rows)
+        write_label_shard(self.shards_folder, shard.index, rows)
         failures = {row.file_name: row.message for row in rows if row.status is Status.FAILED}
         return ShardReport(len(rows), {"instances": sum(len(row.instances) for row in rows)}, failures)
 

@@ -16,9 +16,9 @@ from pipeline.coco.segmentation import RleJson, encode_segmentation
 from pipeline.coco.writing import write_coco
 from pipeline.errors import DatasetError, Problem
 from pipeline.files.writing import open_atomically
+from pipeline.labels.label_columns import STATUSES
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import BoxXyxy, Decision, ImageLabels, Status
-from pipeline.labels.schema import STATUSES
 
 BoxXywh = tuple[float, float, float, float]
 

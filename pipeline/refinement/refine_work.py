@@ -15,8 +15,8 @@ from pipeline.embeddings.embedding_store import EmbeddingStore
 from pipeline.errors import ImageError
 from pipeline.files.images import read_image
 from pipeline.labels.label_store import LabelStore
+from pipeline.labels.label_writing import write_label_shard
 from pipeline.labels.rows import ImageLabels, Status
-from pipeline.labels.shards import write_shard
 from pipeline.refinement.gate import Gate
 from pipeline.refinement.image import RefineInput, refine_images
 from pipeline.refinement.settings import RefineSettings
@@ -64,7 +64,7 @@ class RefineWork:
     def publish(self, shard: Shard, rows: Sequence[RefinedRow]) -> ShardReport:
         """Write the shard."""
         refined = [row.labels for row in rows]
-        write_shard(self.shards_folder, shard.index, refined)
+        write_label_shard(self.shards_folder, shard.index, refined)
         counts = Counter(str(instance.decision) for labels in refined for instance in labels.instances)
         counts[ENCODED] = sum(row.encoded_views for row in rows)
         failures = {labels.file_name: labels.message for labels in refined if labels.status is Status.FAILED}

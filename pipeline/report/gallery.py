@@ -18,10 +18,10 @@ from pipeline.coco.paths import resolve_image_path
 from pipeline.errors import ImageError
 from pipeline.evaluation.results import InstanceChange
 from pipeline.files.images import read_image
+from pipeline.labels.label_columns import DECISIONS, STATUSES
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.picture import Picture, Rgb, category_colours, paint
 from pipeline.labels.rows import BoxXyxy, Decision, ImageLabels, Status
-from pipeline.labels.schema import DECISIONS, STATUSES
 from pipeline.report.pictures import InlinePicture, crop_around, enlarged, inline
 
 BEFORE: Final[Rgb] = (245, 158, 11)

@@ -11,9 +11,9 @@ from markupsafe import Markup
 
 from pipeline.detection.training_log import TOTAL, TrainingLog
 from pipeline.evaluation.results import PseudoLabelResult
+from pipeline.labels.label_columns import STATUSES
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Status
-from pipeline.labels.schema import STATUSES
 from pipeline.presentation import words
 from pipeline.presentation.charts import Distribution, Line, Part, histogram, line_chart, sparkline, stacked_bar
 from pipeline.presentation.tables import Table, tone

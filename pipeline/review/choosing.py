@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from pipeline.coco.model import CocoCategory
 from pipeline.errors import StoreError
+from pipeline.labels.label_columns import STATUSES
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
-from pipeline.labels.schema import STATUSES
 
 CLASS_SHARE = 1.5
 """No class takes more than this many times its even share of the list, as long as others have candidates."""

@@ -20,9 +20,9 @@ from pipeline.sam.engine import SamEngine
 from pipeline.sam.worker import SamChoice, build_engine
 from pipeline.structure.anchors import sample_anchors
 from pipeline.structure.maps import similarity_maps
-from pipeline.structure.schema import MAP_SIDE, ImageTargets
 from pipeline.structure.settings import DistillSettings
-from pipeline.structure.shards import write_shard
+from pipeline.structure.target_columns import MAP_SIDE, ImageTargets
+from pipeline.structure.target_writing import write_target_shard
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class DistillWork:
 
     def publish(self, shard: Shard, rows: Sequence[ImageTargets]) -> ShardReport:
         """Write the shard."""
-        write_shard(self.shards_folder, shard.index, rows)
+        write_target_shard(self.shards_folder, shard.index, rows)
         return ShardReport(len(rows), {}, {row.file_name: row.message for row in rows if row.status is Status.FAILED})
 
     def given_up(self, image_id: int, reason: str) -> ImageTargets:

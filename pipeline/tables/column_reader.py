@@ -1,4 +1,4 @@
-"""Reads single chunks of a column, straight from its files.
+"""Read single chunks of a column, straight from its files.
 
 zarr reads the same files, and a test holds the two against each other; but it starts an event loop, hands
 every chunk through threads and reads a file's index anew for each: milliseconds where the file and the
@@ -15,53 +15,65 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
+import xxhash
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
-from pipeline.labels.schema import Column, layout
+from pipeline.tables.columns import Column, layout
 
 _ZSTD = Zstd()
 _CHECKSUM_BYTES = 4
 _INDEX_ENTRY_BYTES = 16  # offset and length of a chunk within its file
 
 
+def chunk_file(column: Column, number: int) -> Path:
+    """Return where a file of a column's chunks lies within its table."""
+    return Path(column.name, "c", str(number), *"0" * len(column.row_shape))
+
+
 class ColumnReader:
-    """One column of a store on the disk. It keeps no file open: threads and forked processes may share it."""
+    """One column of a table on the disk. It keeps no file open: threads and forked processes may share it."""
 
     def __init__(self, store_path: Path, column: Column, rows: int) -> None:
         self.column = column
         self.layout = layout(column, rows)
-        self.no_rows = np.empty((0, *column.row_shape), dtype=column.dtype)
         self._store_path = store_path
-        self._chunks_per_shard = self.layout.shard_rows // self.layout.chunk_rows
+        self._chunks_per_file = self.layout.file_rows // self.layout.chunk_rows
         self._indexes: dict[int, list[list[int]]] = {}
 
     def chunk(self, number: int) -> NDArray[Any]:
-        """The rows of one chunk, read-only; StoreError where it is missing or does not match its checksum."""
-        shard, place = divmod(number, self._chunks_per_shard)
-        path = self._shard_path(shard)
-        if shard not in self._indexes:
-            self._indexes[shard] = self._read_index(path)
-        offset, size = self._indexes[shard][place]
-        values = np.frombuffer(_ZSTD.decode(self._read(path, offset, size)), dtype=self.column.dtype)
+        """Return the rows of one chunk, read-only; StoreError where it is missing or does not match its checksum."""
+        file, index = divmod(number, self._chunks_per_file)
+        path = self._store_path / chunk_file(self.column, file)
+        if file not in self._indexes:
+            self._indexes[file] = self._read_index(path)
+        offset, size = self._indexes[file][index]
+        content = _ZSTD.decode(self._read(path, offset, size))
+        if len(content) != self.layout.chunk_rows * self.column.row_bytes:
+            raise self._damaged(path, "it does not hold what it should")
+        values = np.frombuffer(content, dtype=self.column.dtype)
         return values.reshape(-1, *self.column.row_shape)[: self.layout.rows - number * self.layout.chunk_rows]
 
     def chunks(self) -> Iterator[NDArray[Any]]:
-        """All chunks that hold rows, in order."""
+        """Return all chunks that hold rows, in order."""
         return map(self.chunk, range(-(-self.layout.rows // self.layout.chunk_rows)))
 
-    def _shard_path(self, shard: int) -> Path:
-        return self._store_path.joinpath(self.column.name, "c", str(shard), *"0" * len(self.column.row_shape))
+    def digest(self) -> str:
+        """Return the xxh3-128 of all values, as a table's attributes have it."""
+        digest = xxhash.xxh3_128()
+        for values in self.chunks():
+            digest.update(values.tobytes())
+        return digest.hexdigest()
 
     def _read_index(self, path: Path) -> list[list[int]]:
-        """Offset and size of every chunk of a shard; they lie at the end of its file."""
-        size = self._chunks_per_shard * _INDEX_ENTRY_BYTES + _CHECKSUM_BYTES
+        """Return offset and size of every chunk of a file; they lie at its end."""
+        size = self._chunks_per_file * _INDEX_ENTRY_BYTES + _CHECKSUM_BYTES
         entries: list[list[int]] = np.frombuffer(self._read(path, -size, size), dtype="<u8").reshape(-1, 2).tolist()
         return entries
 
     def _read(self, path: Path, offset: int, size: int) -> bytes:
-        """A part of a shard's file, checked and without its checksum. A negative offset is from the end."""
+        """Return a part of a file, checked and without its checksum. A negative offset is from the end."""
         try:
             descriptor = os.open(path, os.O_RDONLY)
             try:
