@@ -58,9 +58,9 @@ def opened(experiment: Experiment) -> StructureStore:
 
 def test_every_labelled_image_has_its_maps(tmp_path):
     store = distill(experiment_on(tmp_path, images=3))
-    assert store.image_ids.tolist() == [1, 2, 3]
+    assert store.ids.tolist() == [1, 2, 3]
     assert store.attributes.provenance["fingerprint"]["stage"] == "distill"
-    for image_id in store.image_ids.tolist():
+    for image_id in store.ids.tolist():
         targets = store.by_id(image_id)
         assert (targets.status, targets.file_name) == (Status.OK, f"{image_id:04}.png")
         assert (targets.width, targets.height) == (64, 48)
@@ -76,7 +76,7 @@ def test_of_a_divided_set_the_labelled_part_has_targets(tmp_path):
     store = distill(path)
     split = workspace(load_experiment(path)).result("split")
     listed = json.loads((split / "labelled.json").read_text())["images"]
-    assert store.image_ids.tolist() == [image["id"] for image in listed]
+    assert store.ids.tolist() == [image["id"] for image in listed]
     assert len(store) == 3
 
 

@@ -55,7 +55,7 @@ IDS = [9, 3, -4, 10, 12, 5, *range(100, 134)]
 
 def test_what_was_written_is_read(tmp_path):
     store = make(tmp_path, IDS)
-    assert store.image_ids.tolist() == IDS
+    assert store.ids.tolist() == IDS
     assert len(store) == len(IDS)
     for position, image_id in enumerate(IDS):
         assert_same(store.by_id(image_id), targets(image_id))

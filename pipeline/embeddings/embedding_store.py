@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pipeline.embeddings.embedding_columns import EMBEDDING_FORMAT, EmbeddingAttributes
 from pipeline.sam.encoded import EncodedImage
-from pipeline.tables.attributes import read_attributes
 from pipeline.tables.table_store import TableStore
 
 
 class EmbeddingStore(TableStore[EmbeddingAttributes]):
     """A sealed store of embeddings."""
 
-    def __init__(self, path: Path, attributes: EmbeddingAttributes) -> None:
-        super().__init__(EMBEDDING_FORMAT, path, attributes)
-
-    @classmethod
-    def open(cls, path: Path) -> EmbeddingStore:
-        """Open the store at a path; StoreError where there is none that this program can read."""
-        return cls(path, read_attributes(path, EMBEDDING_FORMAT))
+    table_format = EMBEDDING_FORMAT
 
     def encoded_image(self, image_id: int, image_hw: tuple[int, int]) -> EncodedImage | None:
         """Return an image of this height and width; None where the store has no features of it.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 from pipeline.errors import StoreError
 from pipeline.labels.label_columns import LABEL_FORMAT, LabelAttributes, labels_from_columns
 from pipeline.labels.rows import ImageLabels
-from pipeline.tables.attributes import read_attributes
 from pipeline.tables.columns import texts_of
 from pipeline.tables.table_store import TableStore
 
@@ -22,13 +20,7 @@ _IMAGES_AT_ONCE = 64
 class LabelStore(TableStore[LabelAttributes]):
     """A sealed store of labels. Images have positions, 0 to len - 1, in the order of the store."""
 
-    def __init__(self, path: Path, attributes: LabelAttributes) -> None:
-        super().__init__(LABEL_FORMAT, path, attributes)
-
-    @classmethod
-    def open(cls, path: Path) -> LabelStore:
-        """Open the store at a path; StoreError where there is none that this program can read."""
-        return cls(path, read_attributes(path, LABEL_FORMAT))
+    table_format = LABEL_FORMAT
 
     def __iter__(self) -> Iterator[ImageLabels]:
         for start in range(0, len(self), _IMAGES_AT_ONCE):

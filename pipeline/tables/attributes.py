@@ -44,12 +44,7 @@ def content_digest(
 
 def read_stated_format(path: Path) -> StatedFormat:
     """Return what the table at a path says that it is; StoreError where there is no table."""
-    try:
-        return msgspec.json.decode(_raw_attributes(path), type=StatedFormat)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise StoreError(f"{path}: there is no table.") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path / ZARR_METADATA}: this is no table, or it is damaged ({error}).") from error
+    return _raw_attributes(path, "tables")[1]
 
 
 def read_attributes(path: Path, table_format: TableFormat[A]) -> A:
@@ -58,13 +53,7 @@ def read_attributes(path: Path, table_format: TableFormat[A]) -> A:
     They are those that were sealed, but for the provenance, which nothing can be held against.
     """
     metadata, content = path / ZARR_METADATA, table_format.content
-    try:
-        raw = _raw_attributes(path)
-        stated = msgspec.json.decode(raw, type=StatedFormat)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise StoreError(f"{path}: there are no {content}.") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise StoreError(f"{metadata}: these are no {content}, or they are damaged ({error}).") from error
+    raw, stated = _raw_attributes(path, content)
     if stated.format != table_format.name:
         raise StoreError(f"{path}: this is a store of the format {stated.format!r}, not of {table_format.name!r}.")
     if stated.version != table_format.version:
@@ -82,8 +71,15 @@ def read_attributes(path: Path, table_format: TableFormat[A]) -> A:
     return attributes
 
 
-def _raw_attributes(path: Path) -> msgspec.Raw:
-    return msgspec.json.decode((path / ZARR_METADATA).read_bytes(), type=_GroupMetadata).attributes
+def _raw_attributes(path: Path, content: str) -> tuple[msgspec.Raw, StatedFormat]:
+    metadata = path / ZARR_METADATA
+    try:
+        raw = msgspec.json.decode(metadata.read_bytes(), type=_GroupMetadata).attributes
+        return raw, msgspec.json.decode(raw, type=StatedFormat)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StoreError(f"{path}: there are no {content}.") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StoreError(f"{metadata}: these are no {content}, or they are damaged ({error}).") from error
 
 
 def _contradiction(table_format: TableFormat[A], attributes: TableAttributes) -> str:

@@ -114,7 +114,7 @@ def write_columns(
     """Write the columns of all shards into a table's group."""
     inside = table_format.columns_in_shards
     for name in sorted({column.name.partition("/")[0] for column in inside if "/" in column.name}):
-        group.create_group(name)
+        group.require_group(name)
     writers = {column.name: ColumnWriter(group, column, column_rows(column, rows)) for column in inside}
     totals = {counted.attribute: np.zeros(len(counted.kinds), np.int64) for counted in table_format.counts}
     for index, ids in enumerate(plan):

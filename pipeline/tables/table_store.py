@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any, ClassVar, Generic, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
+from pipeline.tables.attributes import read_attributes
 from pipeline.tables.column_reader import ColumnReader
 from pipeline.tables.columns import CHUNK_BYTES, column_rows
 from pipeline.tables.table_format import A, TableFormat
@@ -22,18 +23,25 @@ _CACHED_CHUNKS = 1024
 class TableStore(Generic[A]):
     """A sealed table. The rows of its main table have positions, 0 to len - 1, in the order of the table.
 
-    Subclasses say of what format they are. They may be pickled, forked and shared by threads; they keep no file open.
+    May be pickled, forked and shared by threads; it keeps no file open. A subclass says of which format it is.
     """
 
-    def __init__(self, table_format: TableFormat[A], path: Path, attributes: A) -> None:
+    table_format: ClassVar[TableFormat[Any]]
+
+    def __init__(self, path: Path, attributes: A) -> None:
         self.path = path
         self.attributes = attributes
-        self._format = table_format.with_sizes(attributes.sizes)
+        self._format = self.table_format.with_sizes(attributes.sizes)
         self._readers = {
             column.name: ColumnReader(path, column, column_rows(column, attributes.rows))
             for column in self._format.columns
         }
         self._chunk = lru_cache(_CACHED_CHUNKS)(self._read_chunk)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open the table at a path; StoreError where there is none that this program can read."""
+        return cls(path, read_attributes(path, cls.table_format))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path, self.attributes)
