@@ -16,8 +16,9 @@ import zarr
 
 from pipeline.errors import StageError, StoreError
 from pipeline.tables import columns as table_columns
-from pipeline.tables import in_place, sealing
+from pipeline.tables import in_place, sealing, table_store
 from pipeline.tables.attributes import read_attributes, read_stated_format
+from pipeline.tables.column_reader import ColumnReader
 from pipeline.tables.columns import Column, as_columns, offsets_of, text_columns, text_values, texts_of
 from pipeline.tables.in_place import TableInPlace
 from pipeline.tables.sealing import seal, write_table
@@ -185,19 +186,19 @@ def test_a_store_goes_to_other_processes(tmp_path):
 
 
 def test_a_row_larger_than_a_chunk_is_not_kept_in_memory(tmp_path, monkeypatch):
-    store = make(tmp_path / "trips.zarr", IDS)
-    read: list[str] = []
-    chunk = store._read_chunk
+    path = make(tmp_path / "trips.zarr", IDS).path
+    monkeypatch.setattr(table_store, "CHUNK_BYTES", 16)
+    store, read = TripStore.open(path), []
+    chunk = ColumnReader.chunk
 
-    def noted(name: str, number: int) -> np.ndarray:
-        read.append(name)
-        return chunk(name, number)
+    def noted(reader: ColumnReader, number: int) -> np.ndarray:
+        read.append(reader.column.name)
+        return chunk(reader, number)
 
-    monkeypatch.setattr("pipeline.tables.table_store.CHUNK_BYTES", 16)
-    monkeypatch.setattr(store, "_read_chunk", noted)
-    monkeypatch.setattr(store, "_chunk", lambda name, number: chunk(name, number))
-    store.columns_of(0, 1)
-    assert read == ["grid"]  # 24 bytes a row
+    monkeypatch.setattr(ColumnReader, "chunk", noted)
+    for _ in range(3):
+        store.columns_of(3, 4)
+    assert read == [*(column.name for column in TRIPS.columns if column.name != "stops/xy"), "grid", "grid"]
 
 
 # Refused

@@ -36,7 +36,12 @@ class TableStore(Generic[A]):
             column.name: ColumnReader(path, column, column_rows(column, attributes.rows))
             for column in self._format.columns
         }
-        self._chunk = lru_cache(_CACHED_CHUNKS)(self._read_chunk)
+        kept = lru_cache(_CACHED_CHUNKS)(self._read_chunk)
+        # A row larger than a chunk should be has a chunk of its own: no neighbour asks for that again.
+        self._chunk = {
+            column.name: kept if column.row_bytes <= CHUNK_BYTES else self._read_chunk
+            for column in self._format.columns
+        }
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -95,11 +100,9 @@ class TableStore(Generic[A]):
         reader = self._readers[name]
         if start == end:
             return reader.column.no_rows
-        # A row larger than a chunk should be has a chunk of its own: no neighbour asks for that again.
-        read = self._chunk if reader.column.row_bytes <= CHUNK_BYTES else self._read_chunk
-        chunk_rows = reader.layout.chunk_rows
+        chunk, chunk_rows = self._chunk[name], reader.layout.chunk_rows
         parts = [
-            read(name, number)[max(start - number * chunk_rows, 0) : end - number * chunk_rows]
+            chunk(name, number)[max(start - number * chunk_rows, 0) : end - number * chunk_rows]
             for number in range(start // chunk_rows, (end - 1) // chunk_rows + 1)
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
