@@ -14,7 +14,6 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from pipeline.settings import FileMarker, FolderMarker
-from pipeline.workflow.experiment import Experiment
 
 
 def walk_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -53,9 +52,9 @@ def allowed(field: FieldInfo) -> str:
     return _allowed(field.annotation, tuple(field.metadata))
 
 
-def nearest_key(key: str) -> str | None:
-    """The known dotted key that an unknown one most likely means."""
-    known = [name for name, _ in walk_fields(Experiment)]
+def nearest_key(key: str, model: type[BaseModel]) -> str | None:
+    """Return the dotted key of a model that an unknown one most likely means."""
+    known = [name for name, _ in walk_fields(model)]
     section, _, leaf = key.rpartition(".")
     siblings = [name for name in known if name.rpartition(".")[0] == section]
     for candidates, wanted in (

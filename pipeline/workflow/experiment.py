@@ -1,5 +1,7 @@
 """The schema of an experiment file: every key, its type, its range, its default and what it is for.
 
+`RefineOnly` is the part of it that the refinement of a COCO file needs.
+
 Three kinds of keys never change a result and so never enter a fingerprint: `name`, `store` and all of
 `compute`. Paths never do either: what counts is the content they lead to.
 """
@@ -44,3 +46,11 @@ class Experiment(Section):
     compute: ComputeSettings = ComputeSettings()
     store: AnyPath = Path("stores")
     """Root of the results that experiments share. The environment variable S4M_STORE goes before it."""
+
+
+class RefineOnly(Section):
+    """The settings of a refinement without an experiment: of a COCO file whose images the command names."""
+
+    sam: SamSettings = SamSettings()
+    refine: RefineSettings = RefineSettings()
+    compute: ComputeSettings = ComputeSettings()

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.experiment import Experiment, RefineOnly
 from pipeline.workflow.fingerprint import Fingerprint
 
 
@@ -226,14 +226,17 @@ def _refine(experiment: Experiment, key: str, number: int, predict: str) -> Node
         key,
         "refine",
         number,
-        # A preset is a shorthand: what it fills in is there under its own keys.
-        _section("refine", experiment.refine, without=("preset",))
-        | _sam(experiment)
-        | (_pool_settings(experiment) if calibrated else {}),
+        refinement_settings(experiment) | (_pool_settings(experiment) if calibrated else {}),
         (*_SAM_INPUTS, *(_labelled_inputs(experiment) if calibrated else ())),
         made_from=(predict, *judged),
         reads=("split", predict, *judged),
     )
+
+
+def refinement_settings(settings: Experiment | RefineOnly) -> dict[str, Any]:
+    """Return the settings that change refined masks, by dotted key."""
+    # A preset is a shorthand: what it fills in is there under its own keys.
+    return _section("refine", settings.refine, without=("preset",)) | _sam(settings)
 
 
 def _augment(experiment: Experiment, key: str, number: int, refine: str) -> Node:
@@ -291,8 +294,8 @@ def _evaluate(experiment: Experiment, made: list[str]) -> Node:
     )
 
 
-def _sam(experiment: Experiment) -> dict[str, Any]:
-    return {"sam.model": experiment.sam.model, "sam.input_side": experiment.sam.input_side}
+def _sam(settings: Experiment | RefineOnly) -> dict[str, Any]:
+    return {"sam.model": settings.sam.model, "sam.input_side": settings.sam.input_side}
 
 
 def _without_skipped(nodes: dict[str, Node]) -> dict[str, Node]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -18,8 +18,10 @@ from pipeline.errors import ExperimentError, Problem
 from pipeline.refinement.presets import REFINE_PRESETS
 from pipeline.settings import FolderMarker, expanded
 from pipeline.workflow import describe
-from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.experiment import Experiment, RefineOnly
 from pipeline.workflow.yaml12 import YamlError, parse_yaml
+
+Model = TypeVar("Model", bound=BaseModel)
 
 MAX_BYTES = 1_000_000
 
@@ -46,37 +48,38 @@ def load_experiment(
     """
     raw = _read(path)
     raw.setdefault("name", path.stem)
-    return _resolve(str(path), raw, overrides, environment, check_files=check_files)
+    if "S4M_STORE" in environment:
+        raw["store"] = environment["S4M_STORE"]
+    return _resolve(Experiment, str(path), raw, overrides, check_files=check_files)
 
 
-def experiment_without_data(overrides: Sequence[str]) -> Experiment:
-    """An experiment for commands that bring their own images: what is set, and defaults for the rest."""
-    nowhere = {"annotations": "none", "images": "none"}
-    raw = {"name": "without-data", "data": {"annotated": nowhere, "percent": 50}}
-    return _resolve("settings", raw, overrides, {}, check_files=False)
+def refine_only(overrides: Sequence[str]) -> RefineOnly:
+    """Return the settings of a refinement without an experiment: `overrides` over the defaults.
+
+    Raises ExperimentError with every problem, by dotted key. The weights that they name need not exist yet.
+    """
+    return _resolve(RefineOnly, "settings", {}, overrides, check_files=False)
 
 
 def _resolve(
-    source: str, raw: dict[str, Any], overrides: Sequence[str], environment: Mapping[str, str], *, check_files: bool
-) -> Experiment:
-    if "S4M_STORE" in environment:
-        raw["store"] = environment["S4M_STORE"]
+    model: type[Model], source: str, raw: dict[str, Any], overrides: Sequence[str], *, check_files: bool
+) -> Model:
     parsed, problems = _parse_overrides(overrides)
     for override in parsed:
         problems += _set(raw, override)
     _fill_preset(raw)
-    experiment, found = _validate(raw)
+    resolved, found = _validate(model, raw)
     problems += found
     if check_files:
         wrong = {problem.where for problem in problems}
-        problems += [problem for problem in _missing_files(raw) if problem.where not in wrong]
-    if experiment is None or problems:
+        problems += [problem for problem in _missing_files(model, raw) if problem.where not in wrong]
+    if resolved is None or problems:
         overridden = {override.key for override in parsed}
         raise ExperimentError(
             source,
             [Problem(f"{p.where} (set over the file)", p.message) if p.where in overridden else p for p in problems],
         )
-    return experiment
+    return resolved
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -144,19 +147,22 @@ def _fill_preset(raw: dict[str, Any]) -> None:
         raw["refine"] = {**preset, **refine}
 
 
-def _validate(raw: dict[str, Any]) -> tuple[Experiment | None, list[Problem]]:
-    given = _with_empty_sections(raw, Experiment)
+def _validate(model: type[Model], raw: dict[str, Any]) -> tuple[Model | None, list[Problem]]:
+    given = _with_empty_sections(raw, model)
     try:
-        experiment = Experiment.model_validate_json(json.dumps(given))
+        resolved = model.model_validate_json(json.dumps(given))
     except ValidationError as error:
-        problems = _problems(error)
+        problems = _problems(error, model)
         named = {problem.where for problem in problems}
         # What two keys mean together is told even when another key is wrong.
         data = given.get("data")
         if isinstance(data, dict) and not any(where.split(".")[0] == "data" for where in named):
             problems += _data_problems(data)
         return None, problems
-    return experiment, _data_problems(experiment.data.model_dump(exclude_none=True)) + _range_problems(experiment)
+    problems = _range_problems(resolved)
+    if isinstance(resolved, Experiment):
+        problems = _data_problems(resolved.data.model_dump(exclude_none=True)) + problems
+    return resolved, problems
 
 
 def _with_empty_sections(raw: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
@@ -172,13 +178,13 @@ def _with_empty_sections(raw: Mapping[str, Any], model: type[BaseModel]) -> dict
     return given
 
 
-def _problems(error: ValidationError) -> list[Problem]:
+def _problems(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
     problems: list[Problem] = []
     for item in error.errors(include_url=False):
         names = [str(part) for part in item["loc"]]
-        key, field = _field_at(names)
+        key, field = _field_at(names, model)
         if item["type"] == "extra_forbidden":
-            problems.append(Problem(".".join(names), _unknown(".".join(names))))
+            problems.append(Problem(".".join(names), _unknown(".".join(names), model)))
         elif item["type"] == "missing":
             problems.append(Problem(key, f"missing; expected {describe.allowed(field) if field else 'a value'}"))
         elif item["type"] == "path":
@@ -190,9 +196,9 @@ def _problems(error: ValidationError) -> list[Problem]:
     return list(unique)
 
 
-def _field_at(names: Sequence[str]) -> tuple[str, Any]:
+def _field_at(names: Sequence[str], root: type[BaseModel]) -> tuple[str, Any]:
     """The dotted key of the schema that a place in an error leads to, and its field."""
-    model: type[BaseModel] | None = Experiment
+    model: type[BaseModel] | None = root
     field = None
     walked: list[str] = []
     for name in names:
@@ -204,12 +210,12 @@ def _field_at(names: Sequence[str]) -> tuple[str, Any]:
     return ".".join(walked), field
 
 
-def _unknown(key: str) -> str:
-    nearest = describe.nearest_key(key)
+def _unknown(key: str, model: type[BaseModel]) -> str:
+    nearest = describe.nearest_key(key, model)
     if nearest is not None:
         return f"unknown key; did you mean {nearest}?"
     section = key.rpartition(".")[0]
-    siblings = [name for name, _ in describe.walk_fields(Experiment) if name.rpartition(".")[0] == section]
+    siblings = [name for name, _ in describe.walk_fields(model) if name.rpartition(".")[0] == section]
     return f"unknown key; known here: {', '.join(name.rpartition('.')[2] for name in siblings)}"
 
 
@@ -249,7 +255,16 @@ def _data_problems(data: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
-def _range_problems(experiment: Experiment) -> list[Problem]:
+def _range_problems(resolved: BaseModel) -> list[Problem]:
+    problems: list[Problem] = []
+    if isinstance(resolved, Experiment):
+        problems += _experiment_problems(resolved)
+    if isinstance(resolved, Experiment | RefineOnly):
+        problems += _refine_problems(resolved)
+    return problems
+
+
+def _experiment_problems(experiment: Experiment) -> list[Problem]:
     problems: list[Problem] = []
     low, high = experiment.augment.scale
     if low > high:
@@ -257,6 +272,11 @@ def _range_problems(experiment: Experiment) -> list[Problem]:
     mixture = experiment.student.mixture
     if mixture.labelled + mixture.pseudo + mixture.composites == 0:
         problems.append(Problem("student.mixture", "all amounts are 0; a batch needs images of some kind"))
+    return problems
+
+
+def _refine_problems(experiment: Experiment | RefineOnly) -> list[Problem]:
+    problems: list[Problem] = []
     refine = experiment.refine
     prompted = refine.points or refine.center_point or refine.box != "none" or refine.mask_prompt
     if not prompted:
@@ -270,8 +290,10 @@ def _range_problems(experiment: Experiment) -> list[Problem]:
     return problems
 
 
-def _calibration_problems(experiment: Experiment) -> list[Problem]:
+def _calibration_problems(experiment: Experiment | RefineOnly) -> list[Problem]:
     """A gate is fitted on labelled images that the teacher has not learned by heart."""
+    if isinstance(experiment, RefineOnly):
+        return [Problem("refine.gate", "calibrated needs an experiment with a teacher; use none or fixed")]
     if experiment.predict.results is not None:
         return [Problem("refine.gate", "calibrated needs a teacher of this experiment, but predict.results is given")]
     if experiment.teacher.held_out == 0:
@@ -281,9 +303,9 @@ def _calibration_problems(experiment: Experiment) -> list[Problem]:
     return []
 
 
-def _missing_files(raw: Mapping[str, Any]) -> list[Problem]:
+def _missing_files(model: type[BaseModel], raw: Mapping[str, Any]) -> list[Problem]:
     problems: list[Problem] = []
-    for key, field in describe.walk_fields(Experiment):
+    for key, field in describe.walk_fields(model):
         kind = describe.path_kind(field)
         value = _raw_at(raw, key) or field.default
         if kind is None or not isinstance(value, str | Path):
@@ -309,16 +331,6 @@ def _raw_at(raw: Mapping[str, Any], key: str) -> Any:
     value: Any = raw
     for name in key.split("."):
         value = value.get(name) if isinstance(value, dict) else None
-    return value
-
-
-def value_at(experiment: Experiment, key: str) -> Any:
-    """The value under a dotted key; None below a section that is not given."""
-    value: Any = experiment
-    for name in key.split("."):
-        if value is None:
-            return None
-        value = getattr(value, name)
     return value
 
 
