@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from pydantic import BaseModel
-
+from pipeline.datasets.settings import ListedData, PairedData, PercentData
+from pipeline.settings import Settings, marker_of
 from pipeline.workflow.experiment import Experiment, RefineOnly
 from pipeline.workflow.fingerprint import Fingerprint
 
@@ -109,46 +109,47 @@ def downstream(nodes: Mapping[str, Node], key: str) -> list[str]:
     return [name for name in nodes if name in held and name != key]
 
 
-def _section(name: str, section: BaseModel, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A section's values by dotted key. Paths are left out: their content is an input."""
-    values: dict[str, Any] = {}
-    for key, value in section.model_dump(mode="json").items():
-        if key not in without and key not in _PATHS:
-            values[f"{name}.{key}"] = value
-    return values
+def _section(name: str, section: Settings, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return a section's values by dotted key. Paths are left out: their content is an input."""
+    fields = type(section).model_fields
+    values = section.model_dump(mode="json", exclude=set(without))
+    return {f"{name}.{key}": value for key, value in values.items() if marker_of(fields[key]) is None}
 
 
-_PATHS: Final = ("detector", "init_weights", "results", "checkpoint")
 _SAM_INPUTS: Final = ("sam.checkpoint",)
 
 
 def _pool_settings(experiment: Experiment) -> dict[str, Any]:
-    """How one annotated set is divided: it decides which images are labelled."""
-    data = experiment.data
-    if data.annotated is None:
-        return {}
-    chosen = {} if data.percent is None else {"data.percent": data.percent, "data.seed": data.seed}
-    return {**chosen, "split.version": STAGES["split"].version}
+    """Return what divides one annotated set: it decides which images are labelled."""
+    version = {"split.version": STAGES["split"].version}
+    match experiment.data:
+        case PercentData(percent=percent, seed=seed):
+            return {"data.percent": percent, "data.seed": seed, **version}
+        case ListedData():
+            return version
+        case PairedData():
+            return {}
 
 
 def _labelled_inputs(experiment: Experiment) -> tuple[str, ...]:
-    if experiment.data.annotated is None:
-        return ("data.labelled.annotations", "data.labelled.images")
-    return ("data.annotated.annotations", "data.annotated.images", "data.labelled_list")
+    match experiment.data:
+        case PercentData():
+            return ("data.annotated.annotations", "data.annotated.images")
+        case ListedData():
+            return ("data.annotated.annotations", "data.annotated.images", "data.labelled_list")
+        case PairedData():
+            return ("data.labelled.annotations", "data.labelled.images")
 
 
 def _unlabelled_inputs(experiment: Experiment) -> tuple[str, ...]:
     """Which images are unlabelled, never what their annotations say, where these lie in a file apart."""
-    if experiment.data.annotated is None:
-        return ("data.unlabelled.images",)
-    return _labelled_inputs(experiment)
+    return ("data.unlabelled.images",) if isinstance(experiment.data, PairedData) else _labelled_inputs(experiment)
 
 
 def _split(experiment: Experiment) -> Node:
     names = ("labelled", "unlabelled", "annotated", "validation")
     inputs = (*(f"data.{name}.annotations" for name in names), "data.labelled_list")
-    unlabelled = experiment.data.unlabelled
-    if unlabelled is not None and unlabelled.annotations is None:
+    if isinstance(experiment.data, PairedData) and experiment.data.unlabelled.annotations is None:
         inputs = (*inputs, "data.unlabelled.images")
     settings = {key: value for key, value in _pool_settings(experiment).items() if key != "split.version"}
     return Node("split", "split", 1, settings, inputs)
@@ -205,7 +206,7 @@ def _predict(experiment: Experiment, key: str, number: int, model: str) -> Node:
     inputs = _unlabelled_inputs(experiment)
     if imported:
         # No teacher says which images are labelled: an image that has become so is not unlabelled any more.
-        labelled = () if experiment.data.labelled is None else ("data.labelled.images",)
+        labelled = ("data.labelled.images",) if isinstance(experiment.data, PairedData) else ()
         inputs = ("predict.results", *inputs, *labelled)
     return Node(
         key,

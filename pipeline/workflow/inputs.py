@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from pipeline.datasets.settings import AnnotatedSet
 from pipeline.files.identity import IdentityCache, ImageList, hash_text, list_images
 from pipeline.sam.files import checkpoint_path
+from pipeline.settings import ConfigMarker, FolderMarker, named_paths
 from pipeline.workflow.detector_files import config_files, starts_from_sam_tiny
 from pipeline.workflow.experiment import Experiment
 
@@ -31,38 +31,27 @@ def read_contents(experiment: Experiment, cache: IdentityCache, *, trust: bool =
     With `trust`, images are taken to be as they were at the last look.
     """
     contents: dict[str, str] = {}
-    data = experiment.data
-    for name in ("labelled", "annotated", "validation"):
-        images: AnnotatedSet | None = getattr(data, name)
-        if images is not None:
-            digest = cache.file(images.annotations)
-            contents[f"data.{name}.annotations"] = digest
-            listing = _listing(images.annotations, digest)
-            contents[f"data.{name}.images"] = cache.images(images.images, listing, trust=trust)
-    if data.unlabelled is not None:
-        listing = ImageList("", lambda: _numbered(list_images(data.unlabelled.images)))  # type: ignore[union-attr]
-        if data.unlabelled.annotations is not None:
-            digest = cache.file(data.unlabelled.annotations)
-            contents["data.unlabelled.annotations"] = digest
-            listing = _listing(data.unlabelled.annotations, digest)
-        contents["data.unlabelled.images"] = cache.images(data.unlabelled.images, listing, trust=trust)
-    files = {
-        "data.labelled_list": data.labelled_list,
-        "sam.checkpoint": checkpoint_path(experiment.sam.model, experiment.sam.checkpoint),
-        "teacher.init_weights": experiment.teacher.init_weights,
-        "predict.results": experiment.predict.results,
-    }
-    contents |= {key: cache.file(path) for key, path in files.items() if path is not None}
-    configs = {
-        "teacher.detector": experiment.teacher.detector,
-        "student.detector": experiment.student.detector,
-    }
-    contents |= {key: _config(path, cache) for key, path in configs.items() if path is not None}
+    named = {key: (path, marker) for key, path, marker in named_paths(experiment)}
+    for key, (path, marker) in named.items():
+        if not isinstance(marker, FolderMarker):
+            contents[key] = _config(path, cache) if isinstance(marker, ConfigMarker) else cache.file(path)
+    for key, (path, marker) in named.items():
+        if isinstance(marker, FolderMarker):
+            # The images of a folder are those that the annotations beside it list.
+            beside = f"{key.rpartition('.')[0]}.annotations"
+            listing = _listing(named[beside][0], contents[beside]) if beside in named else _every_image_of(path)
+            contents[key] = cache.images(path, listing, trust=trust)
+    # Where no checkpoint is named, the weights that belong to the model count.
+    contents["sam.checkpoint"] = cache.file(checkpoint_path(experiment.sam.model, experiment.sam.checkpoint))
     return contents
 
 
 def _listing(annotations: Path, digest: str) -> ImageList:
     return ImageList(digest, lambda: _listed(annotations))
+
+
+def _every_image_of(folder: Path) -> ImageList:
+    return ImageList("", lambda: _numbered(list_images(folder)))
 
 
 def _listed(annotations: Path) -> Sequence[str]:

@@ -11,19 +11,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
+from pipeline.datasets.settings import SHAPE_PROBLEMS
 from pipeline.errors import ExperimentError, Problem
-from pipeline.refinement.presets import REFINE_PRESETS
-from pipeline.settings import FolderMarker, expanded
+from pipeline.settings import FileMarker, FolderMarker, Settings, expanded
 from pipeline.workflow import describe
 from pipeline.workflow.experiment import Experiment, RefineOnly
 from pipeline.workflow.yaml12 import YamlError, parse_yaml
 
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model", bound=Settings)
 
 MAX_BYTES = 1_000_000
+
+_UNKNOWN = "unknown key"
+_KINDS = {FileMarker.json_format: "file", FolderMarker.json_format: "folder"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,6 @@ def _resolve(
     parsed, problems = _parse_overrides(overrides)
     for override in parsed:
         problems += _set(raw, override)
-    _fill_preset(raw)
     resolved, found = _validate(model, raw)
     problems += found
     if check_files:
@@ -137,86 +139,73 @@ def _set(raw: dict[str, Any], override: Override) -> list[Problem]:
     return []
 
 
-def _fill_preset(raw: dict[str, Any]) -> None:
-    refine = raw.get("refine")
-    if refine is None:
-        refine = raw["refine"] = {}
-    if isinstance(refine, dict):
-        name = refine.get("preset", "best")
-        preset = REFINE_PRESETS.get(name, {}) if isinstance(name, str) else {}
-        raw["refine"] = {**preset, **refine}
-
-
 def _validate(model: type[Model], raw: dict[str, Any]) -> tuple[Model | None, list[Problem]]:
-    given = _with_empty_sections(raw, model)
     try:
-        resolved = model.model_validate_json(json.dumps(given))
+        return model.model_validate_json(json.dumps(_without_empty(raw, describe.schema_of(model)))), []
     except ValidationError as error:
-        problems = _problems(error, model)
-        named = {problem.where for problem in problems}
-        # What two keys mean together is told even when another key is wrong.
-        data = given.get("data")
-        if isinstance(data, dict) and not any(where.split(".")[0] == "data" for where in named):
-            problems += _data_problems(data)
-        return None, problems
-    problems = _range_problems(resolved)
-    if isinstance(resolved, Experiment):
-        problems = _data_problems(resolved.data.model_dump(exclude_none=True)) + problems
-    return resolved, problems
+        return None, _problems(error, model)
 
 
-def _with_empty_sections(raw: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """The same values, where a section with nothing below it (`teacher:` alone) means its defaults."""
-    given = dict(raw)
-    for name, field in model.model_fields.items():
-        section = describe.section_of(field)
-        if section is not None and name in given:
-            value = given[name]
-            if value is None and not describe.is_optional(field):
-                value = {}
-            given[name] = _with_empty_sections(value, section) if isinstance(value, dict) else value
+def _without_empty(raw: Mapping[str, Any], schema: describe.Schema) -> dict[str, Any]:
+    """Return the same values, where a section with nothing below it (`teacher:` alone) means its defaults.
+
+    In a section that has several shapes, a key that is null counts as not given: so a value that is set over a
+    file can take away a key of another shape.
+    """
+    given = {key: value for key, value in raw.items() if value is not None or "oneOf" not in schema}
+    for name, inner in describe.properties_of(schema).items():
+        if name in given and describe.properties_of(inner):
+            value = {} if given[name] is None and not describe.is_nullable(inner) else given[name]
+            given[name] = _without_empty(value, inner) if isinstance(value, dict) else value
     return given
 
 
-def _problems(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
+def _problems(error: ValidationError, model: type[Settings]) -> list[Problem]:
     problems: list[Problem] = []
+    of_shape: list[Problem] = []
     for item in error.errors(include_url=False):
-        names = [str(part) for part in item["loc"]]
-        key, field = _field_at(names, model)
-        if item["type"] == "extra_forbidden":
-            problems.append(Problem(".".join(names), _unknown(".".join(names), model)))
-        elif item["type"] == "missing":
-            problems.append(Problem(key, f"missing; expected {describe.allowed(field) if field else 'a value'}"))
-        elif item["type"] == "path":
-            problems.append(Problem(key, f"given {_shown(item['input'])}, which {item['msg']}"))
+        names, shape = _without_shape([str(part) for part in item["loc"]], model)
+        told = SHAPE_PROBLEMS.get((shape, names[1], item["type"])) if shape and len(names) == 2 else None
+        if told is not None:
+            of_shape.append(Problem(f"{names[0]}.{told[0]}", told[1]))
         else:
-            wanted = describe.allowed(field) if field else item["msg"]
-            problems.append(Problem(key, f"given {_shown(item['input'])}; expected {wanted}"))
-    unique = dict.fromkeys(problems)
-    return list(unique)
+            problems.append(_problem(names, item, model))
+    # A key that is misspelt makes another shape of its section: it alone is told.
+    misspelt = {problem.where.partition(".")[0] for problem in problems if problem.message.startswith(_UNKNOWN)}
+    problems += [problem for problem in of_shape if problem.where.partition(".")[0] not in misspelt]
+    return list(dict.fromkeys(problems))
 
 
-def _field_at(names: Sequence[str], root: type[BaseModel]) -> tuple[str, Any]:
-    """The dotted key of the schema that a place in an error leads to, and its field."""
-    model: type[BaseModel] | None = root
-    field = None
-    walked: list[str] = []
-    for name in names:
-        if model is None or name not in model.model_fields:
-            break
-        field = model.model_fields[name]
-        walked.append(name)
-        model = describe.section_of(field)
-    return ".".join(walked), field
+def _without_shape(names: list[str], model: type[Settings]) -> tuple[list[str], str]:
+    """Return the place of an error as the file has it, and the shape that it names where a section has several."""
+    if len(names) > 1 and "oneOf" in describe.keys_of(model).get(names[0], {}):
+        return [names[0], *names[2:]], names[1]
+    return names, ""
 
 
-def _unknown(key: str, model: type[BaseModel]) -> str:
+def _problem(names: Sequence[str], item: ErrorDetails, model: type[Settings]) -> Problem:
+    keys = describe.keys_of(model)
+    key = next((key for end in range(len(names), 0, -1) if (key := ".".join(names[:end])) in keys), "")
+    wanted = describe.allowed(keys[key]) if key else item["msg"]
+    match item["type"]:
+        case "misfit":
+            return Problem(key, item["msg"])
+        case "extra_forbidden":
+            return Problem(".".join(names), _unknown(".".join(names), model))
+        case "missing":
+            return Problem(key, f"missing; expected {wanted}")
+        case "path":
+            return Problem(key, f"given {_shown(item['input'])}, which {item['msg']}")
+    return Problem(key, f"given {_shown(item['input'])}; expected {wanted}")
+
+
+def _unknown(key: str, model: type[Settings]) -> str:
     nearest = describe.nearest_key(key, model)
     if nearest is not None:
-        return f"unknown key; did you mean {nearest}?"
+        return f"{_UNKNOWN}; did you mean {nearest}?"
     section = key.rpartition(".")[0]
-    siblings = [name for name, _ in describe.walk_fields(model) if name.rpartition(".")[0] == section]
-    return f"unknown key; known here: {', '.join(name.rpartition('.')[2] for name in siblings)}"
+    siblings = [name for name in describe.keys_of(model) if name.rpartition(".")[0] == section]
+    return f"{_UNKNOWN}; known here: {', '.join(name.rpartition('.')[2] for name in siblings)}"
 
 
 def _shown(value: Any) -> str:
@@ -227,102 +216,25 @@ def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def _data_problems(data: Mapping[str, Any]) -> list[Problem]:
-    """What the keys of `data` say together: exactly one of the two ways to name the images."""
-    given = {name for name, value in data.items() if value is not None}
-    pair, pool = given & {"labelled", "unlabelled"}, "annotated" in given
+def _missing_files(model: type[Settings], raw: Mapping[str, Any]) -> list[Problem]:
     problems: list[Problem] = []
-    if pair and pool:
-        problems.append(
-            Problem("data.annotated", "given beside data.labelled or data.unlabelled; keep one of the two ways")
-        )
-    elif pool:
-        if len(given & {"percent", "labelled_list"}) != 1:
-            problems.append(
-                Problem("data.annotated", "needs exactly one of data.percent and data.labelled_list to split it")
-            )
-    else:
-        problems += [
-            Problem(f"data.{name}", "missing; give data.labelled and data.unlabelled, or data.annotated")
-            for name in ("labelled", "unlabelled")
-            if name not in given
-        ]
-        problems += [
-            Problem(f"data.{name}", "splits data.annotated, which is not given")
-            for name in ("percent", "labelled_list")
-            if name in given
-        ]
-    return problems
-
-
-def _range_problems(resolved: BaseModel) -> list[Problem]:
-    problems: list[Problem] = []
-    if isinstance(resolved, Experiment):
-        problems += _experiment_problems(resolved)
-    if isinstance(resolved, Experiment | RefineOnly):
-        problems += _refine_problems(resolved)
-    return problems
-
-
-def _experiment_problems(experiment: Experiment) -> list[Problem]:
-    problems: list[Problem] = []
-    low, high = experiment.augment.scale
-    if low > high:
-        problems.append(Problem("augment.scale", f"given [{low}, {high}]; expected the smaller number first"))
-    mixture = experiment.student.mixture
-    if mixture.labelled + mixture.pseudo + mixture.composites == 0:
-        problems.append(Problem("student.mixture", "all amounts are 0; a batch needs images of some kind"))
-    return problems
-
-
-def _refine_problems(experiment: Experiment | RefineOnly) -> list[Problem]:
-    problems: list[Problem] = []
-    refine = experiment.refine
-    prompted = refine.points or refine.center_point or refine.box != "none" or refine.mask_prompt
-    if not prompted:
-        problems.append(Problem("refine", "no prompt for SAM; give points, center_point, box or mask_prompt"))
-    if refine.gate == "calibrated":
-        problems += _calibration_problems(experiment)
-    if experiment.sam.input_side is not None and experiment.sam.model != "sam_tiny":
-        problems.append(
-            Problem("sam.input_side", f"only sam_tiny takes other sizes, sam.model is {experiment.sam.model}")
-        )
-    return problems
-
-
-def _calibration_problems(experiment: Experiment | RefineOnly) -> list[Problem]:
-    """A gate is fitted on labelled images that the teacher has not learned by heart."""
-    if isinstance(experiment, RefineOnly):
-        return [Problem("refine.gate", "calibrated needs an experiment with a teacher; use none or fixed")]
-    if experiment.predict.results is not None:
-        return [Problem("refine.gate", "calibrated needs a teacher of this experiment, but predict.results is given")]
-    if experiment.teacher.held_out == 0:
-        return [
-            Problem("refine.gate", "calibrated needs labelled images to be fitted on; set teacher.held_out, say 0.2")
-        ]
-    return []
-
-
-def _missing_files(model: type[BaseModel], raw: Mapping[str, Any]) -> list[Problem]:
-    problems: list[Problem] = []
-    for key, field in describe.walk_fields(model):
-        kind = describe.path_kind(field)
-        value = _raw_at(raw, key) or field.default
-        if kind is None or not isinstance(value, str | Path):
+    for key, schema in describe.keys_of(model).items():
+        kind = describe.path_format(schema)
+        value = _raw_at(raw, key) or schema.get("default")
+        if kind not in _KINDS or not isinstance(value, str):
             continue
         try:
             path = expanded(Path(value)).absolute()
         except PydanticCustomError:
             continue  # the schema tells of it
         if not _is_there(path, kind):
-            what = "folder" if kind is FolderMarker else "file"
-            problems.append(Problem(key, f"no such {what}: {_cut(str(path), 300)}"))
+            problems.append(Problem(key, f"no such {_KINDS[kind]}: {_cut(str(path), 300)}"))
     return problems
 
 
-def _is_there(path: Path, kind: type) -> bool:
+def _is_there(path: Path, kind: str) -> bool:
     try:
-        return path.is_dir() if kind is FolderMarker else path.is_file()
+        return path.is_dir() if kind == FolderMarker.json_format else path.is_file()
     except OSError:  # a name too long, a folder that may not be looked into
         return False
 
