@@ -1,7 +1,7 @@
 """The stage graph of an experiment: its nodes, what each reads, and what enters each fingerprint.
 
-`make` reads these edges too. A node is a stage in a round: `refine`, and `refine-2` where a second round
-refines the labels of the first student.
+`make` reads these edges too. A node is a stage in a round: `refine`, and `refine-2`, which refines the labels of the
+first student.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.workflow.fingerprint import Fingerprint
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the method. `version` rises when its code or format changes the result."""
+    """One stage of the method. Raise `version` when a change of its code or format changes the result."""
 
     name: str
     purpose: str
@@ -41,7 +41,7 @@ STAGES: Final[dict[str, Stage]] = {
 }
 
 ABLATION: Final = "ablation"
-"""Key of the content of an experiment's ablation, where there is one: the report shows it."""
+"""Key of the content of an experiment's ablation, which the report shows."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Node:
     settings: values that enter the fingerprint, by dotted key.
     inputs: dotted keys whose content enters it.
     made_from: nodes whose results enter it.
-    reads: every node whose result must be there first, `made_from` included.
-    skipped: why this experiment does without the stage; empty where it does not.
+    reads: every node whose result must exist first, `made_from` included.
+    skipped: why this experiment skips the stage; empty if it does not.
     """
 
     key: str
@@ -66,7 +66,7 @@ class Node:
 
 
 def plan(experiment: Experiment) -> dict[str, Node]:
-    """All nodes of an experiment in the order in which they can run."""
+    """Return all nodes of an experiment in an order in which they can run."""
     nodes = [_split(experiment), _distill(experiment), _teacher(experiment)]
     model = "train-teacher"
     for number in range(1, experiment.student.rounds + 1):
@@ -81,12 +81,12 @@ def plan(experiment: Experiment) -> dict[str, Node]:
 
 
 def node_key(stage: str, number: int) -> str:
-    """The node of a stage in a round."""
+    """Return the key of the node of a stage in a round."""
     return stage if number == 1 else f"{stage}-{number}"
 
 
 def fingerprints(nodes: Mapping[str, Node], contents: Mapping[str, str]) -> dict[str, Fingerprint]:
-    """The fingerprint of every node that is not skipped. `contents`: digests by dotted key."""
+    """Return the fingerprint of every node that is not skipped. `contents`: digests by dotted key."""
     made: dict[str, Fingerprint] = {}
     for key, node in nodes.items():
         if not node.skipped:
@@ -101,7 +101,7 @@ def fingerprints(nodes: Mapping[str, Node], contents: Mapping[str, str]) -> dict
 
 
 def downstream(nodes: Mapping[str, Node], key: str) -> list[str]:
-    """The nodes that cannot run before `key` has."""
+    """Return the nodes that cannot run before `key` has run."""
     held = {key}
     for node in nodes.values():
         if not node.skipped and held.intersection(node.reads):
@@ -142,7 +142,7 @@ def _labelled_inputs(experiment: Experiment) -> tuple[str, ...]:
 
 
 def _unlabelled_inputs(experiment: Experiment) -> tuple[str, ...]:
-    """Which images are unlabelled, never what their annotations say, where these lie in a file apart."""
+    """Return the inputs that say which images are unlabelled. Annotations in a file of their own are not among them."""
     return ("data.unlabelled.images",) if isinstance(experiment.data, PairedData) else _labelled_inputs(experiment)
 
 
@@ -156,7 +156,7 @@ def _split(experiment: Experiment) -> Node:
 
 
 def _no_teacher(experiment: Experiment) -> str:
-    """Why there is no teacher to train, if so."""
+    """Return why no teacher is trained; empty if one is."""
     if experiment.predict.results is not None and experiment.student.start == "scratch":
         return "labels come from predict.results and student.start is scratch"
     return ""
@@ -189,7 +189,7 @@ def _teacher(experiment: Experiment) -> Node:
 
 
 def _round(experiment: Experiment, number: int, model: str) -> list[Node]:
-    """The nodes of one round; `model` is the node whose weights label the unlabelled images."""
+    """Return the nodes of one round. `model`: the node whose weights label the unlabelled images."""
     predict, refine, augment, student = (
         node_key(stage, number) for stage in ("predict", "refine", "augment", "train-student")
     )
@@ -205,7 +205,7 @@ def _predict(experiment: Experiment, key: str, number: int, model: str) -> Node:
     imported = experiment.predict.results is not None and number == 1
     inputs = _unlabelled_inputs(experiment)
     if imported:
-        # No teacher says which images are labelled: an image that has become so is not unlabelled any more.
+        # There is no teacher whose fingerprint would change with the labelled images, and these are not unlabelled.
         labelled = ("data.labelled.images",) if isinstance(experiment.data, PairedData) else ()
         inputs = ("predict.results", *inputs, *labelled)
     return Node(
@@ -221,7 +221,7 @@ def _predict(experiment: Experiment, key: str, number: int, model: str) -> Node:
 
 def _refine(experiment: Experiment, key: str, number: int, predict: str) -> Node:
     calibrated = experiment.refine.gate == "calibrated"
-    # The first teacher, in every round: students have seen all labelled images.
+    # The first teacher in every round, because students train on all labelled images.
     judged = ("train-teacher",) if calibrated else ()
     return Node(
         key,
@@ -236,7 +236,7 @@ def _refine(experiment: Experiment, key: str, number: int, predict: str) -> Node
 
 def refinement_settings(settings: Experiment | RefineOnly) -> dict[str, Any]:
     """Return the settings that change refined masks, by dotted key."""
-    # A preset is a shorthand: what it fills in is there under its own keys.
+    # A preset is a shorthand: the values that it fills in count, under their own keys.
     return _section("refine", settings.refine, without=("preset",)) | _sam(settings)
 
 
@@ -300,7 +300,7 @@ def _sam(settings: Experiment | RefineOnly) -> dict[str, Any]:
 
 
 def _without_skipped(nodes: dict[str, Node]) -> dict[str, Node]:
-    """The same nodes, none of which is made from a skipped one."""
+    """Return the same nodes without skipped ones in what they read."""
     skipped = {key for key, node in nodes.items() if node.skipped}
     return {
         key: replace(

@@ -1,4 +1,4 @@
-"""The contents an experiment depends on, by the dotted key that leads to each."""
+"""Digests of all files and images that an experiment names, by dotted key."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class _ListedImage(msgspec.Struct):
 
 
 class _Listing(msgspec.Struct):
-    """The one part of a COCO file that says which images there are."""
+    """The part of a COCO file that lists its images."""
 
     images: list[_ListedImage]
 
 
 def read_contents(experiment: Experiment, cache: IdentityCache, *, trust: bool = False) -> dict[str, str]:
-    """Content digests by dotted key, for every file and image set that the experiment names.
+    """Return the content digest of every file and image folder that the experiment names, by dotted key.
 
-    With `trust`, images are taken to be as they were at the last look.
+    With `trust`, images count as unchanged since they were last read.
     """
     contents: dict[str, str] = {}
     named = {key: (path, marker) for key, path, marker in named_paths(experiment)}
@@ -37,11 +37,11 @@ def read_contents(experiment: Experiment, cache: IdentityCache, *, trust: bool =
             contents[key] = _config(path, cache) if isinstance(marker, ConfigMarker) else cache.file(path)
     for key, (path, marker) in named.items():
         if isinstance(marker, FolderMarker):
-            # The images of a folder are those that the annotations beside it list.
+            # Of a folder, the images count that the annotations beside it list.
             beside = f"{key.rpartition('.')[0]}.annotations"
             listing = _listing(named[beside][0], contents[beside]) if beside in named else _every_image_of(path)
             contents[key] = cache.images(path, listing, trust=trust)
-    # Where no checkpoint is named, the weights that belong to the model count.
+    # Without a checkpoint, the weights that belong to the model count.
     contents["sam.checkpoint"] = cache.file(checkpoint_path(experiment.sam.model, experiment.sam.checkpoint))
     return contents
 
@@ -55,9 +55,9 @@ def _every_image_of(folder: Path) -> ImageList:
 
 
 def _listed(annotations: Path) -> Sequence[str]:
-    """`id, tab, file name` of every image of a COCO file.
+    """Return `id, tab, file name` of every image of a COCO file.
 
-    A file that is not as it should be gives none here: `split` reads it in full and says what is wrong.
+    Return nothing for an invalid file: `split` reads it in full and says what is wrong.
     """
     try:
         listing = msgspec.json.decode(annotations.read_bytes(), type=_Listing)
@@ -67,7 +67,7 @@ def _listed(annotations: Path) -> Sequence[str]:
 
 
 def _is_usable(file_name: str) -> bool:
-    """Whether a name fits a line of text; `split` refuses those that do not."""
+    """Return whether a name fits into a line of text; `split` refuses one that does not."""
     return "\n" not in file_name and file_name.isprintable()
 
 

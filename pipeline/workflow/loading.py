@@ -1,4 +1,4 @@
-"""Reads an experiment file, sets values over it, checks all of it and reports every problem at once."""
+"""Read an experiment file, apply overrides, validate all of it and tell every problem at once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _KINDS = {FileMarker.json_format: "file", FolderMarker.json_format: "folder"}
 
 @dataclass(frozen=True)
 class Override:
-    """One value set over the file: `refine.points=5`."""
+    """One value that replaces the file's: `refine.points=5`."""
 
     key: str
     value: Any
@@ -44,10 +44,9 @@ def load_experiment(
     *,
     check_files: bool = True,
 ) -> Experiment:
-    """The experiment in `path` with `overrides` over it and defaults and presets filled in, frozen.
+    """Return the experiment in `path`, with `overrides` applied and defaults and presets filled in.
 
-    Raises ExperimentError with every problem, by dotted key. With `check_files=False` the paths it
-    names need not exist yet.
+    Raise ExperimentError with every problem, by dotted key. With `check_files=False` the paths in it need not exist.
     """
     raw = _read(path)
     raw.setdefault("name", path.stem)
@@ -57,9 +56,9 @@ def load_experiment(
 
 
 def refine_only(overrides: Sequence[str]) -> RefineOnly:
-    """Return the settings of a refinement without an experiment: `overrides` over the defaults.
+    """Return the settings of a refinement without an experiment: the defaults with `overrides` applied.
 
-    Raises ExperimentError with every problem, by dotted key. The weights that they name need not exist yet.
+    Raise ExperimentError with every problem, by dotted key. The weights that they name need not exist.
     """
     return _resolve(RefineOnly, "settings", {}, overrides, check_files=False)
 
@@ -149,8 +148,8 @@ def _validate(model: type[Model], raw: dict[str, Any]) -> tuple[Model | None, li
 def _without_empty(raw: Mapping[str, Any], schema: describe.Schema) -> dict[str, Any]:
     """Return the same values, where a section with nothing below it (`teacher:` alone) means its defaults.
 
-    In a section that has several shapes, a key that is null counts as not given: so a value that is set over a
-    file can take away a key of another shape.
+    In a section that has several shapes, a key that is null counts as not given, so that an override can remove a key
+    of another shape.
     """
     given = {key: value for key, value in raw.items() if value is not None or "oneOf" not in schema}
     for name, inner in describe.properties_of(schema).items():
@@ -170,14 +169,14 @@ def _problems(error: ValidationError, model: type[Settings]) -> list[Problem]:
             of_shape.append(Problem(f"{names[0]}.{told[0]}", told[1]))
         else:
             problems.append(_problem(names, item, model))
-    # A key that is misspelt makes another shape of its section: it alone is told.
+    # A misspelt key makes its section look like another shape: tell the key alone.
     misspelt = {problem.where.partition(".")[0] for problem in problems if problem.message.startswith(_UNKNOWN)}
     problems += [problem for problem in of_shape if problem.where.partition(".")[0] not in misspelt]
     return list(dict.fromkeys(problems))
 
 
 def _without_shape(names: list[str], model: type[Settings]) -> tuple[list[str], str]:
-    """Return the place of an error as the file has it, and the shape that it names where a section has several."""
+    """Return the keys that an error is under, and the shape of a section that pydantic puts between them, else empty."""
     if len(names) > 1 and "oneOf" in describe.keys_of(model).get(names[0], {}):
         return [names[0], *names[2:]], names[1]
     return names, ""
@@ -226,7 +225,7 @@ def _missing_files(model: type[Settings], raw: Mapping[str, Any]) -> list[Proble
         try:
             path = expanded(Path(value)).absolute()
         except PydanticCustomError:
-            continue  # the schema tells of it
+            continue  # validation tells it
         if not _is_there(path, kind):
             problems.append(Problem(key, f"no such {_KINDS[kind]}: {_cut(str(path), 300)}"))
     return problems
@@ -247,7 +246,7 @@ def _raw_at(raw: Mapping[str, Any], key: str) -> Any:
 
 
 def to_yaml(experiment: Experiment) -> str:
-    """The resolved experiment as YAML that `load_experiment` reads back to the same."""
+    """Return the resolved experiment as YAML, from which `load_experiment` reads the same experiment."""
     resolved: str = yaml.safe_dump(
         json.loads(experiment.model_dump_json()), sort_keys=False, allow_unicode=True, width=100
     )

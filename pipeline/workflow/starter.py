@@ -1,4 +1,4 @@
-"""A commented experiment to start from, written from the schema itself so that the two never differ."""
+"""Write a commented experiment to start from. Its keys, defaults and comments come from the schema."""
 
 from __future__ import annotations
 
