@@ -67,7 +67,7 @@ def compare(dataset: CocoDataset, image_root: Path, sam: SamChoice, scratch: Pat
     images = len(dataset.images)
     write_label_store(scratch / "teacher.zarr", rows_to_refine(dataset, {}), dataset.categories, {})
     plan = divide([image.id for image in dataset.images], IMAGES_PER_SHARD)
-    settings = RefineSettings()
+    settings = RefineSettings(preset="s4m")
     work = RefineWork(scratch / "teacher.zarr", image_root, scratch / "shards", sam, settings, Gate())
     build_engine(sam)  # and not within the first time
     plain, plain_seconds = computed(work, plan)

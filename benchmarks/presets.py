@@ -246,12 +246,12 @@ def lines_of(
 
 def configurations(presets_only: bool, zoom_below_px: int) -> dict[str, RefineSettings]:
     """What is compared, by name; gates come on top."""
-    named = {f"**{name}**": RefineSettings(**values) for name, values in REFINE_PRESETS.items()}
+    named = {f"**{name}**": RefineSettings.model_validate({"preset": name}) for name in REFINE_PRESETS}
     if presets_only:
         return named
     for (name, prompt), passes, choice in product(PROMPTS.items(), PASSES, CHOICES):
         named[f"{name}, {passes} pass{'es' * (passes > 1)}, {choice}"] = RefineSettings(
-            **prompt, passes=passes, choice=choice, largest_component=True, zoom_below_px=zoom_below_px
+            preset="s4m", **prompt, passes=passes, choice=choice, largest_component=True, zoom_below_px=zoom_below_px
         )
     return named
 

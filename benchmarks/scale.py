@@ -64,7 +64,7 @@ def main() -> None:
             image_root=arguments.images.absolute(),
             shards_folder=folder / "shards",
             sam=SamChoice("sam_tiny", None, "cpu", "fp32", batch_images=8),
-            settings=RefineSettings(),
+            settings=RefineSettings(preset="s4m"),
             gate=Gate(),
         )
         ways: dict[str, Callable[[], Cost]] = {"in this process": partial(cost_of, work, shards, IN_PROCESS, own_cpu)}

@@ -41,17 +41,14 @@ def composite_sources(experiment: Experiment, refined: Path, labelled: Path, scr
     refined: the store of refined labels. labelled: COCO file of the labelled images.
     """
     data = experiment.data
-    unlabelled_set, labelled_set = data.annotated or data.unlabelled, data.annotated or data.labelled
-    assert unlabelled_set is not None  # both by the checks of the experiment
-    assert labelled_set is not None
     partners = None
     if experiment.augment.partners == "labelled-too":
         store = scratch.absolute() / _LABELLED_STORE
         if not store.exists():
             dataset = read_coco(labelled)
             write_label_store(store, labelled_rows(dataset), dataset.categories, {})
-        partners = LabelledFolder(store, labelled_set.images.absolute())
-    folder = LabelledFolder(refined.absolute(), unlabelled_set.images.absolute())
+        partners = LabelledFolder(store, data.labelled_source.images.absolute())
+    folder = LabelledFolder(refined.absolute(), data.unlabelled_source.images.absolute())
     return CompositeSources(folder, partners, experiment.augment)
 
 

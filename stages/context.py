@@ -63,17 +63,11 @@ class StageContext:
 
     def labelled_images(self) -> Path:
         """The folder that the file names of the labelled images start from."""
-        data = self.experiment.data
-        images = data.annotated or data.labelled
-        assert images is not None  # by the checks of the experiment
-        return images.images
+        return self.experiment.data.labelled_source.images
 
     def unlabelled_images(self) -> Path:
         """The folder that the file names of the unlabelled images start from."""
-        data = self.experiment.data
-        images = data.annotated or data.unlabelled
-        assert images is not None  # by the checks of the experiment
-        return images.images
+        return self.experiment.data.unlabelled_source.images
 
     def validation(self) -> Path | None:
         """COCO file of the validation images, if there are any."""

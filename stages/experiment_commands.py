@@ -9,6 +9,7 @@ import typer
 
 from pipeline.errors import StageError
 from pipeline.presentation import words
+from pipeline.workflow.describe import schema_text
 from pipeline.workflow.loading import to_yaml
 from pipeline.workflow.starter import starter_text
 from pipeline.workflow.workspace import NodeStatus, State
@@ -30,6 +31,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("config", help="Print the experiment as it is resolved: presets, defaults and overrides filled in.")(
         config
     )
+    app.command("schema", help="Print the JSON schema of experiment files, for editors.")(schema)
     app.command("new", help="Write a commented experiment file to start from.")(new)
     app.command("status", help="Show every stage of an experiment: done, stale and why, or to do.")(status)
     app.command("graph", hidden=True)(graph)
@@ -40,13 +42,18 @@ def config(exp: ExperimentOption, overrides: SetOption = None) -> None:
     out.print(to_yaml(load(exp, overrides)), end="")
 
 
+def schema() -> None:
+    """Print the JSON schema of experiment files."""
+    out.print(schema_text(), end="")
+
+
 def new(
     name: Annotated[str, typer.Argument(help="The experiment's name; its file is configs/experiments/NAME.yaml.")],
     folder: Annotated[Path, typer.Option(help="Where to write the file.")] = EXPERIMENTS,
 ) -> None:
     """Write a starter experiment. An existing file is left alone."""
     path = folder / f"{name}.yaml"
-    text = starter_text(name)
+    text = starter_text(name, folder)
     if path.exists():
         raise StageError(f"{path} is already there and was left alone; choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -202,14 +202,11 @@ def _known_images(text: str, overrides: list[str] | None) -> tuple[Experiment, K
     if not space.is_done("split"):
         raise StoreError(f"{text} has no split that is up to date: {_make('split', text, overrides)}")
     data, folder = space.experiment.data, space.result("split")
-    labelled, unlabelled = data.annotated or data.labelled, data.annotated or data.unlabelled
-    assert labelled is not None
-    assert unlabelled is not None  # both by the checks of the experiment
     return space.experiment, KnownImages(
         labelled=read_coco(folder / LABELLED),
-        labelled_root=labelled.images,
+        labelled_root=data.labelled_source.images,
         unlabelled=read_coco(folder / UNLABELLED, annotations_required=False),
-        unlabelled_root=unlabelled.images,
+        unlabelled_root=data.unlabelled_source.images,
     )
 
 
@@ -217,8 +214,7 @@ def _data_section(experiment: Experiment, labelled: Labelled, output: Path) -> s
     """The data of a new experiment, as YAML. Its split leaves the labelled images out of the unlabelled set."""
     import yaml
 
-    unlabelled = experiment.data.annotated or experiment.data.unlabelled
-    sets = {"unlabelled": unlabelled, "validation": experiment.data.validation}
+    sets = {"unlabelled": experiment.data.unlabelled_source, "validation": experiment.data.validation}
     kept = {name: each.model_dump(mode="json", exclude_none=True) for name, each in sets.items() if each is not None}
     data = {"labelled": {"annotations": str(output), "images": str(labelled.image_root)}} | kept
     text: str = yaml.safe_dump({"data": data}, sort_keys=False, allow_unicode=True)

@@ -66,8 +66,8 @@ def predict_work(
 
 def _bring_in(results: Path, context: StageContext, sealed: Path) -> None:
     """Take the labels from a results file."""
-    predict, listed = context.experiment.predict, context.experiment.data.unlabelled
-    if is_results_list(results) and listed is not None and listed.annotations is None:
+    predict, source = context.experiment.predict, context.experiment.data.unlabelled_source
+    if is_results_list(results) and source.annotations is None:
         raise StageError(
             f"predict.results: {results} names images by the ids of a dataset, and data.unlabelled is a folder, whose "
             "images have none: set data.unlabelled.annotations to the COCO file that the detector was given"

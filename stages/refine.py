@@ -24,7 +24,7 @@ from pipeline.refinement.refine_work import ENCODED, IMAGES_PER_SHARD, RefineWor
 from pipeline.refinement.samples import samples_of_stores
 from pipeline.sam.worker import SamChoice
 from pipeline.tables.shard_files import divide
-from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.experiment import Experiment, RefineOnly
 from pipeline.workflow.graph import node_key
 from stages.context import LABELS, StageContext, Summary
 from stages.embeddings import kept_embeddings
@@ -70,14 +70,16 @@ def _unrefined(label: InstanceLabel) -> InstanceLabel:
     return replace(label, soft_mask=None, gate_confidence=1.0)
 
 
-def refine_work(experiment: Experiment, teacher: Path, image_root: Path, sealed: Path, gate: Gate) -> RefineWork:
-    """The refinement of a store of labels into another, as an experiment asks for it."""
+def refine_work(
+    settings: Experiment | RefineOnly, teacher: Path, image_root: Path, sealed: Path, gate: Gate
+) -> RefineWork:
+    """The refinement of a store of labels into another, as the settings ask for it."""
     return RefineWork(
         teacher_store=teacher.absolute(),
         image_root=image_root.absolute(),
         shards_folder=shards_beside(sealed),
-        sam=SamChoice.of(experiment.sam, experiment.compute),
-        settings=experiment.refine,
+        sam=SamChoice.of(settings.sam, settings.compute),
+        settings=settings.refine,
         gate=gate,
     )
 

@@ -19,7 +19,7 @@ from stages.console import err, out
 
 if TYPE_CHECKING:
     from pipeline.refinement.coco_file import RefinedFile
-    from pipeline.workflow.experiment import Experiment
+    from pipeline.workflow.experiment import RefineOnly
 
 weights_app = typer.Typer(help="SAM's published weights.", no_args_is_help=True)
 
@@ -71,7 +71,7 @@ def refine_coco(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Refine the masks of a COCO file, without an experiment. Stopped, it goes on when the same command is given."""
-    from pipeline.workflow.loading import experiment_without_data
+    from pipeline.workflow.loading import refine_only
     from stages.runner import Terminated, sigterm_as_interrupt
 
     asked: dict[str, str | int] = {
@@ -84,7 +84,7 @@ def refine_coco(
         asked["sam.checkpoint"] = str(checkpoint)
     # Values are YAML there, and JSON is YAML in which a path stays what it is.
     overrides = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in asked.items()]
-    wanted = experiment_without_data([*overrides, *(settings or ())])
+    wanted = refine_only([*overrides, *(settings or ())])
     refuse_existing([output])
     if not images.is_dir():
         raise typer.BadParameter(f"no such folder: {images}", param_hint="IMAGE_DIR")
@@ -100,7 +100,7 @@ def refine_coco(
         out.print(f"{len(result.failures)} images could not be used; their annotations are unchanged")
 
 
-def _refine_file(annotations: Path, images: Path, output: Path, wanted: Experiment) -> RefinedFile:
+def _refine_file(annotations: Path, images: Path, output: Path, wanted: RefineOnly) -> RefinedFile:
     from pipeline.coco.reading import read_coco
     from pipeline.labels.label_store import LabelStore
     from pipeline.labels.label_writing import write_label_store

@@ -18,7 +18,14 @@ from pipeline.sam.prompt import Candidates
 
 HEIGHT, WIDTH = 120, 160
 ALL_PROMPTS = RefineSettings(
-    points=3, center_point=True, background_point=True, box="elastic", mask_prompt=True, passes=2, choice="agreement"
+    preset="s4m",
+    points=3,
+    center_point=True,
+    background_point=True,
+    box="elastic",
+    mask_prompt=True,
+    passes=2,
+    choice="agreement",
 )
 
 

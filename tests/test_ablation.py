@@ -99,8 +99,7 @@ class Fake:
 
 def _evaluation(unit: Unit) -> ev.Evaluation:
     """A teacher, and a student where there is one, with the figures of APS; a point more with every seed."""
-    data = unit.space.experiment.data
-    truth = read_coco((data.annotated or data.labelled).annotations)
+    truth = read_coco(unit.space.experiment.data.labelled_source.annotations)
     evaluation = make_evaluation(truth, 0.0)
     models = evaluation.models if unit.space.experiment.student.rounds else evaluation.models[:1]
     ap = APS[unit.cell.key] + 0.01 * unit.seed

@@ -58,7 +58,10 @@ def test_new_writes_a_starter_and_leaves_what_is_there_alone(s4m, tmp_path):
     assert told.status == 0
     assert "make report EXP=mine" in told.out
     before = path.read_text()
-    assert before.startswith("# An experiment of the S4M pipeline. Run it with: make report EXP=mine")
+    assert before.startswith(
+        "# yaml-language-server: $schema=../experiment.schema.json\n"
+        "# An experiment of the S4M pipeline. Run it with: make report EXP=mine\n"
+    )
     refused = s4m("new", "mine")
     assert refused.status == 1
     assert "already there and was left alone" in refused.err

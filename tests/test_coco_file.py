@@ -18,7 +18,7 @@ from pipeline.labels.label_store import LabelStore
 from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import Decision, ImageLabels, label_from_mask
 from pipeline.refinement.coco_file import read_scores, rows_to_refine, write_refined
-from pipeline.workflow.loading import experiment_without_data
+from pipeline.workflow.loading import refine_only
 from pipeline.workflow.refined_files import refinement_id
 from tests.tiny_coco import TinyCoco, tiny_coco, write_json
 
@@ -126,7 +126,7 @@ def test_nothing_is_written_where_no_image_could_be_used(made, tmp_path):
 def test_a_refinement_is_known_by_all_that_changes_it_and_nothing_else(made, tmp_path):
     def name(*settings: str, root: Path = made.image_root) -> str:
         dataset = read_coco(made.annotations)
-        return refinement_id(made.annotations, dataset, root, experiment_without_data(settings))
+        return refinement_id(made.annotations, dataset, root, refine_only(settings))
 
     first = name()
     assert name("compute.workers=3", "refine.preset=best") == first

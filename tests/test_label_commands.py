@@ -293,7 +293,7 @@ def test_a_checkpoint_is_the_path_that_was_given(s4m, made, name):
 def test_a_gate_that_needs_no_sam_is_refused(s4m, made):
     told = s4m("refine-coco", made.annotations, made.image_root, "x.json", "--set", "refine.gate=teacher")
     assert told.status == 1
-    assert "refine.gate is 'teacher': every mask would stay as it is" in told.err
+    assert "refine.gate (set over the file): teacher keeps every mask as it is, and SAM has nothing to do" in told.err
 
 
 def test_settings_of_refine_coco_are_checked_like_an_experiment(s4m, made):

@@ -1,4 +1,4 @@
-"""What an experiment says of structural targets."""
+"""Settings of structural targets."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.settings import Section, Seed, Share
+from pipeline.settings import Seed, Settings, Share
 
 
-class DistillSettings(Section):
-    """Structural targets: what SAM's decoder says of each labelled image, for the teacher to learn from."""
+class DistillSettings(Settings):
+    """Structural targets: maps of similarity that SAM's decoder gives for labelled images; the teacher learns them."""
 
     anchors: Annotated[int, Field(ge=2, le=4096)] = 128
-    """Anchor points an image; each gives one similarity map."""
+    """Number of anchor points in an image. For each, a map says how similar SAM finds every other position."""
     inside_share: Share = 0.5
-    """Share of the anchors that lies inside instances; the rest lies anywhere."""
+    """Share of the anchor points that are placed inside labelled instances; the others are placed anywhere."""
     seed: Seed = 0
-    """Where the anchors fall."""
+    """Seed of the random positions of the anchor points."""
