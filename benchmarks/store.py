@@ -34,7 +34,7 @@ from pipeline.labels.label_store import LabelStore, verify
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_rle
 from pipeline.labels.sealing import seal, write_store
 from pipeline.labels.shards import ShardPlan, divide, write_shard
-from pipeline.labels.soft_mask import make_soft_mask
+from pipeline.masks.soft_masks import make_soft_mask
 
 WIDTH, HEIGHT = 640, 480
 CATEGORIES = tuple(CocoCategory(number, f"category {number}") for number in range(1, 81))

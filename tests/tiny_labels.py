@@ -13,7 +13,7 @@ from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_mask
 from pipeline.labels.sealing import seal, write_store
 from pipeline.labels.shards import completed_shards, divide, write_shard
-from pipeline.labels.soft_mask import make_soft_mask
+from pipeline.masks.soft_masks import make_soft_mask
 
 WIDTH, HEIGHT = 50, 40
 CATEGORIES = (CocoCategory(3, "cat"), CocoCategory(7, "Hündin", "animal"))

@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from pipeline.augment.cutout import Cutout, cut_out, paste, placed, rescaled
 from pipeline.augment.settings import AugmentSettings
-from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel
+from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, with_mask
 from pipeline.labels.schema import DECISIONS
 from pipeline.masks.crop_mask import CropMask
-from pipeline.masks.windows import Window, whole_image, window_around
+from pipeline.masks.run_lengths import decode_window, tight_window
+from pipeline.masks.windows import Window, whole_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ def composite(
     for cutout, _ in pasted:
         paste(canvas_rgb, cutout, settings.edge_blend_px)
     kept = [_uncovered(base.labels, label, covered, settings.min_visible_share) for label in base.labels.instances]
-    added = [_with_mask(cutout.label, visible, height, width) for cutout, visible in pasted]
+    added = [with_mask(cutout.label, visible.to_rle(height, width)) for cutout, visible in pasted]
     labels = base.labels
     instances = (*(label for label in kept if label is not None), *added)
     row = ImageLabels.of_instances(labels.image_id, labels.file_name, width, height, instances)
@@ -108,42 +108,29 @@ def _visible_cutouts(
     """
     found: list[tuple[Cutout, CropMask]] = []
     for cutout in reversed(cutouts):
-        window = cutout.window
-        over = covered[window.y0 : window.y1, window.x0 : window.x1]
+        over = covered[cutout.window.in_image]
         visible = cutout.mask & ~over
         pixels = int(np.count_nonzero(visible))
         if pixels and pixels >= settings.min_visible_share * cutout.area:
             over |= visible
-            found.append((cutout, CropMask.of_array(visible, window)))
+            found.append((cutout, CropMask.of_array(visible, cutout.window)))
     return found[::-1]
 
 
 def _uncovered(
     labels: ImageLabels, label: InstanceLabel, covered: NDArray[np.bool_], min_visible_share: float
 ) -> InstanceLabel | None:
-    """What is left of a base's instance, or None. Regions to be ignored stay, however little is left of them."""
-    x, y, width, height = (float(value) for value in coco_mask.toBbox(labels.rle(label)))
-    window = window_around((x, y, x + width, y + height))
-    if not covered[window.y0 : window.y1, window.x0 : window.x1].any():
+    """Return what is left of a base's instance, or None. Regions to be ignored stay, however little is left of them."""
+    rle = labels.rle(label)
+    window = tight_window(rle)
+    over = covered[window.in_image]
+    if not over.any():
         return replace(label, soft_mask=None)
-    mask = CropMask.of_rle(labels.rle(label))
-    visible = mask.array() & ~covered[window.y0 : window.y1, window.x0 : window.x1]
+    visible = decode_window(rle, window) & ~over
     pixels = int(np.count_nonzero(visible))
     if pixels == label.area:
         return replace(label, soft_mask=None)
     least = 1 if label.decision is Decision.DROPPED else max(1, min_visible_share * label.area)
     if pixels < least:
         return None
-    return _with_mask(label, CropMask.of_array(visible, window), labels.height, labels.width)
-
-
-def _with_mask(label: InstanceLabel, mask: CropMask, height: int, width: int) -> InstanceLabel:
-    """The instance with another mask, and the area and the box that go with it."""
-    window = mask.window
-    return replace(
-        label,
-        box_xyxy=(float(window.x0), float(window.y0), float(window.x1), float(window.y1)),
-        rle_counts=mask.to_rle(height, width)["counts"],
-        area=int(coco_mask.area(mask.rle)),
-        soft_mask=None,
-    )
+    return with_mask(label, CropMask.of_array(visible, window).to_rle(labels.height, labels.width))

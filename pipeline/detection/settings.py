@@ -53,7 +53,7 @@ class PredictSettings(Section):
     """Labels from elsewhere: any detector's COCO results file takes the place of the teacher's."""
 
 
-class Mixture(Section):
+class MixtureSettings(Section):
     """What a student's batch is made of, as relative amounts."""
 
     labelled: Annotated[float, Field(ge=0)] = 1.0
@@ -71,7 +71,7 @@ class StudentSettings(TrainSettings):
     """MMDetection config of the detector. Null: the teacher's."""
     start: Literal["teacher", "scratch"] = "teacher"
     """Start from the teacher's weights, or as the teacher started."""
-    mixture: Mixture = Mixture()
+    mixture: MixtureSettings = MixtureSettings()
     """What a batch is made of."""
     pseudo_weight: Annotated[float, Field(ge=0)] = 2.0
     """Weight of the losses on pseudo-labelled images and composites."""

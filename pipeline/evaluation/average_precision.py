@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.matching import Bools, Detections, Floats, Ints, Truths, match
+from pipeline.evaluation.coco_matching import Bools, Detections, Floats, Ints, Truths, match
 from pipeline.evaluation.results import Metrics
 
 MIN_IOUS: Final[Floats] = np.linspace(0.5, 0.95, 10, dtype=np.float64)

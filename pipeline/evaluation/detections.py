@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.evaluation.matching import Detections, Floats
+from pipeline.evaluation.coco_matching import Detections, Floats
 from pipeline.labels.rows import InstanceLabel
 
 

@@ -13,7 +13,8 @@ import msgspec
 from pipeline.coco.model import CocoCategory
 from pipeline.errors import StoreError
 from pipeline.files.writing import open_atomically
-from pipeline.labels.rows import BoxXyxy, Decision
+from pipeline.labels.rows import Decision
+from pipeline.masks.windows import BoxXyxy
 
 EVALUATION: Final = "evaluation.json"
 FORMAT: Final = "s4m-evaluation"
@@ -193,7 +194,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     notes: tuple[str, ...]
 
 
-class _Format(msgspec.Struct):
+class _EvaluationFormat(msgspec.Struct):
     format: str
     version: int
 
@@ -211,7 +212,7 @@ def read_evaluation(path: Path) -> Evaluation:
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror}. Run evaluate again.") from error
     try:
-        given = msgspec.json.decode(content, type=_Format)
+        given = msgspec.json.decode(content, type=_EvaluationFormat)
         if (given.format, given.version) == (FORMAT, FORMAT_VERSION):
             return msgspec.json.decode(content, type=Evaluation)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

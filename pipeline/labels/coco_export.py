@@ -17,8 +17,9 @@ from pipeline.coco.writing import write_coco
 from pipeline.errors import DatasetError, Problem
 from pipeline.files.writing import open_atomically
 from pipeline.labels.label_store import LabelStore
-from pipeline.labels.rows import BoxXyxy, Decision, ImageLabels, Status
+from pipeline.labels.rows import Decision, ImageLabels, Status
 from pipeline.labels.schema import STATUSES
+from pipeline.masks.windows import BoxXyxy
 
 BoxXywh = tuple[float, float, float, float]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.labels.rows import ImageLabels, InstanceLabel
 from pipeline.labels.schema import COLUMNS, DECISIONS, NO_CANDIDATE, STATUSES, ColumnData
-from pipeline.labels.soft_mask import SoftMask
+from pipeline.masks.soft_masks import SoftMask
 
 _STATUS_CODES = {status: code for code, status in enumerate(STATUSES)}
 _DECISION_CODES = {decision: code for code, decision in enumerate(DECISIONS)}

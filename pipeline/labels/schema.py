@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.labels.rows import Decision, Status
-from pipeline.labels.soft_mask import SOFT_MASK_SIDE
+from pipeline.masks.soft_masks import SOFT_MASK_SIDE
 
 FORMAT: Final = "s4m-labels"
 FORMAT_VERSION: Final = 2

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StageError
-from pipeline.refinement.gate import Gate, Line, Thresholds
+from pipeline.refinement.gate import Gate, IouLine, Thresholds
 
 MEASURES = ("agreement", "predicted_iou", "stability", "area_match")
 
@@ -39,7 +39,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Sample:
+class GateSample:
     """One labelled instance: SAM's evidence (see `gate.Evidence`), and both masks' IoU with the truth; 0..1."""
 
     agreement: float
@@ -76,7 +76,7 @@ class CalibratedGate:
         )
 
 
-def calibrate(samples: Sequence[Sample], start: Gate) -> CalibratedGate:
+def calibrate(samples: Sequence[GateSample], start: Gate) -> CalibratedGate:
     """Fit the gate; the order of the samples plays no part.
 
     start: the gate by fixed thresholds. Its thresholds stay where no other rule does better, and instances that
@@ -133,10 +133,10 @@ def _rule(thresholds: Thresholds | None) -> Floats:
     return _TEACHER_ALWAYS if thresholds is None else np.array(astuple(thresholds))
 
 
-def _rows(samples: Iterable[Sample]) -> Floats:
+def _rows(samples: Iterable[GateSample]) -> Floats:
     """Samples as sorted rows: folds are dealt out by place, so that the order must not matter."""
     ordered = sorted(astuple(sample) for sample in samples)
-    rows = np.array(ordered, dtype=np.float64).reshape(-1, len(fields(Sample)))
+    rows = np.array(ordered, dtype=np.float64).reshape(-1, len(fields(GateSample)))
     if not ((rows >= 0) & (rows <= 1)).all():
         raise StageError("the gate cannot be calibrated: a measure or an IoU is not a number from 0 to 1")
     return rows
@@ -208,8 +208,8 @@ def _standard_error(values: Floats) -> float:
     return float(values.std(ddof=1) / sqrt(len(values))) if len(values) > 1 else 0.0
 
 
-def _line(measure: Floats, iou: Floats) -> Line:
+def _line(measure: Floats, iou: Floats) -> IouLine:
     """Least squares with a pull towards flat; never falling."""
     centred = measure - measure.mean()
     slope = max(0.0, float(centred @ (iou - iou.mean())) / (float(centred @ centred) + RIDGE))
-    return Line(intercept=float(iou.mean() - slope * measure.mean()), slope=slope)
+    return IouLine(intercept=float(iou.mean() - slope * measure.mean()), slope=slope)

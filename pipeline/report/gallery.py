@@ -20,8 +20,9 @@ from pipeline.evaluation.results import InstanceChange
 from pipeline.files.images import read_image
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.picture import Picture, Rgb, category_colours, paint
-from pipeline.labels.rows import BoxXyxy, Decision, ImageLabels, Status
+from pipeline.labels.rows import Decision, ImageLabels, Status
 from pipeline.labels.schema import DECISIONS, STATUSES
+from pipeline.masks.windows import BoxXyxy
 from pipeline.report.pictures import InlinePicture, crop_around, enlarged, inline
 
 BEFORE: Final[Rgb] = (245, 158, 11)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.labels.picture import Picture
-from pipeline.labels.rows import BoxXyxy
+from pipeline.masks.windows import BoxXyxy
 
 PANEL_PX: Final = 352
 """The longer side of a picture: twice what is shown, for sharp screens."""

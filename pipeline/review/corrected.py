@@ -9,12 +9,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
-from pycocotools import mask as coco_mask
 
 from pipeline.coco.json_text import read_json_object
 from pipeline.coco.model import CocoAnnotation, CocoCategory, CocoDataset, CocoImage
 from pipeline.coco.reading import scan_coco
 from pipeline.errors import DatasetError, Problem
+from pipeline.masks.run_lengths import area_px, box_xywh
 
 FindImage = Callable[[str], Sequence[CocoImage]]
 """All images of the experiment that a file name may mean."""
@@ -54,7 +54,7 @@ def read_corrected(
             continue
         where = f"annotation {annotation.id}"
         rle = dataset.rle(annotation)
-        area = int(coco_mask.area(rle))
+        area = area_px(rle)
         first = seen.setdefault((image.id, category_id, rle["counts"]), annotation.id)
         if not area:
             problems.append(Problem(where, f"has no pixel in {image.file_name}: remove it, or draw it again"))
@@ -65,7 +65,7 @@ def read_corrected(
             id=len(seen),
             image_id=image.id,
             category_id=category_id,
-            bbox=tuple(coco_mask.toBbox(rle).tolist()),
+            bbox=box_xywh(rle),
             area=area,
             iscrowd=annotation.iscrowd if keep_crowds else 0,
             segmentation=annotation.segmentation,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.labels.rows import BoxXyxy
+from pipeline.masks.windows import BoxXyxy
 
 
 @dataclass(frozen=True, eq=False, slots=True)
