@@ -36,7 +36,7 @@ def pasteable(
     image_pixels: NDArray[np.int64],
     settings: AugmentSettings,
 ) -> NDArray[np.bool_]:
-    """Which refined instances qualify for pasting: all arrays (N,), decisions as on disk (`schema.DECISIONS`)."""
+    """Say which refined instances qualify for pasting: all arrays (N,), decisions as on disk (`schema.DECISIONS`)."""
     wanted = [DECISIONS.index(Decision(decision)) for decision in settings.decisions]
     least = np.maximum(np.maximum(settings.min_area_px, settings.min_area_share * image_pixels), 1)
     # Scores are stored in 32 bits: the threshold is rounded as they were.
@@ -49,7 +49,7 @@ def pasteable(
 def composite(
     base: LabelledImage, donor: LabelledImage | None, settings: AugmentSettings, rng: np.random.Generator
 ) -> LabelledImage:
-    """The base with the donor's instances pasted into it, under the base's id and file name.
+    """Return the base with the donor's instances pasted into it, under the base's id and file name.
 
     What keeps less than `min_visible_share` of its area in sight is dropped, and if it was to be pasted, it
     is not. Labels: first the base's own, in their order, then the pasted ones, the larger first.
@@ -70,7 +70,7 @@ def composite(
 
 
 def _qualified(donor: LabelledImage, settings: AugmentSettings) -> list[InstanceLabel]:
-    """The donor's instances that may be pasted, the larger first: what lies in front of others is mostly smaller."""
+    """Return the donor's instances that may be pasted, larger first: what lies in front of others is mostly smaller."""
     labels = donor.labels
     if donor.is_truth:
         chosen = [each for each in labels.instances if each.decision is not Decision.DROPPED and each.area]
@@ -87,7 +87,7 @@ def _qualified(donor: LabelledImage, settings: AugmentSettings) -> list[Instance
 
 
 def _cutouts(donor: LabelledImage, bounds: Window, settings: AugmentSettings, rng: np.random.Generator) -> list[Cutout]:
-    """The donor's instances where they will lie, cut off at the bounds, in the order in which they are pasted."""
+    """Return the donor's instances where they will lie, cut off at the bounds, in the order of pasting."""
     found: list[Cutout] = []
     for label in _qualified(donor, settings):
         cutout: Cutout | None = cut_out(donor.image_rgb, donor.labels, label, settings.edge_blend_px / 2)
@@ -101,7 +101,7 @@ def _cutouts(donor: LabelledImage, bounds: Window, settings: AugmentSettings, rn
 def _visible_cutouts(
     cutouts: list[Cutout], covered: NDArray[np.bool_], settings: AugmentSettings
 ) -> list[tuple[Cutout, CropMask]]:
-    """The cutouts of which enough can be seen, with that part; adds them to `covered`, (height, width), in place.
+    """Return the cutouts of which enough can be seen, with that part; adds them to `covered`, (height, width).
 
     From the front to the back: what is left out for being hidden hides nothing itself, and no pixel of it is
     pasted without a label.

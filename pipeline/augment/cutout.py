@@ -32,14 +32,14 @@ class Cutout:
     area: int
 
     def within(self, bounds: Window) -> Cutout:
-        """What of it lies within bounds; its area stays that of the whole."""
+        """Return what of it lies within bounds; its area stays that of the whole."""
         part = self.window & bounds
         inside = self.window.slices(part)
         return replace(self, window=part, image_rgb=self.image_rgb[inside], mask=self.mask[inside])
 
 
 def cut_out(image_rgb: NDArray[np.uint8], labels: ImageLabels, label: InstanceLabel, margin_px: float) -> Cutout:
-    """An instance where it is in its own image, with a margin around it as far as the image goes."""
+    """Cut an instance out where it is in its own image, with a margin around it as far as the image goes."""
     height, width = image_rgb.shape[:2]
     image = whole_image(height, width)
     crop = CropMask.of_rle(labels.rle(label))
@@ -51,7 +51,7 @@ def cut_out(image_rgb: NDArray[np.uint8], labels: ImageLabels, label: InstanceLa
 
 
 def rescaled(cutout: Cutout, scale: float) -> Cutout:
-    """The same instance larger or smaller, in a window of the same upper left corner."""
+    """Return the same instance larger or smaller, in a window of the same upper left corner."""
     old = cutout.window
     size = (max(1, round(old.width * scale)), max(1, round(old.height * scale)))
     if size == (old.width, old.height):
@@ -75,7 +75,7 @@ def rescaled(cutout: Cutout, scale: float) -> Cutout:
 
 
 def placed(cutout: Cutout, bounds: Window, min_visible_share: float, rng: np.random.Generator) -> Cutout | None:
-    """The instance anywhere within bounds, its middle inside, so much of it visible; None where no place is found."""
+    """Move the instance anywhere within bounds, its middle inside, so much visible; None where it fits nowhere."""
     for _ in range(PLACES_TRIED):
         middle_x, middle_y = int(rng.integers(bounds.width)), int(rng.integers(bounds.height))
         dx = middle_x - cutout.window.width // 2 - cutout.window.x0

@@ -63,17 +63,17 @@ class CocoDataset:
 
     @cached_property
     def image_by_id(self) -> Mapping[int, CocoImage]:
-        """Every image by its id."""
+        """Return every image by its id."""
         return {image.id: image for image in self.images}
 
     @cached_property
     def category_by_id(self) -> Mapping[int, CocoCategory]:
-        """Every category by its id."""
+        """Return every category by its id."""
         return {category.id: category for category in self.categories}
 
     @cached_property
     def annotations_by_image(self) -> Mapping[int, tuple[CocoAnnotation, ...]]:
-        """The annotations of every image by its id; an empty tuple for an image without instances."""
+        """Return the annotations of every image by its id; an empty tuple for an image without instances."""
         by_image: dict[int, list[CocoAnnotation]] = {image.id: [] for image in self.images}
         for annotation in self.annotations:
             by_image[annotation.image_id].append(annotation)
@@ -84,16 +84,16 @@ class CocoDataset:
         return tuple(each for each in self.annotations_by_image[image_id] if not each.iscrowd)
 
     def rle(self, annotation: CocoAnnotation) -> CompressedRle:
-        """The annotation's mask as pycocotools' RLE, in the size of its image."""
+        """Return the annotation's mask as pycocotools' RLE, in the size of its image."""
         image = self.image_by_id[annotation.image_id]
         return to_rle(decode_segmentation(annotation.segmentation), image.width, image.height)
 
     def mask(self, annotation: CocoAnnotation) -> BoolMask:
-        """The annotation's mask, bool (height, width) of its image."""
+        """Decode the annotation's mask: bool (height, width) of its image."""
         return decode_mask(self.rle(annotation))
 
     def subset(self, image_ids: Iterable[int]) -> CocoDataset:
-        """The dataset of these images only, sorted by id, with all categories and their own annotations."""
+        """Return the dataset of these images only, sorted by id, with all categories and their own annotations."""
         chosen = sorted(set(image_ids))
         return CocoDataset(
             path=self.path,

@@ -90,11 +90,11 @@ class _Matched:
 
     @property
     def truths(self) -> int:
-        """Truths in the images added, crowds left out."""
+        """Count the truths in the images added, crowds left out."""
         return self._truths
 
     def quality(self, ious: Floats, boundary_ious: Floats) -> LabelQuality:
-        """What it amounts to, with the IoU of the paired instances."""
+        """Return the figures, with the IoU of the paired instances."""
         histogram, _ = np.histogram(ious, bins=HISTOGRAM_BINS, range=(0, 1))
         at = zip(MIN_IOUS.tolist(), self._right.tolist(), self._wrong.tolist(), strict=True)
         return LabelQuality(
@@ -142,7 +142,7 @@ class _LabelSums:
             self._changes.add(image.after, pair)
 
     def result(self, nodes: LabelNodes, images: int, failed_images: int) -> PseudoLabelResult:
-        """All figures."""
+        """Return all figures."""
         decisions = np.concatenate([np.zeros(0, np.int64), *self._decisions])
         class_right = np.concatenate([np.zeros(0, np.bool_), *self._class_right])
         ious = np.concatenate([np.zeros((0, 4)), *self._ious])

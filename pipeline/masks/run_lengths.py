@@ -93,7 +93,7 @@ def counts_problem(total: int, shortest: int, pixels: int) -> str | None:
 
 
 def compressed_counts_problems(counts: Sequence[str], pixels: Sequence[int]) -> list[str | None]:
-    """For each compressed RLE's text, say what is wrong with its run lengths, given its image's pixel count.
+    """Say of each compressed RLE's text what is wrong with its run lengths, given its image's pixel count.
 
     All are decoded in one sweep of numpy: pycocotools cannot tell, and Python takes 10 times as long.
     """

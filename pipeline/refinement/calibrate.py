@@ -68,7 +68,7 @@ class CalibratedGate:
 
     @property
     def summary(self) -> str:
-        """The rule, the means and the expected gain, in words."""
+        """Say the rule, the means and the expected gain, in words."""
         return (
             f"{describe_thresholds(self.gate.thresholds)}; mean IoU on {self.instances} labelled instances: "
             f"teacher {self.teacher_iou:.3f}, SAM {self.sam_iou:.3f}, gated {self.gated_iou:.3f}; "
@@ -110,7 +110,7 @@ def calibrate(samples: Sequence[GateSample], start: Gate) -> CalibratedGate:
 
 
 def describe_thresholds(thresholds: Thresholds | None) -> str:
-    """When SAM's mask is taken, in words."""
+    """Say in words when SAM's mask is taken."""
     if thresholds is None:
         return "always the teacher's mask"
     asked = [
@@ -134,7 +134,7 @@ def _rule(thresholds: Thresholds | None) -> Floats:
 
 
 def _rows(samples: Iterable[GateSample]) -> Floats:
-    """Samples as sorted rows: folds are dealt out by place, so that the order must not matter."""
+    """Return the samples as sorted rows: folds are dealt out by index, so that the order must not matter."""
     ordered = sorted(astuple(sample) for sample in samples)
     rows = np.array(ordered, dtype=np.float64).reshape(-1, len(fields(GateSample)))
     if not ((rows >= 0) & (rows <= 1)).all():
@@ -143,20 +143,20 @@ def _rows(samples: Iterable[GateSample]) -> Floats:
 
 
 def _outcome(rules: Floats, rows: Floats) -> Floats:
-    """IoU with the truth of the masks that rules (..., measures) take, for every row: (..., rows)."""
+    """Return the IoU with the truth of the masks that rules (..., measures) take, for every row: (..., rows)."""
     takes_sam = (rows[:, : len(MEASURES)] >= rules[..., np.newaxis, :]).all(axis=-1)
     return np.where(takes_sam, rows[:, _SAM], rows[:, _TEACHER])
 
 
 def _best(rules: Sequence[Floats] | Floats, rows: Floats) -> Floats:
-    """The rule with the highest mean; of equals the first."""
+    """Return the rule with the highest mean; of equals the first."""
     stacked = np.asarray(rules)
     best: Floats = stacked[int(_outcome(stacked, rows).mean(axis=-1).argmax())]
     return best
 
 
 def _grid(values: Floats) -> Floats:
-    """At most `QUANTILES` thresholds, each halfway between two neighbouring values."""
+    """Return at most `QUANTILES` thresholds, each halfway between two neighbouring values."""
     distinct = np.unique(values)
     halfway: Floats = (distinct[:-1] + distinct[1:]) / 2
     if halfway.size <= QUANTILES:
@@ -167,7 +167,7 @@ def _grid(values: Floats) -> Floats:
 
 
 def _fit_thresholds(rows: Floats, measures: tuple[int, ...], fixed_rules: Floats) -> Floats:
-    """The best of the fixed rules and of those with thresholds on these measures; of equals the first."""
+    """Return the best of the fixed rules and of those with thresholds on these measures; of equals the first."""
     grids = np.meshgrid(*(_grid(rows[:, measure]) for measure in measures), indexing="ij")
     fitted = np.zeros((grids[0].size if grids else 0, len(MEASURES)))
     for measure, grid in zip(measures, grids, strict=True):
@@ -176,7 +176,7 @@ def _fit_thresholds(rows: Floats, measures: tuple[int, ...], fixed_rules: Floats
 
 
 def _fit(rows: Floats, fixed_rules: Floats) -> Floats:
-    """The rule with as many thresholds as held-out instances speak for."""
+    """Return the rule with as many thresholds as held-out instances speak for."""
 
     def held_out(measures: tuple[int, ...]) -> Floats:
         return _held_out(rows, partial(_fit_thresholds, measures=measures, fixed_rules=fixed_rules))
@@ -194,7 +194,7 @@ def _fit(rows: Floats, fixed_rules: Floats) -> Floats:
 
 
 def _held_out(rows: Floats, fit: Callable[[Floats], Floats]) -> Floats:
-    """For every row the outcome of a rule that was fitted without its fold."""
+    """Return for every row the outcome of a rule that was fitted without its fold."""
     fold = np.arange(len(rows)) % FOLDS
     outcome = np.empty(len(rows))
     for held in np.unique(fold):
@@ -209,7 +209,7 @@ def _standard_error(values: Floats) -> float:
 
 
 def _line(measure: Floats, iou: Floats) -> IouLine:
-    """Least squares with a pull towards flat; never falling."""
+    """Fit a line by least squares, pulled towards a flat one; it never falls."""
     centred = measure - measure.mean()
     slope = max(0.0, float(centred @ (iou - iou.mean())) / (float(centred @ centred) + RIDGE))
     return IouLine(intercept=float(iou.mean() - slope * measure.mean()), slope=slope)

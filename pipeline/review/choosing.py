@@ -56,12 +56,12 @@ class Review:
 
     @property
     def ranked(self) -> int:
-        """How many instances are in the list."""
+        """Count the instances in the list."""
         return sum(mark.rank is not None for image in self.images for mark in image.marks.values())
 
 
 def choose(store: LabelStore, top: int, per_image: int) -> Review:
-    """The `top` instances of most worth, at most `per_image` of an image; the same store gives the same list.
+    """Choose the `top` instances of most worth, at most `per_image` of an image; the same store gives the same list.
 
     Equal worths go by image id, then by place in the image. StoreError where no instance is of any worth.
     """
@@ -89,7 +89,7 @@ def choose(store: LabelStore, top: int, per_image: int) -> Review:
 
 
 def _worths(store: LabelStore) -> NDArray[np.float64]:
-    """The worth of every instance; 0 where nothing was measured, and where the mask has no pixel to look at."""
+    """Return the worth of every instance; 0 where nothing was measured, and where the mask has no pixel."""
     belief: NDArray[np.float64] = np.fmin.reduce(
         [store.column(f"instances/{name}").astype(np.float64) for name in _MEASURES]
     )
@@ -98,7 +98,7 @@ def _worths(store: LabelStore) -> NDArray[np.float64]:
 
 
 def _spread(images: Sequence[int], categories: Sequence[int], top: int, per_image: int) -> list[int]:
-    """The places of those to take, in order, given the image and the category of all in the order of worth."""
+    """Return the indices of those to list, in order, given the image and the category of all in the order of worth."""
     class_limit = ceil(CLASS_SHARE * top / len(set(categories)))
     by_image: Counter[int] = Counter()
     by_class: Counter[int] = Counter()
@@ -130,7 +130,7 @@ def _failed_positions(store: LabelStore) -> list[int]:
 
 
 def _review_image(labels: ImageLabels, first: int, worth: NDArray[np.float64], ranks: Mapping[int, int]) -> ReviewImage:
-    """The image whose instances begin at `first`; its dropped ones are marked whether they are in the list or not."""
+    """Return the image whose instances begin at `first`; dropped ones are marked, in the list or not."""
     return ReviewImage(
         labels,
         {

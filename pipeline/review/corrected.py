@@ -77,7 +77,7 @@ def read_corrected(
 
 
 def _read(path: Path, find: FindImage, problems: list[Problem]) -> tuple[dict[int, CocoImage], CocoDataset]:
-    """Our images by their ids in the file, and the file as the one reader reads it, its file names made ours."""
+    """Return our images by their ids in the file, and the file as `scan_coco` reads it, with our file names."""
     top = read_json_object(path)
     listed: list[Any] = []
     if "images" in top:
@@ -108,7 +108,7 @@ def _read(path: Path, find: FindImage, problems: list[Problem]) -> tuple[dict[in
 
 
 def _named(image: dict[str, Any], find: FindImage) -> dict[str, Any]:
-    """An image of the file with our name, and with our size where it has none."""
+    """Return an image of the file with our name, and with our size where it has none."""
     given = image.get("file_name")
     if not isinstance(given, str):
         return image
@@ -122,7 +122,7 @@ def _named(image: dict[str, Any], find: FindImage) -> dict[str, Any]:
 def _image_problem(
     given: str, meant: Sequence[CocoImage], read: CocoImage, given_names: dict[int, str]
 ) -> tuple[str, str] | None:
-    """The field that is wrong and what is wrong with it, or None."""
+    """Return the field that is wrong and what is wrong with it, or None."""
     if not meant:
         return "file_name", f"{given!r} is no image of the experiment: take it out, or name the right one by --from"
     if len(meant) > 1:
@@ -140,7 +140,7 @@ def _image_problem(
 def _match_categories(
     dataset: CocoDataset, categories: Sequence[CocoCategory], problems: list[Problem]
 ) -> dict[int, int]:
-    """Our category ids by those of the file, for every category that annotations use."""
+    """Return our category ids by those of the file, for every category that annotations use."""
     ids_by_name: dict[str, list[int]] = {}
     for category in categories:
         ids_by_name.setdefault(category.name.strip(), []).append(category.id)
