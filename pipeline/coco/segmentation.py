@@ -38,7 +38,7 @@ class RleJson(msgspec.Struct, gc=False):
 
 
 class SegmentationError(ValueError):
-    """A segmentation is not usable: `field` is the place below `segmentation`, such as `[0]` or `.counts`."""
+    """A segmentation is not usable: `field` says where below `segmentation`, such as `[0]` or `.counts`."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)

@@ -42,7 +42,7 @@ class SoftMaskSource(Protocol):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Prediction:
-    """One instance. label: its place among the model's classes. box_xyxy: the detector's, in pixels of the image."""
+    """One instance. label: its index among the model's classes. box_xyxy: the detector's, in pixels of the image."""
 
     label: int
     score: float
@@ -62,11 +62,11 @@ class RegionMask:
     def paint(self) -> PaintedMask:
         """Paint as MMDetection pastes on a CPU; nothing lies outside the box."""
         # skip_empty on every device: elsewhere MMDetection paints whole images, to the same mask.
-        values, place = _do_paste_mask(self.cells[None, None], self.box_xyxy[None], *self.size_hw, skip_empty=True)
+        values, region = _do_paste_mask(self.cells[None, None], self.box_xyxy[None], *self.size_hw, skip_empty=True)
         probability = torch.zeros(self.size_hw, device=self.cells.device)
         mask = torch.zeros(self.size_hw, dtype=torch.bool, device=self.cells.device)
-        probability[place] = values[0]
-        mask[place] = values[0] >= self.threshold
+        probability[region] = values[0]
+        mask[region] = values[0] >= self.threshold
         return PaintedMask(probability.cpu().numpy(), mask.cpu().numpy())
 
 

@@ -129,7 +129,7 @@ class DecisionResult(msgspec.Struct, frozen=True):
 class InstanceChange(msgspec.Struct, frozen=True):
     """One instance before and after refinement.
 
-    position: its place among the instances of its image, in the stores of `predict` and of `refine`.
+    position: its index among the instances of its image, in the stores of `predict` and of `refine`.
     box_xyxy: around the truth and both masks, in pixels of the full image.
     truth_id: id of the annotation it is measured against; truth_category_id: that one's class.
     Boundary IoU is null where it was not asked for.

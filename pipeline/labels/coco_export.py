@@ -25,7 +25,7 @@ BoxXywh = tuple[float, float, float, float]
 
 
 class LabelAnnotation(CocoAnnotation, frozen=True, gc=False, omit_defaults=True, kw_only=True):
-    """An annotation of a dataset, with what the store knows besides; a dropped instance has iscrowd 1."""
+    """An annotation of a dataset, with the store's measures; a dropped instance has iscrowd 1."""
 
     score: float
     decision: str
@@ -37,7 +37,7 @@ class LabelAnnotation(CocoAnnotation, frozen=True, gc=False, omit_defaults=True,
 
 
 class LabelResult(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """One entry of a results list, with what the store knows besides."""
+    """One entry of a results list, with the store's measures."""
 
     image_id: int
     category_id: int

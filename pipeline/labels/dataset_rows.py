@@ -6,7 +6,7 @@ one of them: in rows of labels it is a dropped instance. Code that works on anno
 `CocoDataset.instances`, which leaves crowds out, or keeps their `iscrowd` where it measures. The one exception is
 `review.corrected`: some annotation tools write every mask as a crowd.
 
-A mask without a pixel is no instance either, and has no place in a row.
+A mask without a pixel is no instance either, and is left out of its row.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ THRESHOLD_SETS: tuple[tuple[tuple[int, ...], ...], ...] = (
     ((0,), (1,), (2,), (3,)),
     ((0, 1), (0, 2), (0, 3)),
 )
-"""Which measures get a threshold: places in `MEASURES`; the simplest rules first, one tuple a level."""
+"""Which measures get a threshold: indices in `MEASURES`; the simplest rules first, one tuple a level."""
 
 QUANTILES = 9
 FOLDS = 10
@@ -161,8 +161,8 @@ def _grid(values: Floats) -> Floats:
     halfway: Floats = (distinct[:-1] + distinct[1:]) / 2
     if halfway.size <= QUANTILES:
         return halfway
-    places = np.linspace(0, halfway.size - 1, QUANTILES + 2)[1:-1].round().astype(int)
-    spread: Floats = halfway[places]
+    indices = np.linspace(0, halfway.size - 1, QUANTILES + 2)[1:-1].round().astype(int)
+    spread: Floats = halfway[indices]
     return spread
 
 
@@ -186,10 +186,10 @@ def _fit(rows: Floats, fixed_rules: Floats) -> Floats:
         outcome = held_out(chosen)
         for level in THRESHOLD_SETS:
             rivals = [held_out(measures) for measures in level]
-            place = int(np.mean(rivals, axis=1).argmax())
-            gain = rivals[place] - outcome
+            best = int(np.mean(rivals, axis=1).argmax())
+            gain = rivals[best] - outcome
             if gain.mean() > _standard_error(gain):
-                chosen, outcome = level[place], rivals[place]
+                chosen, outcome = level[best], rivals[best]
     return _fit_thresholds(rows, chosen, fixed_rules)
 
 
