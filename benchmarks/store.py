@@ -34,7 +34,7 @@ from pipeline.labels.label_columns import LABEL_FORMAT
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.label_writing import seal_labels, write_label_shard, write_label_store
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_rle
-from pipeline.labels.soft_mask import make_soft_mask
+from pipeline.masks.soft_masks import make_soft_mask
 from pipeline.tables.shard_files import ShardPlan, divide
 from pipeline.tables.verifying import verify
 

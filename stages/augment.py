@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.augment.augment_work import COMPOSITES_PER_SHARD, AugmentWork, remove_unnamed_images
-from pipeline.augment.pairs import labelled_rows
 from pipeline.augment.sources import CompositeSources, LabelledFolder
 from pipeline.coco.reading import read_coco
 from pipeline.compute.settings import ComputeSettings
+from pipeline.labels.dataset_rows import dataset_rows
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.label_writing import seal_labels, write_label_store
 from pipeline.labels.summary import count_labels
@@ -46,7 +46,7 @@ def composite_sources(experiment: Experiment, refined: Path, labelled: Path, scr
         store = scratch.absolute() / _LABELLED_STORE
         if not store.exists():
             dataset = read_coco(labelled)
-            write_label_store(store, labelled_rows(dataset), dataset.categories, {})
+            write_label_store(store, dataset_rows(dataset), dataset.categories, {})
         partners = LabelledFolder(store, data.labelled_source.images.absolute())
     folder = LabelledFolder(refined.absolute(), data.unlabelled_source.images.absolute())
     return CompositeSources(folder, partners, experiment.augment)

@@ -91,8 +91,8 @@ def show(
     import numpy as np
     from PIL import Image
 
-    from pipeline.labels.picture import category_colours
-    from pipeline.labels.picture import show as draw
+    from pipeline.labels.drawing import category_colours
+    from pipeline.labels.drawing import show as draw
 
     if output.suffix.lower() != ".png":
         raise typer.BadParameter(f"{output}: the picture is a PNG, its name must end in .png", param_hint="--output")

@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from pipeline.labels.rows import Decision, ImageLabels, label_from_rle
-from pipeline.labels.soft_mask import make_soft_mask
+from pipeline.masks.soft_masks import make_soft_mask
 from pipeline.refinement.gate import make_gate
 from pipeline.refinement.geometry import LowresFrame
 from pipeline.refinement.image import RefineInput, refine_images

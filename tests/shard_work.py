@@ -12,7 +12,8 @@ from pathlib import Path
 from pipeline.compute.shards import Shard
 from pipeline.errors import DatasetError, Problem
 from pipeline.labels.label_writing import write_label_shard
-from pipeline.labels.rows import BoxXyxy, Decision, ImageLabels, InstanceLabel, Status
+from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
+from pipeline.masks.windows import BoxXyxy
 
 BOX_XYXY: BoxXyxy = (0.0, 0.0, 1.0, 1.0)
 

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from pipeline.labels.checking import row_problems
 from pipeline.labels.label_columns import columns_from_labels, labels_from_columns
 from pipeline.labels.rows import Decision, ImageLabels, Status, label_from_mask
-from pipeline.labels.soft_mask import SOFT_MASK_SIDE, SoftMask, make_soft_mask, paint_soft_mask
+from pipeline.masks.soft_masks import SOFT_MASK_SIDE, SoftMask, make_soft_mask, paint_soft_mask
 from tests.tiny_labels import HARD_NAMES, random_mask, tiny_instance, tiny_row
 
 

@@ -22,7 +22,7 @@ from pipeline.errors import StageError
 from pipeline.files.images import read_image
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, Status
-from pipeline.labels.soft_mask import SOFT_MASK_SIDE, crop_probability
+from pipeline.masks.soft_masks import SOFT_MASK_SIDE, crop_probability
 from pipeline.workflow.graph import plan
 from pipeline.workflow.loading import load_experiment
 from stages.context import LABELS, StageContext

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 from pipeline.errors import ImageError
 from pipeline.labels.rows import Decision, label_from_rle
-from pipeline.labels.soft_mask import SoftMask
+from pipeline.masks.soft_masks import SoftMask
 from pipeline.refinement.image import RefineInput
 from pipeline.refinement.settings import RefineSettings
 from pipeline.sam.prompt import Candidates

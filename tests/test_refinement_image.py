@@ -9,9 +9,9 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from pipeline.labels.rows import Decision, ImageLabels
-from pipeline.labels.soft_mask import SoftMask
+from pipeline.masks.soft_masks import SoftMask
 from pipeline.refinement import asking
-from pipeline.refinement.calibrate import Sample
+from pipeline.refinement.calibrate import GateSample
 from pipeline.refinement.gate import Gate, Thresholds
 from pipeline.refinement.image import RefineInput
 from pipeline.refinement.samples import gate_samples
@@ -167,6 +167,20 @@ def test_binary_labels_from_elsewhere_are_refined_too():
             assert iou(mask_of(each), truth) > 0.93
 
 
+@pytest.mark.parametrize("separate", [False, True])
+def test_crowds_are_not_asked_about_and_stay_as_they_are(separate):
+    image, labels, _, _ = scene()
+    crowd = replace(labels[0], decision=Decision.DROPPED)
+    engine = FakeEngine()
+    settings = RefineSettings(points=3, separate=separate)
+    first, *others = refine([refine_input(image, [crowd, *labels[1:]])], settings, engine)[0]
+    assert first == replace(crowd, soft_mask=None)
+    assert [each.decision for each in others] == [Decision.SAM] * (len(labels) - 1)
+    asked = FakeEngine()
+    assert refine([refine_input(image, [crowd])], settings, asked) == [[first]]
+    assert asked.encoded_shapes == []
+
+
 def test_clean_up_keeps_the_part_that_agrees_and_fills_holes():
     part, stray = disc(HEIGHT, WIDTH, 40, 60, 20), disc(HEIGHT, WIDTH, 120, 60, 30)
     hole = disc(HEIGHT, WIDTH, 40, 60, 6)
@@ -242,7 +256,7 @@ def test_gate_samples_compare_both_masks_with_the_truth():
     samples = gate_samples(given, refined, [encode(truth) for truth in truths[::-1]])
     assert len(samples) == 2
     for sample, each, truth, before in zip(samples, refined, truths, taught, strict=False):
-        assert isinstance(sample, Sample)
+        assert isinstance(sample, GateSample)
         assert sample.teacher_iou == pytest.approx(iou(before, truth))
         assert sample.sam_iou == pytest.approx(iou(mask_of(each), truth))
         assert (sample.agreement, sample.stability) == (each.agreement, each.stability)

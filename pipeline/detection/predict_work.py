@@ -21,11 +21,11 @@ from pipeline.errors import ImageError, StageError
 from pipeline.files.images import read_image
 from pipeline.labels.label_writing import write_label_shard
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status, label_from_mask
-from pipeline.labels.soft_mask import make_soft_mask
+from pipeline.masks.soft_masks import make_soft_mask
 
 if TYPE_CHECKING:
+    from pipeline.detection.painted_masks import Prediction
     from pipeline.detection.predictor import Predictor
-    from pipeline.detection.soft_masks import Prediction
 
 IMAGES_PER_SHARD = 32
 

@@ -53,7 +53,7 @@ class PredictSettings(Settings):
     """COCO results file of any detector, whose labels are used instead of the teacher's. Null: the teacher predicts."""
 
 
-class Mixture(Settings):
+class MixtureSettings(Settings):
     """Kinds of images in a student's batch, in relative amounts."""
 
     labelled: Annotated[float, Field(ge=0)] = 1.0
@@ -77,7 +77,7 @@ class StudentSettings(TrainSettings):
     """MMDetection config of the student. Null: the teacher's, with the teacher's `overrides`."""
     start: Literal["teacher", "scratch"] = "teacher"
     """Start from the weights of the trained teacher, or from those that the teacher's training started from."""
-    mixture: Mixture = Mixture()
+    mixture: MixtureSettings = MixtureSettings()
     """Kinds of images in a batch, in relative amounts: 2, 1, 1 is half of the first kind, a quarter of each other."""
     pseudo_weight: Annotated[float, Field(ge=0)] = 2.0
     """Factor for the losses on pseudo-labelled images and composites."""

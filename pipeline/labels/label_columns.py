@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.coco.model import CocoCategory
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
-from pipeline.labels.soft_mask import SOFT_MASK_SIDE, SoftMask
+from pipeline.masks.soft_masks import SOFT_MASK_SIDE, SoftMask
 from pipeline.tables.columns import (
     Column,
     ColumnData,

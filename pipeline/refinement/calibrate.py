@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StageError
-from pipeline.refinement.gate import Gate, Line, Thresholds
+from pipeline.refinement.gate import Gate, IouLine, Thresholds
 
 MEASURES = ("agreement", "predicted_iou", "stability", "area_match")
 
@@ -26,7 +26,7 @@ THRESHOLD_SETS: tuple[tuple[tuple[int, ...], ...], ...] = (
     ((0,), (1,), (2,), (3,)),
     ((0, 1), (0, 2), (0, 3)),
 )
-"""Which measures get a threshold: places in `MEASURES`; the simplest rules first, one tuple a level."""
+"""Which measures get a threshold: indices in `MEASURES`; the simplest rules first, one tuple a level."""
 
 QUANTILES = 9
 FOLDS = 10
@@ -39,7 +39,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Sample:
+class GateSample:
     """One labelled instance: SAM's evidence (see `gate.Evidence`), and both masks' IoU with the truth; 0..1."""
 
     agreement: float
@@ -68,7 +68,7 @@ class CalibratedGate:
 
     @property
     def summary(self) -> str:
-        """The rule, the means and the expected gain, in words."""
+        """Say the rule, the means and the expected gain, in words."""
         return (
             f"{describe_thresholds(self.gate.thresholds)}; mean IoU on {self.instances} labelled instances: "
             f"teacher {self.teacher_iou:.3f}, SAM {self.sam_iou:.3f}, gated {self.gated_iou:.3f}; "
@@ -76,7 +76,7 @@ class CalibratedGate:
         )
 
 
-def calibrate(samples: Sequence[Sample], start: Gate) -> CalibratedGate:
+def calibrate(samples: Sequence[GateSample], start: Gate) -> CalibratedGate:
     """Fit the gate; the order of the samples plays no part.
 
     start: the gate by fixed thresholds. Its thresholds stay where no other rule does better, and instances that
@@ -110,7 +110,7 @@ def calibrate(samples: Sequence[Sample], start: Gate) -> CalibratedGate:
 
 
 def describe_thresholds(thresholds: Thresholds | None) -> str:
-    """When SAM's mask is taken, in words."""
+    """Say in words when SAM's mask is taken."""
     if thresholds is None:
         return "always the teacher's mask"
     asked = [
@@ -133,41 +133,41 @@ def _rule(thresholds: Thresholds | None) -> Floats:
     return _TEACHER_ALWAYS if thresholds is None else np.array(astuple(thresholds))
 
 
-def _rows(samples: Iterable[Sample]) -> Floats:
-    """Samples as sorted rows: folds are dealt out by place, so that the order must not matter."""
+def _rows(samples: Iterable[GateSample]) -> Floats:
+    """Return the samples as sorted rows: folds are dealt out by index, so that the order must not matter."""
     ordered = sorted(astuple(sample) for sample in samples)
-    rows = np.array(ordered, dtype=np.float64).reshape(-1, len(fields(Sample)))
+    rows = np.array(ordered, dtype=np.float64).reshape(-1, len(fields(GateSample)))
     if not ((rows >= 0) & (rows <= 1)).all():
         raise StageError("the gate cannot be calibrated: a measure or an IoU is not a number from 0 to 1")
     return rows
 
 
 def _outcome(rules: Floats, rows: Floats) -> Floats:
-    """IoU with the truth of the masks that rules (..., measures) take, for every row: (..., rows)."""
+    """Return the IoU with the truth of the masks that rules (..., measures) take, for every row: (..., rows)."""
     takes_sam = (rows[:, : len(MEASURES)] >= rules[..., np.newaxis, :]).all(axis=-1)
     return np.where(takes_sam, rows[:, _SAM], rows[:, _TEACHER])
 
 
 def _best(rules: Sequence[Floats] | Floats, rows: Floats) -> Floats:
-    """The rule with the highest mean; of equals the first."""
+    """Return the rule with the highest mean; of equals the first."""
     stacked = np.asarray(rules)
     best: Floats = stacked[int(_outcome(stacked, rows).mean(axis=-1).argmax())]
     return best
 
 
 def _grid(values: Floats) -> Floats:
-    """At most `QUANTILES` thresholds, each halfway between two neighbouring values."""
+    """Return at most `QUANTILES` thresholds, each halfway between two neighbouring values."""
     distinct = np.unique(values)
     halfway: Floats = (distinct[:-1] + distinct[1:]) / 2
     if halfway.size <= QUANTILES:
         return halfway
-    places = np.linspace(0, halfway.size - 1, QUANTILES + 2)[1:-1].round().astype(int)
-    spread: Floats = halfway[places]
+    indices = np.linspace(0, halfway.size - 1, QUANTILES + 2)[1:-1].round().astype(int)
+    spread: Floats = halfway[indices]
     return spread
 
 
 def _fit_thresholds(rows: Floats, measures: tuple[int, ...], fixed_rules: Floats) -> Floats:
-    """The best of the fixed rules and of those with thresholds on these measures; of equals the first."""
+    """Return the best of the fixed rules and of those with thresholds on these measures; of equals the first."""
     grids = np.meshgrid(*(_grid(rows[:, measure]) for measure in measures), indexing="ij")
     fitted = np.zeros((grids[0].size if grids else 0, len(MEASURES)))
     for measure, grid in zip(measures, grids, strict=True):
@@ -176,7 +176,7 @@ def _fit_thresholds(rows: Floats, measures: tuple[int, ...], fixed_rules: Floats
 
 
 def _fit(rows: Floats, fixed_rules: Floats) -> Floats:
-    """The rule with as many thresholds as held-out instances speak for."""
+    """Return the rule with as many thresholds as held-out instances speak for."""
 
     def held_out(measures: tuple[int, ...]) -> Floats:
         return _held_out(rows, partial(_fit_thresholds, measures=measures, fixed_rules=fixed_rules))
@@ -186,15 +186,15 @@ def _fit(rows: Floats, fixed_rules: Floats) -> Floats:
         outcome = held_out(chosen)
         for level in THRESHOLD_SETS:
             rivals = [held_out(measures) for measures in level]
-            place = int(np.mean(rivals, axis=1).argmax())
-            gain = rivals[place] - outcome
+            best = int(np.mean(rivals, axis=1).argmax())
+            gain = rivals[best] - outcome
             if gain.mean() > _standard_error(gain):
-                chosen, outcome = level[place], rivals[place]
+                chosen, outcome = level[best], rivals[best]
     return _fit_thresholds(rows, chosen, fixed_rules)
 
 
 def _held_out(rows: Floats, fit: Callable[[Floats], Floats]) -> Floats:
-    """For every row the outcome of a rule that was fitted without its fold."""
+    """Return for every row the outcome of a rule that was fitted without its fold."""
     fold = np.arange(len(rows)) % FOLDS
     outcome = np.empty(len(rows))
     for held in np.unique(fold):
@@ -208,8 +208,8 @@ def _standard_error(values: Floats) -> float:
     return float(values.std(ddof=1) / sqrt(len(values))) if len(values) > 1 else 0.0
 
 
-def _line(measure: Floats, iou: Floats) -> Line:
-    """Least squares with a pull towards flat; never falling."""
+def _line(measure: Floats, iou: Floats) -> IouLine:
+    """Fit a line by least squares, pulled towards a flat one; it never falls."""
     centred = measure - measure.mean()
     slope = max(0.0, float(centred @ (iou - iou.mean())) / (float(centred @ centred) + RIDGE))
-    return Line(intercept=float(iou.mean() - slope * measure.mean()), slope=slope)
+    return IouLine(intercept=float(iou.mean() - slope * measure.mean()), slope=slope)

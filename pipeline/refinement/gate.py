@@ -57,7 +57,7 @@ class Thresholds:
 
 
 @dataclass(frozen=True)
-class Line:
+class IouLine:
     """An expected IoU as a linear function of one measure, cut to 0..1."""
 
     intercept: float = 0.0
@@ -68,7 +68,7 @@ class Line:
         return min(1.0, max(0.0, self.intercept + self.slope * measure))
 
 
-_SURE = Line(intercept=1.0, slope=0.0)
+_SURE = IouLine(intercept=1.0, slope=0.0)
 """Of a gate that asks nothing: every mask counts in full."""
 
 
@@ -93,8 +93,8 @@ class Gate:
 
     thresholds: Thresholds | None = Thresholds()
     drop_below_agreement: float = 0.0
-    expected_sam: Line = Line()
-    expected_teacher: Line = Line()
+    expected_sam: IouLine = IouLine()
+    expected_teacher: IouLine = IouLine()
 
     def judge(self, evidence: Evidence) -> Verdict:
         """Decide about one instance that has both masks."""

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
-from pipeline.masks.run_lengths import CompressedRle
+from pipeline.masks.run_lengths import CompressedRle, area_px, decode_mask
 from pipeline.structure.settings import DistillSettings
 
 _IDS = 1 << 64  # ids may be negative, seeds may not
@@ -24,7 +23,7 @@ def sample_anchors(
     """
     rng = np.random.default_rng(np.random.SeedSequence([settings.seed, image_id % _IDS]))
     height, width = image_hw
-    visible = [rle for rle in instances if coco_mask.area(rle)]
+    visible = [rle for rle in instances if area_px(rle)]
     inside = round(settings.anchors * settings.inside_share) if visible else 0
     pixels = [
         _pixels_inside(visible[index], count, rng) for index, count in enumerate(_shares(inside, len(visible), rng))
@@ -47,5 +46,5 @@ def _pixels_inside(rle: CompressedRle, count: int, rng: np.random.Generator) -> 
     """Pixels of a mask, counted along the rows of the image; one twice only where there are too few."""
     if not count:
         return np.empty(0, dtype=np.int64)  # many instances get none: their masks need not be decoded
-    pixels = np.flatnonzero(coco_mask.decode(rle))
+    pixels = np.flatnonzero(decode_mask(rle))
     return rng.choice(pixels, count, replace=len(pixels) < count)

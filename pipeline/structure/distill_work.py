@@ -57,8 +57,7 @@ class DistillWork:
             embeddings = engine.encode([read_image(path, (image.width, image.height))])
         except ImageError as error:
             return self._failure(image, str(error))
-        # A crowd is no instance.
-        instances = [dataset.rle(each) for each in dataset.annotations_by_image[image.id] if not each.iscrowd]
+        instances = [dataset.rle(each) for each in dataset.instances(image.id)]
         anchors_xy = sample_anchors(image.id, (image.height, image.width), instances, self.settings)
         maps = similarity_maps(engine, embeddings, 0, anchors_xy, MAP_SIDE)
         return ImageTargets(image.id, image.file_name, image.width, image.height, Status.OK, "", anchors_xy, maps)

@@ -25,7 +25,7 @@ MIN_VISIBLE_SHARE = 0.3
 
 
 @dataclass(frozen=True)
-class Scene:
+class TrainingScene:
     """image_rgb: (S, S, 3) uint8. labels: (S, S) int32, 0 background, 1..N what is seen of each object."""
 
     image_rgb: NDArray[np.uint8]
@@ -244,7 +244,7 @@ def _camera(rng: Generator, image: Image) -> NDArray[np.uint8]:
     return picture
 
 
-def make_scene(seed: int, side: int) -> Scene:
+def make_scene(seed: int, side: int) -> TrainingScene:
     """The scene of this seed and side: always the same, with at least one visible object."""
     rng = np.random.default_rng([SEED_DOMAIN, seed, side])
     while True:
@@ -261,4 +261,4 @@ def make_scene(seed: int, side: int) -> Scene:
             picture = _camera(rng, painter.image)
             if grey:
                 picture = np.repeat(picture[..., :1], 3, axis=2)
-            return Scene(picture, labels)
+            return TrainingScene(picture, labels)

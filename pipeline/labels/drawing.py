@@ -1,4 +1,4 @@
-"""One image with its labels as a picture: a panel for each store, side by side, with a legend below."""
+"""Draws one image with its labels: a panel for each store, side by side, with a legend below."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
 
 Rgb = tuple[int, int, int]
 Box = tuple[int, int, int, int]
-Picture = NDArray[np.uint8]
+RgbImage = NDArray[np.uint8]
 """(height, width, 3) uint8, RGB."""
 
 # Far apart from each other and from most photographs, in this order.
@@ -51,9 +51,9 @@ class Panel:
 
 
 def show(
-    stores: Mapping[str, LabelStore], image_id: int, image: Picture, colours: Mapping[int, Rgb] | None = None
-) -> Picture:
-    """The image with its labels from every store, in that order, under the names given to the stores.
+    stores: Mapping[str, LabelStore], image_id: int, image: RgbImage, colours: Mapping[int, Rgb] | None = None
+) -> RgbImage:
+    """Draw an image with its labels from every store, in that order, under the names given to the stores.
 
     colours: as for `draw_panels`.
     """
@@ -63,20 +63,20 @@ def show(
 
 
 def category_colours(category_ids: Iterable[int]) -> dict[int, Rgb]:
-    """A colour for each category, by the order of their ids."""
-    return {category: _PALETTE[place % len(_PALETTE)] for place, category in enumerate(sorted(set(category_ids)))}
+    """Choose a colour for each category, by the order of their ids."""
+    return {category: _PALETTE[index % len(_PALETTE)] for index, category in enumerate(sorted(set(category_ids)))}
 
 
 def draw_panels(
-    image: Picture,
+    image: RgbImage,
     panels: Sequence[Panel],
     category_names: Mapping[int, str],
     colours: Mapping[int, Rgb] | None = None,
-) -> Picture:
-    """The image once a panel, with outlines, category names and scores; a colour is a category's throughout.
+) -> RgbImage:
+    """Draw the image once a panel, with outlines, category names and scores; a colour is a category's throughout.
 
-    Dropped instances have dashed outlines. Labels for which there is no free place are left out.
-    colours: of every category there is, for pictures that belong together; else chosen for this one.
+    Dropped instances have dashed outlines. Labels for which there is no room are left out.
+    colours: of all categories, for drawings that belong together; by default chosen for this one.
     """
     height, width = image.shape[:2]
     for panel in panels:
@@ -94,7 +94,7 @@ def draw_panels(
     return np.vstack([body, _legend(body.shape[1], colours, names, panels)])
 
 
-def _draw_panel(image: Picture, panel: Panel, colours: Mapping[int, Rgb], names: Mapping[int, str]) -> Picture:
+def _draw_panel(image: RgbImage, panel: Panel, colours: Mapping[int, Rgb], names: Mapping[int, str]) -> RgbImage:
     canvas = _rescaled(image)
     scale = canvas.shape[1] / image.shape[1]
     # Large ones first: what lies in front of them stays to be seen.
@@ -102,14 +102,14 @@ def _draw_panel(image: Picture, panel: Panel, colours: Mapping[int, Rgb], names:
     for instance in instances:
         mask = panel.labels.mask(instance)
         paint(canvas, mask, colours[instance.category_id], dashed=instance.decision is Decision.DROPPED)
-    picture = Image.fromarray(canvas)
-    _write_labels(picture, instances, scale, colours, names)
+    drawing = Image.fromarray(canvas)
+    _write_labels(drawing, instances, scale, colours, names)
     if panel.labels.status is Status.FAILED:
-        _write_failure(picture, panel.labels.message)
-    return np.vstack([_title(picture.width, panel), np.asarray(picture)])
+        _write_failure(drawing, panel.labels.message)
+    return np.vstack([_title(drawing.width, panel), np.asarray(drawing)])
 
 
-def _rescaled(image: Picture) -> Picture:
+def _rescaled(image: RgbImage) -> RgbImage:
     smallest, largest = _PANEL_SIDES_PX
     side = max(image.shape[:2])
     scale = min(max(side, smallest), largest) / side
@@ -119,7 +119,7 @@ def _rescaled(image: Picture) -> Picture:
 
 
 def paint(
-    canvas: Picture, mask: NDArray[np.bool_], colour: Rgb, *, dashed: bool, fill_share: float = _FILL_SHARE
+    canvas: RgbImage, mask: NDArray[np.bool_], colour: Rgb, *, dashed: bool, fill_share: float = _FILL_SHARE
 ) -> None:
     """Draw one mask (h, w) onto a canvas of its image, rescaled or not, in place.
 
@@ -145,13 +145,13 @@ def _dashes(contour: NDArray[np.int32]) -> list[NDArray[np.int32]]:
 
 
 def _write_labels(
-    picture: Image.Image,
+    drawing: Image.Image,
     instances: Sequence[InstanceLabel],
     scale: float,
     colours: Mapping[int, Rgb],
     names: Mapping[int, str],
 ) -> None:
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_LABEL_SIZE)
+    draw, font = ImageDraw.Draw(drawing), ImageFont.load_default(_LABEL_SIZE)
     tells_decisions = any(each.decision is Decision.SAM for each in instances)
     taken: list[Box] = []
     for instance in sorted(instances, key=lambda each: -each.score):
@@ -163,12 +163,12 @@ def _write_labels(
         width, height = round(draw.textlength(text, font)) + 8, _LABEL_SIZE + 6
         x0, y0, x1, y1 = (round(edge * scale) for edge in instance.box_xyxy)
         for left, top in ((x0, y0 - height), (x1 - width, y1), (x0, y0), (x0, y1)):
-            left = min(max(left, 0), max(picture.width - width, 0))
-            top = min(max(top, 0), max(picture.height - height, 0))
-            place = (left, top, left + width, top + height)
-            if not any(_overlap(place, other) for other in taken):
-                taken.append(place)
-                draw.rectangle(place, fill=colours[instance.category_id])
+            left = min(max(left, 0), max(drawing.width - width, 0))
+            top = min(max(top, 0), max(drawing.height - height, 0))
+            box = (left, top, left + width, top + height)
+            if not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                draw.rectangle(box, fill=colours[instance.category_id])
                 draw.text((left + 4, top + height // 2), text, (0, 0, 0), font, anchor="lm")
                 break
 
@@ -177,50 +177,50 @@ def _overlap(first: Box, second: Box) -> bool:
     return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
 
 
-def _write_failure(picture: Image.Image, message: str) -> None:
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_TITLE_SIZE)
-    draw.rectangle((0, 0, picture.width, 2 * _TITLE_PX), fill=_BACKGROUND)
+def _write_failure(drawing: Image.Image, message: str) -> None:
+    draw, font = ImageDraw.Draw(drawing), ImageFont.load_default(_TITLE_SIZE)
+    draw.rectangle((0, 0, drawing.width, 2 * _TITLE_PX), fill=_BACKGROUND)
     draw.text((_GAP_PX, _TITLE_PX), f"failed: {message}", _PALETTE[0], font, anchor="lm")
 
 
-def _title(width: int, panel: Panel) -> Picture:
-    picture = Image.new("RGB", (width, _TITLE_PX), _BACKGROUND)
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_TITLE_SIZE)
+def _title(width: int, panel: Panel) -> RgbImage:
+    drawing = Image.new("RGB", (width, _TITLE_PX), _BACKGROUND)
+    draw, font = ImageDraw.Draw(drawing), ImageFont.load_default(_TITLE_SIZE)
     counts = Counter(str(each.decision) for each in panel.labels.instances)
     shown = ", ".join(f"{count} {decision}" for decision, count in sorted(counts.items()))
     draw.text((4, _TITLE_PX // 2), panel.title, _TEXT, font, anchor="lm")
     start = 4 + draw.textlength(panel.title + "  ", font)
     small = ImageFont.load_default(_LABEL_SIZE)
     draw.text((start, _TITLE_PX // 2 + 1), shown or str(panel.labels.status), _QUIET, small, anchor="lm")
-    return np.asarray(picture)
+    return np.asarray(drawing)
 
 
-def _beside(pictures: Sequence[Picture]) -> Picture:
-    gap = np.full((pictures[0].shape[0], _GAP_PX, 3), _BACKGROUND, dtype=np.uint8)
-    parts: list[Picture] = [gap]
-    for picture in pictures:
-        parts += [picture, gap]
+def _beside(drawings: Sequence[RgbImage]) -> RgbImage:
+    gap = np.full((drawings[0].shape[0], _GAP_PX, 3), _BACKGROUND, dtype=np.uint8)
+    parts: list[RgbImage] = [gap]
+    for drawing in drawings:
+        parts += [drawing, gap]
     return np.hstack(parts)
 
 
-def _legend(width: int, colours: Mapping[int, Rgb], names: Mapping[int, str], panels: Sequence[Panel]) -> Picture:
-    """Categories with their colours, in as many lines as they need."""
+def _legend(width: int, colours: Mapping[int, Rgb], names: Mapping[int, str], panels: Sequence[Panel]) -> RgbImage:
+    """Draw the categories with their colours, in as many lines as they need."""
     font = ImageFont.load_default(_LABEL_SIZE)
     entries = [(names[category], colour) for category, colour in colours.items()]
     if any(each.decision is Decision.DROPPED for panel in panels for each in panel.labels.instances):
         entries.append(("dashed: dropped", _QUIET))
-    places: list[tuple[int, int]] = []
+    corners: list[tuple[int, int]] = []
     left, line = _GAP_PX, 0
     for text, _ in entries:
         entry_width = round(font.getlength(text)) + 40
         if left + entry_width > width and left > _GAP_PX:
             left, line = _GAP_PX, line + 1
-        places.append((left, line))
+        corners.append((left, line))
         left += entry_width
-    picture = Image.new("RGB", (width, (line + 1) * _LEGEND_LINE_PX + _GAP_PX // 2), _BACKGROUND)
-    draw = ImageDraw.Draw(picture)
-    for (text, colour), (left, line) in zip(entries, places, strict=True):
+    drawing = Image.new("RGB", (width, (line + 1) * _LEGEND_LINE_PX + _GAP_PX // 2), _BACKGROUND)
+    draw = ImageDraw.Draw(drawing)
+    for (text, colour), (left, line) in zip(entries, corners, strict=True):
         middle = line * _LEGEND_LINE_PX + _LEGEND_LINE_PX // 2
         draw.rounded_rectangle((left, middle - 7, left + 14, middle + 7), 3, fill=colour)
         draw.text((left + 22, middle), text, _TEXT, font, anchor="lm")
-    return np.asarray(picture)
+    return np.asarray(drawing)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
 
-from pipeline.review.outlines import outline_xy
+from pipeline.masks.outlines import outline_xy
 
 
 def filled(outline: list[tuple[float, float]], shape: tuple[int, int]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The instances of an image that show one of its truths, before and after refinement."""
+"""One image before and after refinement: its instances that show one of its truths."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 
 from pipeline.coco.model import CocoAnnotation
 from pipeline.errors import StoreError
-from pipeline.evaluation.boundary import Border, border_iou
-from pipeline.evaluation.matching import Floats
+from pipeline.evaluation.coco_matching import Floats
 from pipeline.evaluation.truth import ImageTruths
-from pipeline.labels.rows import ImageLabels, InstanceLabel
-from pipeline.masks.overlap import best_pairs
+from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel
+from pipeline.masks.boundaries import Border, border_iou
+from pipeline.masks.matching import best_pairs
 
 PAIRED_FROM_IOU = 0.5
 
 
 @dataclass(frozen=True)
-class Pair:
+class MatchedInstance:
     """An instance and the truth it shows; boundary IoU is NaN where it was not asked for.
 
-    position: the instance's place in its image.
+    position: index of the instance in its image.
     """
 
     position: int
@@ -37,7 +37,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class RefinedImage:
+class ComparedImage:
     """One image's labels before and after refinement, its truths, and the IoU of each with each (D, G)."""
 
     before: ImageLabels
@@ -46,36 +46,39 @@ class RefinedImage:
     ious_before: Floats
     ious_after: Floats
 
-    def pairs(self, *, boundary: bool) -> Iterator[Pair]:
-        """The instances that show a truth, of whatever class, crowds left out.
+    def pairs(self, *, boundary: bool) -> Iterator[MatchedInstance]:
+        """Yield the instances that show a truth, of whatever class, by their index; crowds on both sides left out.
 
-        An instance shows the truth that its mask overlaps, before or after, by at least half; the best
-        overlaps are given away first. Looking at both favours neither.
+        An instance shows the truth that its mask overlaps, before or after, by at least half; the best overlaps
+        are given away first. Comparing both masks favours neither.
         """
         borders: dict[bytes, Border] = {}
 
-        def boundary_iou(instance: InstanceLabel, place: int) -> float:
+        def boundary_iou(instance: InstanceLabel, truth_index: int) -> float:
             if not boundary:
                 return nan
-            truth = self.shown.masks[place]
+            truth = self.shown.masks[truth_index]
             # Where the gate kept the teacher's mask, it is the same before and after.
             for rle in (truth, self.before.rle(instance)):
                 if rle["counts"] not in borders:
                     borders[rle["counts"]] = Border.of_rle(rle)
             return border_iou(borders[instance.rle_counts], borders[truth["counts"]])
 
-        ious = np.where(self.shown.truths.crowds[None, :], 0.0, np.maximum(self.ious_before, self.ious_after))
-        for position, place in best_pairs(ious, PAIRED_FROM_IOU):
+        # What was dropped before it was refined is a crowd.
+        ignored = np.array([each.decision is Decision.DROPPED for each in self.before.instances], np.bool_)
+        no_pair = ignored[:, None] | self.shown.truths.crowds[None, :]
+        ious = np.where(no_pair, 0.0, np.maximum(self.ious_before, self.ious_after))
+        for position, truth_index in sorted(best_pairs(ious, PAIRED_FROM_IOU)):
             before, after = self.before.instances[position], self.after.instances[position]
-            yield Pair(
+            yield MatchedInstance(
                 position=position,
                 before=before,
                 after=after,
-                truth=self.shown.annotations[place],
-                iou_before=float(self.ious_before[position, place]),
-                iou_after=float(self.ious_after[position, place]),
-                boundary_iou_before=boundary_iou(before, place),
-                boundary_iou_after=boundary_iou(after, place),
+                truth=self.shown.annotations[truth_index],
+                iou_before=float(self.ious_before[position, truth_index]),
+                iou_after=float(self.ious_after[position, truth_index]),
+                boundary_iou_before=boundary_iou(before, truth_index),
+                boundary_iou_after=boundary_iou(after, truth_index),
             )
 
 

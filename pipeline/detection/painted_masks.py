@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.labels.rows import BoxXyxy
+from pipeline.masks.windows import BoxXyxy
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -32,17 +32,17 @@ class SoftMaskSource(Protocol):
 
     @property
     def threshold(self) -> float:
-        """The probability that parts the mask from the rest."""
+        """Return the probability that parts the mask from the rest."""
         ...
 
     def paint(self) -> PaintedMask:
-        """The mask at the size of the image; nothing of it is kept."""
+        """Paint the mask at the size of the image; nothing of it is kept."""
         ...
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Prediction:
-    """One instance. label: its place among the model's classes. box_xyxy: the detector's, in pixels of the image."""
+    """One instance. label: its index among the model's classes. box_xyxy: the detector's, in pixels of the image."""
 
     label: int
     score: float
@@ -60,13 +60,13 @@ class RegionMask:
     threshold: float
 
     def paint(self) -> PaintedMask:
-        """As MMDetection pastes it on a CPU; nothing lies outside the box."""
+        """Paint as MMDetection pastes on a CPU; nothing lies outside the box."""
         # skip_empty on every device: elsewhere MMDetection paints whole images, to the same mask.
-        values, place = _do_paste_mask(self.cells[None, None], self.box_xyxy[None], *self.size_hw, skip_empty=True)
+        values, region = _do_paste_mask(self.cells[None, None], self.box_xyxy[None], *self.size_hw, skip_empty=True)
         probability = torch.zeros(self.size_hw, device=self.cells.device)
         mask = torch.zeros(self.size_hw, dtype=torch.bool, device=self.cells.device)
-        probability[place] = values[0]
-        mask[place] = values[0] >= self.threshold
+        probability[region] = values[0]
+        mask[region] = values[0] >= self.threshold
         return PaintedMask(probability.cpu().numpy(), mask.cpu().numpy())
 
 
@@ -84,13 +84,13 @@ class QueryMask:
     threshold: float = 0.5
 
     def logits(self) -> Tensor:
-        """At the size of the image, (height, width): twice resized, as MMDetection does it."""
+        """Return logits at the size of the image, (height, width): twice resized, as MMDetection does it."""
         rows, columns = self.resized_hw
         padded = _resized(self.logits_lowres[None, None], self.input_hw)
         return _resized(padded[..., :rows, :columns], self.size_hw)[0, 0]
 
     def paint(self) -> PaintedMask:
-        """The mask is where the logits are positive."""
+        """Paint a mask where the logits are positive."""
         logits = self.logits()
         return PaintedMask(logits.sigmoid().cpu().numpy(), (logits > 0).cpu().numpy())
 
@@ -103,11 +103,11 @@ class MirroredMask:
 
     @property
     def threshold(self) -> float:
-        """That of the other."""
+        """Return that of the other."""
         return self.mirrored.threshold
 
     def paint(self) -> PaintedMask:
-        """The other's, exchanged."""
+        """Paint the other's, exchanged."""
         painted = self.mirrored.paint()
         return PaintedMask(painted.probability[:, ::-1], painted.mask[:, ::-1])
 
@@ -121,11 +121,11 @@ class MeanMask:
 
     @property
     def threshold(self) -> float:
-        """That of the first."""
+        """Return that of the first."""
         return self.first.threshold
 
     def paint(self) -> PaintedMask:
-        """The mean, and where it reaches the threshold."""
+        """Paint the mean, and a mask where it reaches the threshold."""
         probability = (self.first.paint().probability + self.second.paint().probability) * np.float32(0.5)
         return PaintedMask(probability, probability >= self.threshold)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import StoreError
-from pipeline.labels.picture import Panel, category_colours, draw_panels, show
+from pipeline.labels.drawing import Panel, category_colours, draw_panels, show
 from pipeline.labels.rows import Decision, ImageLabels, label_from_mask
 from tests.tiny_labels import random_mask, tiny_store
 

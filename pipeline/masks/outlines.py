@@ -5,13 +5,14 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
+
+from pipeline.masks.windows import BoolMask
 
 PointXy = tuple[int, int]
 
 
-def outline_xy(mask: NDArray[np.bool_]) -> list[PointXy]:
-    """The corners of the outline along the edges of the pixels, in pixels; empty where the mask is.
+def outline_xy(mask: BoolMask) -> list[PointXy]:
+    """Return the corners of the outline along the edges of the pixels, in pixels; empty where the mask is.
 
     Parts and holes are joined to the first loop by bridges there and back, which enclose nothing: filled by
     any rule, and by pycocotools, the polygon gives back the mask, pixel for pixel.
@@ -26,8 +27,8 @@ def outline_xy(mask: NDArray[np.bool_]) -> list[PointXy]:
     return joined
 
 
-def _loops(mask: NDArray[np.bool_]) -> list[list[PointXy]]:
-    """Every closed line between inside and outside, the inside on its right."""
+def _loops(mask: BoolMask) -> list[list[PointXy]]:
+    """Return every closed line between inside and outside, the inside on its right."""
     following = _edges(mask)
     loops = []
     while following:
@@ -45,8 +46,8 @@ def _loops(mask: NDArray[np.bool_]) -> list[list[PointXy]]:
     return loops
 
 
-def _edges(mask: NDArray[np.bool_]) -> dict[PointXy, list[PointXy]]:
-    """For every corner of a pixel on the border, the corners that edges lead to from there: one or two."""
+def _edges(mask: BoolMask) -> dict[PointXy, list[PointXy]]:
+    """Return for every corner of a pixel on the border the corners that edges lead to from there: one or two."""
     padded = np.pad(mask, 1).astype(np.int8)
     across_rows = np.diff(padded[:, 1:-1], axis=0)
     across_columns = np.diff(padded[1:-1, :], axis=1)
@@ -64,6 +65,6 @@ def _edges(mask: NDArray[np.bool_]) -> dict[PointXy, list[PointXy]]:
 
 
 def _corners(loop: list[PointXy]) -> list[PointXy]:
-    """The points at which a closed line turns."""
+    """Return the points at which a closed line turns."""
     steps = [(x1 - x0, y1 - y0) for (x0, y0), (x1, y1) in pairwise([loop[-1], *loop, loop[0]])]
     return [point for point, (before, after) in zip(loop, pairwise(steps), strict=True) if before != after]

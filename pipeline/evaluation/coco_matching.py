@@ -97,6 +97,6 @@ def _choose(preference: Ints, reached: Bools, ignored: Bools, crowds: Bools) -> 
 
 
 def _outside(areas: Floats, area_ranges: Floats) -> Bools:
-    """Whether areas (N,) lie outside of ranges (A, 2), as (A, N)."""
+    """Say whether areas (N,) lie outside of ranges (A, 2), as (A, N)."""
     outside: Bools = (areas[None, :] < area_ranges[:, :1]) | (areas[None, :] > area_ranges[:, 1:])
     return outside
