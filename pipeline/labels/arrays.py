@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
@@ -10,7 +12,7 @@ from pipeline.labels.schema import Column, layout
 _ZSTD_LEVEL = 3
 
 
-def create_column(group: zarr.Group, column: Column, rows: int) -> zarr.Array:
+def create_column(group: zarr.Group, column: Column, rows: int) -> zarr.Array[Any]:
     """An array of so many rows; writing rows that begin and end with a file's touches that file alone."""
     cut = layout(column, rows)
     return group.create_array(
