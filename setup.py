@@ -8,7 +8,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 CONFIGS = Path("configs")
-KINDS = (".py", ".yaml", ".md")
+KINDS = (".py", ".yaml", ".md", ".json")
 
 
 class BuildPy(build_py):
@@ -38,7 +38,7 @@ class BuildPy(build_py):
 
     def _configs(self) -> dict[str, str]:
         """Return the built path of each shipped config with its source, both as text with `/`."""
-        sources = sorted(path for path in CONFIGS.glob("*/*") if path.suffix in KINDS)
+        sources = sorted(path for path in CONFIGS.rglob("*") if path.suffix in KINDS)
         return {(Path(self.build_lib) / "pipeline" / path).as_posix(): path.as_posix() for path in sources}
 
 

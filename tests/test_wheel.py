@@ -75,7 +75,7 @@ def test_the_wheel_holds_the_two_packages_and_the_configs(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {"pipeline", "stages", f"{wheel.stem.split('-py3')[0]}.dist-info"}
     shipped = {name.removeprefix("pipeline/") for name in names if name.startswith("pipeline/configs/")}
-    assert shipped == {str(path.relative_to(ROOT)) for path in (ROOT / "configs").glob("*/*") if path.is_file()}
+    assert shipped == {str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.*") if path.suffix != ".pyc"}
     assert {"pipeline/py.typed", "pipeline/sam/tiny/sam_tiny.pt", "pipeline/presentation/templates/base.html"} < {
         *names
     }
