@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from pipeline.errors import StageError
+from pipeline.files.shipped import EXPERIMENTS
 from pipeline.presentation import words
 from pipeline.workflow.describe import schema_text
 from pipeline.workflow.loading import to_yaml
 from pipeline.workflow.starter import starter_text
 from pipeline.workflow.workspace import NodeStatus, State
 from stages.console import out
-from stages.options import EXPERIMENTS, ExperimentOption, SetOption, load, workspace
+from stages.options import ExperimentOption, SetOption, load, workspace
 
 STYLES = {
     State.DONE: "green",

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from pipeline.errors import StageError
+from pipeline.files.shipped import EXPERIMENTS, config_path
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.loading import load_experiment
 from pipeline.workflow.workspace import Workspace, work_root
 from stages.console import err
 
-EXPERIMENTS = Path("configs/experiments")
 SAY_FROM = 1000  # images to read before it is worth saying
 
 _EXPERIMENT = typer.Option(
@@ -55,8 +55,8 @@ def experiment_path(text: str) -> Path:
     """The file of an experiment that is given by path or by name."""
     path = Path(text)
     if path.suffix in (".yaml", ".yml") or path.exists():
-        return path
-    return EXPERIMENTS / f"{text}.yaml"
+        return config_path(path)
+    return config_path(EXPERIMENTS / f"{text}.yaml")
 
 
 def load(text: str, overrides: list[str] | None, *, check_files: bool = True) -> Experiment:

@@ -60,7 +60,7 @@ def rescaled(cutout: Cutout, scale: float) -> Cutout:
     share = cutout.mask.astype(np.float32)
     own = cv2.resize(cutout.image_rgb * share[..., np.newaxis], size, interpolation=interpolation)
     background = cv2.resize(cutout.image_rgb * (1 - share)[..., np.newaxis], size, interpolation=interpolation)
-    share = cv2.resize(share, size, interpolation=interpolation)
+    share = np.asarray(cv2.resize(share, size, interpolation=interpolation), np.float32)
     mask: NDArray[np.bool_] = share >= 0.5
     # Each side is an average of its own pixels alone: the old background leaves no rim on the instance.
     image_rgb = np.where(mask[..., np.newaxis], own, background)

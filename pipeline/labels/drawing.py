@@ -9,6 +9,7 @@ from typing import Final
 
 import cv2
 import numpy as np
+from cv2.typing import MatLike
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -139,7 +140,7 @@ def paint(
         cv2.polylines(canvas, lines, not dashed, line_colour, thickness, cv2.LINE_AA)
 
 
-def _dashes(contour: NDArray[np.int32]) -> list[NDArray[np.int32]]:
+def _dashes(contour: MatLike) -> list[MatLike]:
     closed = np.concatenate([contour, contour[:1]])
     return [closed[start : start + _DASH_PX] for start in range(0, len(closed), 2 * _DASH_PX)]
 

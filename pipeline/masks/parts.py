@@ -53,7 +53,5 @@ def _best_part(
     if count <= 2:
         return mask
     merit = np.bincount(labels[rows, columns], weights=votes, minlength=count)[1:]
-    if not merit.any():
-        merit = statistics[1:, cv2.CC_STAT_AREA]
-    best: BoolMask = labels == 1 + int(merit.argmax())
+    best: BoolMask = labels == 1 + int((merit if merit.any() else statistics[1:, cv2.CC_STAT_AREA]).argmax())
     return best

@@ -127,7 +127,8 @@ def _resized(values: NDArray[np.float32], width: int, height: int) -> NDArray[np
     for size, axis in ((width, 1), (height, 0)):
         shrinks = size < values.shape[axis]
         target = (size, values.shape[0]) if axis == 1 else (values.shape[1], size)
-        values = cv2.resize(values, target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        values = np.asarray(cv2.resize(values, target, interpolation=interpolation), np.float32)
     return values
 
 

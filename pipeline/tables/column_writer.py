@@ -28,7 +28,7 @@ def create_table(path: Path) -> zarr.Group:
     return zarr.create_group(path)
 
 
-def create_column(group: zarr.Group, column: Column, rows: int) -> zarr.Array:
+def create_column(group: zarr.Group, column: Column, rows: int) -> zarr.Array[Any]:
     """Make an array of so many rows; writing rows that begin and end with a file's touches that file alone."""
     from zarr.codecs import Crc32cCodec, ZstdCodec
 

@@ -19,7 +19,7 @@ from pipeline.files.writing import sync_folder, sync_tree
 from pipeline.tables.attributes import read_attributes
 from pipeline.tables.column_reader import ColumnReader, chunk_file
 from pipeline.tables.column_writer import create_column, create_table
-from pipeline.tables.columns import Column, ColumnData
+from pipeline.tables.columns import Column, ColumnData, layout
 from pipeline.tables.sealing import Facts, planned_rows, write_attributes, write_columns
 from pipeline.tables.shard_files import ShardPlan, completed_shards, write_shard
 from pipeline.tables.table_format import A, TableFormat
@@ -61,7 +61,7 @@ class TableInPlace(Generic[A]):
             # make no file.
             array = zarr.open_array(self.path / self._column.name, mode="r+").with_config({"write_empty_chunks": True})
             array[first : first + len(values)] = values
-            file_rows = array.shards[0]
+            file_rows = layout(self._column, array.shape[0]).file_rows
             for number in range(first // file_rows, -(-(first + len(values)) // file_rows)):
                 self._sync(self.path / chunk_file(self._column, number))
         write_shard(self.table_format, self.shards_folder, index, columns)

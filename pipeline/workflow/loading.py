@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from pipeline.datasets.settings import SHAPE_PROBLEMS
 from pipeline.errors import ExperimentError, Problem
+from pipeline.files.shipped import config_path, experiment_names
 from pipeline.settings import FileMarker, FolderMarker, Settings, expanded
 from pipeline.workflow import describe
 from pipeline.workflow.experiment import Experiment, RefineOnly
@@ -89,10 +90,8 @@ def _read(path: Path) -> dict[str, Any]:
             raise ExperimentError(str(path), [Problem("", f"larger than {MAX_BYTES:,} bytes: no experiment")])
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        there = sorted(each.stem for each in path.parent.glob("*.yaml"))
-        close = get_close_matches(path.stem, there, n=3)
-        meant = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise ExperimentError(str(path), [Problem("", f"no such file: {path.absolute()}{meant}")]) from None
+        message = f"no such file: {path.absolute()}{_known_instead(path)}"
+        raise ExperimentError(str(path), [Problem("", message)]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ExperimentError(str(path), [Problem("", f"cannot be read: {error}")]) from error
     try:
@@ -104,6 +103,15 @@ def _read(path: Path) -> dict[str, Any]:
             str(path), [Problem("", f"given {_shown(raw)}; expected keys and values, `data:` among them")]
         )
     return raw
+
+
+def _known_instead(path: Path) -> str:
+    """Return which experiments there are where `path` is missing: those with names close to it, else all."""
+    names = experiment_names(path.parent)
+    close = get_close_matches(path.stem, names, n=3)
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    return f"; there are: {', '.join(names)}" if names else ""
 
 
 def _parse_overrides(overrides: Sequence[str]) -> tuple[list[Override], list[Problem]]:
@@ -223,7 +231,7 @@ def _missing_files(model: type[Settings], raw: Mapping[str, Any]) -> list[Proble
         if kind not in _KINDS or not isinstance(value, str):
             continue
         try:
-            path = expanded(Path(value)).absolute()
+            path = config_path(expanded(Path(value))).absolute()
         except PydanticCustomError:
             continue  # validation tells it
         if not _is_there(path, kind):

@@ -164,7 +164,7 @@ def draw_layout(rng: Generator) -> PromptLayout:
 def coarse_mask(rng: Generator, mask: Mask) -> Logits:
     """Logits S/2 x S/2 of what a weak detector might say of `mask`: blurred, shifted, too large or small."""
     side = mask.shape[0] // 2
-    soft = cv2.resize(mask.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+    soft = np.asarray(cv2.resize(mask.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA), np.float32)
     size = np.sqrt(soft.sum())
     blurred = cv2.GaussianBlur(soft, (0, 0), max(0.4, size * rng.uniform(0.03, 0.2)))
     reach = 0.15 * size * rng.random()
@@ -173,7 +173,7 @@ def coarse_mask(rng: Generator, mask: Mask) -> Logits:
     bumps = smooth_noise(rng, (side, side), int(np.clip(3 * side / max(size, 1), 3, side // 2)))
     level = 0.5 + rng.uniform(-0.2, 0.2)
     confidence = rng.uniform(4, 24)
-    logits = confidence * (blurred - level + rng.uniform(0, 0.5) * (bumps - 0.5))
+    logits: NDArray[np.floating] = confidence * (blurred - level + rng.uniform(0, 0.5) * (bumps - 0.5))
     if not (logits > 0).any():
         logits = confidence * (soft - 0.5)
     return np.clip(logits, -16, 16).astype(np.float32)

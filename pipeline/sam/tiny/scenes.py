@@ -71,7 +71,7 @@ def _blend(image: Image, window: _Window, colour: Image, alpha: Alpha) -> None:
 
 def _edge(alpha: Alpha, width_px: int) -> Alpha:
     kernel = np.ones((2 * width_px + 1, 2 * width_px + 1), dtype=np.uint8)
-    inner: Alpha = alpha - cv2.erode(alpha, kernel, borderValue=0)
+    inner: Alpha = alpha - np.asarray(cv2.erode(alpha, kernel, borderValue=0), np.float32)
     return inner
 
 
@@ -227,7 +227,7 @@ def _camera(rng: Generator, image: Image) -> NDArray[np.uint8]:
         light = smooth_noise(rng, (side, side), 2)
         image *= (1 + rng.uniform(0.1, 0.6) * (light - 0.5))[..., None]
     if rng.random() < 0.45:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.3))
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.3)), np.float32)
     if rng.random() < 0.25:
         image = 255 * np.power(np.clip(image / 255, 0, 1), np.float32(np.exp(rng.normal(0, 0.35))))
     if rng.random() < 0.25:
