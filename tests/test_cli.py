@@ -71,11 +71,11 @@ def test_status_tells_done_stale_and_to_do(s4m, experiment, tmp_path):
     done = s4m("status", "--exp", experiment).out.splitlines()
     assert done[0] == f"tiny: records in {tmp_path / 'work' / 'tiny'}, results in {tmp_path}/stores"
     assert done[1].split()[:2] == ["split", "done"]
-    assert "labelled 3; unlabelled 3" in done[1]
+    assert done[1].endswith("  labelled: 3, unlabelled: 3")
     assert done[2].strip().startswith(f"{tmp_path}/stores/split/")
     assert done[3].split() == ["distill", "to", "do"]
     stale = s4m("status", "--exp", experiment, "--set", "data.percent=70").out.splitlines()
-    assert stale[1].split(maxsplit=2) == ["split", "stale", "data.percent 50.0 -> 70.0"]
+    assert stale[1].split(maxsplit=2) == ["split", "stale", "data.percent changed from 50.0 to 70.0"]
     left_out = s4m("status", "--exp", experiment, "--set", "teacher.distillation_weight=0").out
     assert "left out" in left_out
 
@@ -149,12 +149,12 @@ def test_data_check_reports_and_fails_on_errors(s4m, tmp_path):
 
 def test_data_shapes_makes_a_dataset_and_a_sheet(s4m, tmp_path):
     first = s4m("data", "shapes", "made", "--images", 3, "--validation", 1, "--sheet", "sheet.png")
-    assert "made: made, 3 + 1 pictures" in first.out
+    assert "made: made, 3 + 1 images" in first.out
     assert (tmp_path / "sheet.png").stat().st_size > 1000
-    assert "there already" in s4m("data", "shapes", "made", "--images", 3, "--validation", 1).out
+    assert "made: up to date, 3 + 1 images" in s4m("data", "shapes", "made", "--images", 3, "--validation", 1).out
     other = s4m("data", "shapes", "made", "--images", 4, "--validation", 1)
     assert other.status == 1
-    assert s4m("data", "shapes", "x", "--difficulty", "absurd").status == 1
+    assert s4m("data", "shapes", "x", "--difficulty", "absurd").status == 2
 
 
 def test_data_coco_split_writes_a_list_that_split_takes(s4m, experiment, tmp_path):
@@ -162,7 +162,7 @@ def test_data_coco_split_writes_a_list_that_split_takes(s4m, experiment, tmp_pat
     assert len(json.loads((tmp_path / "list.json").read_text())) == 2
     told = s4m("split", "--exp", experiment, "--set", "data.percent=null", "--set", "data.labelled_list=list.json")
     assert told.status == 0, told.err
-    assert "labelled 2, unlabelled 4" in told.out
+    assert "labelled: 2, unlabelled: 4\n" in told.out
 
 
 @pytest.mark.parametrize("words", [["--help"], ["status", "--exp", "EXPERIMENT"], ["graph", "--exp", "EXPERIMENT"]])

@@ -126,7 +126,8 @@ def test_nothing_is_written_where_no_image_could_be_used(made, tmp_path):
 def test_a_refinement_is_known_by_all_that_changes_it_and_nothing_else(made, tmp_path):
     def name(*settings: str, root: Path = made.image_root) -> str:
         dataset = read_coco(made.annotations)
-        return refinement_id(made.annotations, dataset, root, experiment_without_data(settings))
+        wanted = experiment_without_data(settings)
+        return refinement_id(made.annotations, dataset, root, wanted.sam, wanted.refine)
 
     first = name()
     assert name("compute.workers=3", "refine.preset=best") == first

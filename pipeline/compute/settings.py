@@ -8,6 +8,8 @@ from pydantic import Field
 
 from pipeline.settings import Count, Section
 
+Device = Literal["auto", "cpu", "cuda"]
+
 
 class ComputeSettings(Section):
     """Machines and progress. Nothing here changes a result beyond rounding, or causes a rerun."""
@@ -16,7 +18,7 @@ class ComputeSettings(Section):
     """Processes for sharded stages, of one core or GPU each; 1 computes in the command itself."""
     scheduler: str | None = None
     """Address of a running Dask scheduler to use instead."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where models run."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of models; `auto` is bf16 where the device is faster in it."""

@@ -57,15 +57,30 @@ class _Parts:
     unreadable: int = 0
 
 
+@dataclass(frozen=True)
+class ImageRoots:
+    """The folders that file names of labelled and of unlabelled images start from."""
+
+    labelled: Path
+    unlabelled: Path
+
+
+def image_roots(data: DataSettings) -> ImageRoots:
+    """Return the image folders of an experiment's data."""
+    labelled, unlabelled = data.annotated or data.labelled, data.annotated or data.unlabelled
+    assert labelled is not None
+    assert unlabelled is not None  # both by the checks of the experiment
+    return ImageRoots(labelled.images, unlabelled.images)
+
+
 def write_lists(data: DataSettings, folder: Path) -> ListCounts:
     """Write all lists into `folder`. Raises DatasetError for annotations that cannot be used."""
+    roots = image_roots(data)
     if data.annotated is not None:
-        roots = (data.annotated.images, data.annotated.images)
         parts = _divide(data, data.annotated, folder)
     else:
         assert data.labelled is not None
         assert data.unlabelled is not None  # both by the checks of the experiment
-        roots = (data.labelled.images, data.unlabelled.images)
         parts = _keep_apart(data.labelled, data.unlabelled, folder)
     counts = ListCounts(len(parts.labelled), len(parts.unlabelled), unreadable=parts.unreadable)
     if data.validation is None:
@@ -74,7 +89,10 @@ def write_lists(data: DataSettings, folder: Path) -> ListCounts:
     _require_same_categories(parts.known, validation)
     write_coco(folder / VALIDATION, validation.images, validation.categories, validation.annotations)
     measured = _files(validation.images, data.validation.images)
-    too = (len(_files(parts.labelled, roots[0]) & measured), len(_files(parts.unlabelled, roots[1]) & measured))
+    too = (
+        len(_files(parts.labelled, roots.labelled) & measured),
+        len(_files(parts.unlabelled, roots.unlabelled) & measured),
+    )
     return replace(counts, validation=len(validation.images), validation_too=too)
 
 

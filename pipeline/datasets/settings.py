@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from pipeline.settings import FilePath, FolderPath, Section, Seed
+
+ShapesDifficulty = Literal["easy", "medium", "hard"]
+"""How hard generated shapes are to tell apart."""
 
 
 class AnnotatedSet(Section):

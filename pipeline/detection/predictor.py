@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.coco.model import CocoCategory
+from pipeline.detection.detector_choice import DetectorChoice
 from pipeline.detection.flip import merge, mirrored_back
-from pipeline.detection.predict_work import DetectorChoice
 from pipeline.detection.published import PublishedDetector, build_published, read_published
 from pipeline.detection.soft_masks import Prediction, QueryMask, RegionMask
 from pipeline.errors import StageError

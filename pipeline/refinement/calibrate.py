@@ -18,15 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StageError
-from pipeline.refinement.gate import Gate, Line, Thresholds
-
-MEASURES = ("agreement", "predicted_iou", "stability", "area_match")
+from pipeline.refinement.gate import MEASURES, Gate, Line, Measures, Thresholds
 
 THRESHOLD_SETS: tuple[tuple[tuple[int, ...], ...], ...] = (
     ((0,), (1,), (2,), (3,)),
     ((0, 1), (0, 2), (0, 3)),
 )
-"""Which measures get a threshold: places in `MEASURES`; the simplest rules first, one tuple a level."""
+"""Which measures get a threshold: indices into `MEASURES`; the simplest rules first, one tuple a level."""
 
 QUANTILES = 9
 FOLDS = 10
@@ -39,13 +37,9 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One labelled instance: SAM's evidence (see `gate.Evidence`), and both masks' IoU with the truth; 0..1."""
+class Sample(Measures):
+    """One labelled instance: the measures of SAM's mask, and both masks' IoU with the truth; 0..1."""
 
-    agreement: float
-    predicted_iou: float
-    stability: float
-    area_match: float
     teacher_iou: float
     sam_iou: float
 
@@ -123,10 +117,10 @@ def describe_thresholds(thresholds: Thresholds | None) -> str:
 
 # A rule is an array of thresholds in the order of `MEASURES`.
 _SAM_ALWAYS = np.zeros(len(MEASURES))
-_TEACHER_ALWAYS = np.array([np.inf, 0.0, 0.0, 0.0])
+_TEACHER_ALWAYS = np.array([np.inf, *np.zeros(len(MEASURES) - 1)])
 
 # Columns of the samples as rows: the measures, then these.
-_TEACHER, _SAM = 4, 5
+_TEACHER, _SAM = len(MEASURES), len(MEASURES) + 1
 
 
 def _rule(thresholds: Thresholds | None) -> Floats:

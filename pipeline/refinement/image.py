@@ -21,7 +21,7 @@ from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_fro
 from pipeline.masks.crop_mask import CropMask, without_overlap
 from pipeline.masks.windows import whole_image
 from pipeline.refinement.asking import Answer, EmbeddingsT, Engine, Question, ask
-from pipeline.refinement.gate import Gate, Measures
+from pipeline.refinement.gate import Gate, Measures, area_match
 from pipeline.refinement.settings import RefineSettings
 from pipeline.refinement.soft import soften
 from pipeline.refinement.zoom import View, plan_views
@@ -145,7 +145,7 @@ def _decided(labels: ImageLabels, teacher: InstanceLabel, answer: Answer, gate: 
         agreement=float(coco_mask.iou([rle], [labels.rle(teacher)], [0])[0, 0]),
         predicted_iou=answer.predicted_iou,
         stability=answer.stability,
-        area_match=min(sam.area, teacher.area) / max(sam.area, teacher.area),
+        area_match=area_match(sam.area, teacher.area),
     )
     # A mask without a pixel is none to take.
     verdict = (gate if sam.area else replace(gate, thresholds=None)).judge(measures)

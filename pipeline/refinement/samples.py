@@ -12,6 +12,7 @@ from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
 from pipeline.masks.overlap import match_to_truth
 from pipeline.masks.run_lengths import CompressedRle
 from pipeline.refinement.calibrate import Sample
+from pipeline.refinement.gate import area_match
 
 MATCH_IOU = 0.3
 """A teacher's mask shows the truth that it overlaps most from here on: poor masks are what a gate is for."""
@@ -49,7 +50,7 @@ def gate_samples(
                 agreement=label.agreement,
                 predicted_iou=label.predicted_iou,
                 stability=label.stability,
-                area_match=min(label.area, teacher.area) / max(label.area, teacher.area),
+                area_match=area_match(label.area, teacher.area),
                 teacher_iou=float(ious[0]),
                 sam_iou=float(ious[1]),
             )

@@ -8,11 +8,13 @@ from pydantic import Field
 
 from pipeline.settings import Section, Seed, Share
 
+RefinePreset = Literal["best", "s4m", "samrefiner"]
+
 
 class RefineSettings(Section):
     """How SAM sharpens the teacher's masks. `preset` fills every key that is not given."""
 
-    preset: Literal["best", "s4m", "samrefiner"] = "best"
+    preset: RefinePreset = "best"
     """`s4m`: the paper's recipe. `samrefiner`: all prompts at once. `best`: chosen by measurement."""
     points: Annotated[int, Field(ge=0, le=64)] = 3
     """Positive points sampled inside the mask in proportion to its probability."""

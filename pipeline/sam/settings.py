@@ -8,11 +8,13 @@ from pydantic import Field
 
 from pipeline.settings import FilePath, Section
 
+SamModel = Literal["sam_tiny", "vit_b", "vit_l", "vit_h"]
+
 
 class SamSettings(Section):
     """The Segment Anything Model."""
 
-    model: Literal["sam_tiny", "vit_b", "vit_l", "vit_h"] = "sam_tiny"
+    model: SamModel = "sam_tiny"
     """`sam_tiny` is shipped with the project, the others are fetched by `s4m weights get`."""
     checkpoint: FilePath | None = None
     """Weights other than the model's own."""

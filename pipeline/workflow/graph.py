@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from pipeline.refinement.settings import RefineSettings
+from pipeline.sam.settings import SamSettings
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.fingerprint import Fingerprint
 
@@ -68,10 +70,8 @@ class Node:
 def plan(experiment: Experiment) -> dict[str, Node]:
     """All nodes of an experiment in the order in which they can run."""
     nodes = [_split(experiment), _distill(experiment), _teacher(experiment)]
-    model = "train-teacher"
     for number in range(1, experiment.student.rounds + 1):
-        nodes += _round(experiment, number, model)
-        model = nodes[-1].key
+        nodes += _round(experiment, number, labelling_model(number))
     made = [node.key for node in nodes]
     nodes.append(_evaluate(experiment, made))
     made.append("evaluate")
@@ -83,6 +83,17 @@ def plan(experiment: Experiment) -> dict[str, Node]:
 def node_key(stage: str, number: int) -> str:
     """The node of a stage in a round."""
     return stage if number == 1 else f"{stage}-{number}"
+
+
+def labelling_model(number: int) -> str:
+    """Return the node whose model labels the unlabelled images in a round."""
+    return "train-teacher" if number == 1 else node_key("train-student", number - 1)
+
+
+def refinement_settings(refine: RefineSettings, sam: SamSettings) -> dict[str, Any]:
+    """Return the values that change refined masks, by dotted key."""
+    # A preset is a shorthand: what it fills in is there under its own keys.
+    return _section("refine", refine, without=("preset",)) | _sam(sam)
 
 
 def fingerprints(nodes: Mapping[str, Node], contents: Mapping[str, str]) -> dict[str, Fingerprint]:
@@ -167,7 +178,7 @@ def _distill(experiment: Experiment) -> Node:
         "distill",
         "distill",
         1,
-        _section("distill", experiment.distill) | _sam(experiment) | _pool_settings(experiment),
+        _section("distill", experiment.distill) | _sam(experiment.sam) | _pool_settings(experiment),
         (*_SAM_INPUTS, *_labelled_inputs(experiment)),
         reads=("split",),
         skipped=_no_teacher(experiment) or off,
@@ -226,10 +237,7 @@ def _refine(experiment: Experiment, key: str, number: int, predict: str) -> Node
         key,
         "refine",
         number,
-        # A preset is a shorthand: what it fills in is there under its own keys.
-        _section("refine", experiment.refine, without=("preset",))
-        | _sam(experiment)
-        | (_pool_settings(experiment) if calibrated else {}),
+        refinement_settings(experiment.refine, experiment.sam) | (_pool_settings(experiment) if calibrated else {}),
         (*_SAM_INPUTS, *(_labelled_inputs(experiment) if calibrated else ())),
         made_from=(predict, *judged),
         reads=("split", predict, *judged),
@@ -291,8 +299,8 @@ def _evaluate(experiment: Experiment, made: list[str]) -> Node:
     )
 
 
-def _sam(experiment: Experiment) -> dict[str, Any]:
-    return {"sam.model": experiment.sam.model, "sam.input_side": experiment.sam.input_side}
+def _sam(sam: SamSettings) -> dict[str, Any]:
+    return {"sam.model": sam.model, "sam.input_side": sam.input_side}
 
 
 def _without_skipped(nodes: dict[str, Node]) -> dict[str, Node]:
