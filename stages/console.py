@@ -14,9 +14,13 @@ _NAMES: Final = {"sam": "masks from SAM", "teacher": "kept from teacher", "empty
 """Words for counts that records hold by a short name."""
 
 
-def figures(values: Mapping[str, Any]) -> str:
-    """Return named figures in words: `masks from SAM: 52, kept from teacher: 7, dropped: 3`."""
-    return ", ".join(f"{_NAMES.get(name, name)}: {_shown(value)}" for name, value in values.items())
+def figures(values: Mapping[str, Any], stage: str = "") -> str:
+    """Return named figures in words: `masks from SAM: 52, kept from teacher: 7, dropped: 3`.
+
+    stage: whose figures they are; only `predict` makes labels that nobody has judged yet.
+    """
+    names = _NAMES | ({"teacher": "labels from teacher"} if stage == "predict" else {})
+    return ", ".join(f"{names.get(name, name)}: {_shown(value)}" for name, value in values.items())
 
 
 def _shown(value: object) -> str:

@@ -135,7 +135,8 @@ def compare(
 
 def _lines(status: NodeStatus) -> list[str]:
     seal = status.seal
-    about = "; ".join([*status.reasons, *([figures(seal.summary)] if seal is not None and seal.summary else [])])
+    summary = [figures(seal.summary, seal.stage)] if seal is not None and seal.summary else []
+    about = "; ".join([*status.reasons, *summary])
     made = f"{seal.made_at}  {words.size(seal.size_bytes):>8}  " if seal else ""
     lines = [f"{status.node.key:<18}{status.state.value:<13}{made}{about}".rstrip()]
     if status.path is not None:

@@ -103,5 +103,5 @@ def _run(space: Workspace, key: str) -> None:
         )
         summary = module.run(context)
     seal = space.store.seal(fingerprint, space.experiment.name, time.monotonic() - begun, summary, library_versions())
-    out.print(f"{key}: done in {words.duration(seal.seconds)}{', ' if summary else ''}{figures(summary)}")
+    out.print(f"{key}: done in {words.duration(seal.seconds)}{', ' if summary else ''}{figures(summary, node.stage)}")
     out.print(f"  {space.result(key)} ({words.size(seal.size_bytes)})")
