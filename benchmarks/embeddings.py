@@ -30,7 +30,8 @@ from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import ImageLabels
 from pipeline.refinement.coco_file import rows_to_refine
 from pipeline.refinement.gate import Gate
-from pipeline.refinement.refine_work import IMAGES_PER_SHARD, RefinedRow, RefineWork
+from pipeline.refinement.refine_work import RefinedRow, RefineWork
+from pipeline.refinement.refining import IMAGES_PER_SHARD
 from pipeline.refinement.settings import RefineSettings
 from pipeline.sam.build import build_sam, embedding_shape
 from pipeline.sam.worker import SamChoice, build_engine

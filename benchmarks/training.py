@@ -37,7 +37,7 @@ from pipeline.labels.coco_export import export_dataset
 from pipeline.labels.label_store import LabelStore
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.loading import load_experiment
-from stages.context import LABELS
+from pipeline.workflow.result_files import LABELS
 from stages.options import workspace
 from stages.runner import run_stage
 

@@ -17,7 +17,7 @@ from pipeline.structure.settings import DistillSettings
 from pipeline.structure.target_store import StructureStore
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.loading import load_experiment
-from stages.context import TARGETS
+from pipeline.workflow.result_files import TARGETS
 from stages.options import workspace
 from stages.runner import run_stage
 from tests.tiny_coco import tiny_coco
@@ -90,7 +90,7 @@ def test_a_bad_image_is_a_row(tmp_path, capsys):
     assert [store.by_id(image_id).status for image_id in (1, 3)] == [Status.OK, Status.OK]
     told = capsys.readouterr()
     assert "0002.png: the file is empty" in told.err
-    assert "failed 1" in told.out
+    assert "failed: 1\n" in told.out
 
 
 def test_images_without_instances_and_with_crowds_only_have_anchors_anywhere(tmp_path):

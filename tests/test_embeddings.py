@@ -234,7 +234,7 @@ def test_a_disk_without_room_is_told_beforehand(files, encoder, monkeypatch):
 
 def test_the_size_is_said_beforehand(files, capsys):
     refine(files(entries(2), pictures(2)), CACHED)
-    assert "embeddings: 262 kB an image x 2 images = 524 kB at most" in capsys.readouterr().err
+    assert "embeddings: 262 kB per image x 2 images = 524 kB at most" in capsys.readouterr().err
 
 
 def test_plain_zarr_reads_the_features_that_the_encoder_gave(files, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, fields, replace
 
 import msgspec
 import numpy as np
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.errors import StageError
 from pipeline.labels.rows import Decision
 from pipeline.refinement.calibrate import CalibratedGate, GateSample, calibrate
-from pipeline.refinement.gate import Gate, IouLine, Measures, Thresholds, fixed_gate, make_gate
+from pipeline.refinement.gate import MEASURES, Gate, IouLine, Measures, Thresholds, fixed_gate, make_gate
 from pipeline.refinement.settings import RefineSettings
 
 GOOD = Measures(agreement=0.9, predicted_iou=0.9, stability=0.9, area_match=0.9)
@@ -214,3 +214,11 @@ def test_the_fit_says_what_it_chose_and_survives_json():
     assert msgspec.json.decode(msgspec.json.encode(teacher_only), type=CalibratedGate) == teacher_only
     sam_only = calibrate([GateSample(0.9, 0.9, 0.9, 0.9, 0.1, 0.9)], Gate())
     assert "always SAM's mask" in sam_only.summary
+
+
+def test_there_is_a_threshold_for_every_measure_and_no_other():
+    assert [field.name for field in fields(Thresholds)] == [f"min_{name}" for name in MEASURES]
+    measures = Measures(0.5, 0.6, 0.7, 0.8)
+    assert Thresholds(*astuple(measures)).met_by(measures)
+    for name in MEASURES:
+        assert not Thresholds(**{f"min_{name}": getattr(measures, name) + 0.01}).met_by(measures)

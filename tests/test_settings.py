@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from pipeline.augment.settings import AugmentSettings
 from pipeline.datasets.settings import AnnotatedSet, ListedData, PairedData, PercentData, UnlabelledSet
-from pipeline.detection.settings import Mixture, PredictSettings, StudentSettings, TeacherSettings
+from pipeline.detection.settings import MixtureSettings, PredictSettings, StudentSettings, TeacherSettings
 from pipeline.refinement.presets import REFINE_PRESETS
 from pipeline.refinement.settings import RefineSettings
 from pipeline.sam.settings import SamSettings
@@ -64,7 +64,11 @@ def test_a_key_that_is_given_wins_over_the_preset_and_survives_a_dump(preset):
     ("make", "key", "message"),
     [
         (lambda: AugmentSettings(scale=(2, 1)), "scale", "given [2.0, 1.0]; expected the smaller number first"),
-        (lambda: Mixture(labelled=0, pseudo=0, composites=0), "", "all amounts are 0; a batch needs images of some"),
+        (
+            lambda: MixtureSettings(labelled=0, pseudo=0, composites=0),
+            "",
+            "all amounts are 0; a batch needs images of some",
+        ),
         (lambda: RefineSettings(preset="s4m", points=0), "", "no prompt for SAM; give points, center_point, box or"),
         (
             lambda: SamSettings(model="vit_b", input_side=256),
@@ -161,7 +165,7 @@ def test_an_experiment_in_python_is_the_one_of_the_file(tmp_path):
         refine=RefineSettings(preset="samrefiner", passes=3),
         augment=AugmentSettings(scale=(1, 2), decisions=("sam", "teacher")),
         teacher=TeacherSettings(overrides={"a.b": [1, 2]}),
-        student=StudentSettings(mixture=Mixture(pseudo=2), detector=Path("d.py")),
+        student=StudentSettings(mixture=MixtureSettings(pseudo=2), detector=Path("d.py")),
         store=Path("s"),
     )
     loaded = load_experiment(path, (), {}, check_files=False)

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from pipeline.settings import Count, Settings
 
+Device = Literal["auto", "cpu", "cuda"]
+
 
 class ComputeSettings(Settings):
     """Machines and progress. Nothing here changes a result by more than rounding or makes a stage run again."""
@@ -16,7 +18,7 @@ class ComputeSettings(Settings):
     """Number of processes that share a stage's images, each with one core or GPU. 1: no further process is started."""
     scheduler: str | None = None
     """Address of a running Dask scheduler whose workers are used. Null: start `workers` on this machine."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Run models on the CPU or on a GPU. `auto`: on a GPU if this machine has one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format that models compute in. `auto`: bf16 where the device is faster with it, else fp32."""

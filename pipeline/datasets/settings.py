@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Discriminator, Field, Tag
 
 from pipeline.settings import FilePath, FolderPath, Seed, Settings
+
+ShapesDifficulty = Literal["easy", "medium", "hard"]
+"""How hard generated shapes are to tell apart."""
 
 
 class AnnotatedSet(Settings):

@@ -19,7 +19,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import cv2
 import msgspec
@@ -31,6 +31,7 @@ from pipeline.coco.paths import resolve_image_path
 from pipeline.coco.reading import read_coco
 from pipeline.coco.writing import write_coco
 from pipeline.datasets.converting import annotation_of
+from pipeline.datasets.settings import ShapesDifficulty
 from pipeline.datasets.shapes_scene import CLASS_NAMES, DIFFICULTIES, draw_scene
 from pipeline.errors import Problem, ProblemsError, StageError
 from pipeline.files.images import read_image
@@ -57,7 +58,7 @@ class ShapesSettings:
     """Pictures to train on: the labelled ones and the pool of unlabelled ones are split from these."""
     validation: int = 100
     """Pictures to measure on."""
-    difficulty: Literal["easy", "medium", "hard"] = "medium"
+    difficulty: ShapesDifficulty = "medium"
     """See DIFFICULTIES for what it stands for."""
     image_size_px: int = 128
     """Width and height of the pictures."""

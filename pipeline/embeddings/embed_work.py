@@ -19,10 +19,8 @@ from pipeline.errors import ImageError
 from pipeline.files.images import read_image
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import ImageLabels
+from pipeline.sam.encoded import ENCODED_IMAGES
 from pipeline.sam.worker import SamChoice, build_engine
-
-ENCODED = "encoded images"
-"""In a shard's report: how many of its images went through SAM's encoder."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class EmbedWork:
         """Write the shard."""
         write_embeddings(self.folder, shard.index, shard.index * self.images_per_shard, rows, self.shape)
         encoded = sum(row.features is not None for row in rows)
-        counts = {ENCODED: encoded, "left out": len(rows) - encoded}
+        counts = {ENCODED_IMAGES: encoded, "left out": len(rows) - encoded}
         return ShardReport(len(rows), {name: count for name, count in counts.items() if count}, {})
 
     def given_up(self, image_id: int, reason: str) -> ImageRow:

@@ -18,15 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StageError
-from pipeline.refinement.gate import Gate, IouLine, Thresholds
-
-MEASURES = ("agreement", "predicted_iou", "stability", "area_match")
+from pipeline.refinement.gate import MEASURES, Gate, IouLine, Measures, Thresholds
 
 THRESHOLD_SETS: tuple[tuple[tuple[int, ...], ...], ...] = (
     ((0,), (1,), (2,), (3,)),
     ((0, 1), (0, 2), (0, 3)),
 )
-"""Which measures get a threshold: indices in `MEASURES`; the simplest rules first, one tuple a level."""
+"""Which measures get a threshold: indices into `MEASURES`; the simplest rules first, one tuple a level."""
 
 QUANTILES = 9
 FOLDS = 10
@@ -39,13 +37,9 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class GateSample:
-    """One labelled instance: SAM's evidence (see `gate.Evidence`), and both masks' IoU with the truth; 0..1."""
+class GateSample(Measures):
+    """One labelled instance: the measures of SAM's mask, and both masks' IoU with the truth; 0..1."""
 
-    agreement: float
-    predicted_iou: float
-    stability: float
-    area_match: float
     teacher_iou: float
     sam_iou: float
 
@@ -68,7 +62,7 @@ class CalibratedGate:
 
     @property
     def summary(self) -> str:
-        """Say the rule, the means and the expected gain, in words."""
+        """The rule, the means and the expected gain, in words."""
         return (
             f"{describe_thresholds(self.gate.thresholds)}; mean IoU on {self.instances} labelled instances: "
             f"teacher {self.teacher_iou:.3f}, SAM {self.sam_iou:.3f}, gated {self.gated_iou:.3f}; "
@@ -110,7 +104,7 @@ def calibrate(samples: Sequence[GateSample], start: Gate) -> CalibratedGate:
 
 
 def describe_thresholds(thresholds: Thresholds | None) -> str:
-    """Say in words when SAM's mask is taken."""
+    """When SAM's mask is taken, in words."""
     if thresholds is None:
         return "always the teacher's mask"
     asked = [
@@ -123,10 +117,10 @@ def describe_thresholds(thresholds: Thresholds | None) -> str:
 
 # A rule is an array of thresholds in the order of `MEASURES`.
 _SAM_ALWAYS = np.zeros(len(MEASURES))
-_TEACHER_ALWAYS = np.array([np.inf, 0.0, 0.0, 0.0])
+_TEACHER_ALWAYS = np.array([np.inf, *np.zeros(len(MEASURES) - 1)])
 
 # Columns of the samples as rows: the measures, then these.
-_TEACHER, _SAM = 4, 5
+_TEACHER, _SAM = len(MEASURES), len(MEASURES) + 1
 
 
 def _rule(thresholds: Thresholds | None) -> Floats:
@@ -134,7 +128,7 @@ def _rule(thresholds: Thresholds | None) -> Floats:
 
 
 def _rows(samples: Iterable[GateSample]) -> Floats:
-    """Return the samples as sorted rows: folds are dealt out by index, so that the order must not matter."""
+    """Samples as sorted rows: folds are dealt out by place, so that the order must not matter."""
     ordered = sorted(astuple(sample) for sample in samples)
     rows = np.array(ordered, dtype=np.float64).reshape(-1, len(fields(GateSample)))
     if not ((rows >= 0) & (rows <= 1)).all():
@@ -143,31 +137,31 @@ def _rows(samples: Iterable[GateSample]) -> Floats:
 
 
 def _outcome(rules: Floats, rows: Floats) -> Floats:
-    """Return the IoU with the truth of the masks that rules (..., measures) take, for every row: (..., rows)."""
+    """IoU with the truth of the masks that rules (..., measures) take, for every row: (..., rows)."""
     takes_sam = (rows[:, : len(MEASURES)] >= rules[..., np.newaxis, :]).all(axis=-1)
     return np.where(takes_sam, rows[:, _SAM], rows[:, _TEACHER])
 
 
 def _best(rules: Sequence[Floats] | Floats, rows: Floats) -> Floats:
-    """Return the rule with the highest mean; of equals the first."""
+    """The rule with the highest mean; of equals the first."""
     stacked = np.asarray(rules)
     best: Floats = stacked[int(_outcome(stacked, rows).mean(axis=-1).argmax())]
     return best
 
 
 def _grid(values: Floats) -> Floats:
-    """Return at most `QUANTILES` thresholds, each halfway between two neighbouring values."""
+    """At most `QUANTILES` thresholds, each halfway between two neighbouring values."""
     distinct = np.unique(values)
     halfway: Floats = (distinct[:-1] + distinct[1:]) / 2
     if halfway.size <= QUANTILES:
         return halfway
-    indices = np.linspace(0, halfway.size - 1, QUANTILES + 2)[1:-1].round().astype(int)
-    spread: Floats = halfway[indices]
+    places = np.linspace(0, halfway.size - 1, QUANTILES + 2)[1:-1].round().astype(int)
+    spread: Floats = halfway[places]
     return spread
 
 
 def _fit_thresholds(rows: Floats, measures: tuple[int, ...], fixed_rules: Floats) -> Floats:
-    """Return the best of the fixed rules and of those with thresholds on these measures; of equals the first."""
+    """The best of the fixed rules and of those with thresholds on these measures; of equals the first."""
     grids = np.meshgrid(*(_grid(rows[:, measure]) for measure in measures), indexing="ij")
     fitted = np.zeros((grids[0].size if grids else 0, len(MEASURES)))
     for measure, grid in zip(measures, grids, strict=True):
@@ -176,7 +170,7 @@ def _fit_thresholds(rows: Floats, measures: tuple[int, ...], fixed_rules: Floats
 
 
 def _fit(rows: Floats, fixed_rules: Floats) -> Floats:
-    """Return the rule with as many thresholds as held-out instances speak for."""
+    """The rule with as many thresholds as held-out instances speak for."""
 
     def held_out(measures: tuple[int, ...]) -> Floats:
         return _held_out(rows, partial(_fit_thresholds, measures=measures, fixed_rules=fixed_rules))
@@ -186,15 +180,15 @@ def _fit(rows: Floats, fixed_rules: Floats) -> Floats:
         outcome = held_out(chosen)
         for level in THRESHOLD_SETS:
             rivals = [held_out(measures) for measures in level]
-            best = int(np.mean(rivals, axis=1).argmax())
-            gain = rivals[best] - outcome
+            place = int(np.mean(rivals, axis=1).argmax())
+            gain = rivals[place] - outcome
             if gain.mean() > _standard_error(gain):
-                chosen, outcome = level[best], rivals[best]
+                chosen, outcome = level[place], rivals[place]
     return _fit_thresholds(rows, chosen, fixed_rules)
 
 
 def _held_out(rows: Floats, fit: Callable[[Floats], Floats]) -> Floats:
-    """Return for every row the outcome of a rule that was fitted without its fold."""
+    """For every row the outcome of a rule that was fitted without its fold."""
     fold = np.arange(len(rows)) % FOLDS
     outcome = np.empty(len(rows))
     for held in np.unique(fold):
@@ -209,7 +203,7 @@ def _standard_error(values: Floats) -> float:
 
 
 def _line(measure: Floats, iou: Floats) -> IouLine:
-    """Fit a line by least squares, pulled towards a flat one; it never falls."""
+    """Least squares with a pull towards flat; never falling."""
     centred = measure - measure.mean()
     slope = max(0.0, float(centred @ (iou - iou.mean())) / (float(centred @ centred) + RIDGE))
     return IouLine(intercept=float(iou.mean() - slope * measure.mean()), slope=slope)

@@ -20,12 +20,9 @@ from pipeline.labels.rows import ImageLabels, Status
 from pipeline.refinement.gate import Gate
 from pipeline.refinement.image import RefineInput, refine_images
 from pipeline.refinement.settings import RefineSettings
+from pipeline.sam.encoded import ENCODED_IMAGES
 from pipeline.sam.engine import SamEngine
 from pipeline.sam.worker import SamChoice, build_engine
-
-IMAGES_PER_SHARD = 32
-ENCODED = "encoded images"
-"""In a shard's report: how often SAM's encoder ran, once for each image and for each enlarged crop."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class RefineWork:
         refined = [row.labels for row in rows]
         write_label_shard(self.shards_folder, shard.index, refined)
         counts = Counter(str(instance.decision) for labels in refined for instance in labels.instances)
-        counts[ENCODED] = sum(row.encoded_views for row in rows)
+        counts[ENCODED_IMAGES] = sum(row.encoded_views for row in rows)
         failures = {labels.file_name: labels.message for labels in refined if labels.status is Status.FAILED}
         return ShardReport(len(rows), dict(counts), failures)
 

@@ -9,11 +9,13 @@ from pydantic import Field, model_validator
 from pipeline.refinement.presets import REFINE_PRESETS
 from pipeline.settings import Seed, Settings, Share
 
+RefinePreset = Literal["best", "s4m", "samrefiner"]
+
 
 class RefineSettings(Settings):
     """How SAM refines the teacher's masks. A preset sets every key below that is not given."""
 
-    preset: Literal["best", "s4m", "samrefiner"] = "best"
+    preset: RefinePreset = "best"
     """`best`: the defaults below, chosen by measurement. `s4m`, `samrefiner`: as in the papers of these names."""
     points: Annotated[int, Field(ge=0, le=64)] = 3
     """Number of random points that tell SAM what belongs to the object, more likely where the teacher is surer."""

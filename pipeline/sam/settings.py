@@ -8,11 +8,13 @@ from pydantic import Field, model_validator
 
 from pipeline.settings import FilePath, Settings
 
+SamModel = Literal["sam_tiny", "vit_b", "vit_l", "vit_h"]
+
 
 class SamSettings(Settings):
     """SAM, the Segment Anything Model."""
 
-    model: Literal["sam_tiny", "vit_b", "vit_l", "vit_h"] = "sam_tiny"
+    model: SamModel = "sam_tiny"
     """Size of SAM. `sam_tiny` comes with this project; `s4m weights get` downloads the weights of the others."""
     checkpoint: FilePath | None = None
     """File of other weights for the model. Null: the weights that belong to it."""

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from pipeline.datasets.settings import ListedData, PairedData, PercentData
+from pipeline.refinement.settings import RefineSettings
+from pipeline.sam.settings import SamSettings
 from pipeline.settings import Settings, marker_of
-from pipeline.workflow.experiment import Experiment, RefineOnly
+from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.fingerprint import Fingerprint
 
 
@@ -68,10 +70,8 @@ class Node:
 def plan(experiment: Experiment) -> dict[str, Node]:
     """Return all nodes of an experiment in an order in which they can run."""
     nodes = [_split(experiment), _distill(experiment), _teacher(experiment)]
-    model = "train-teacher"
     for number in range(1, experiment.student.rounds + 1):
-        nodes += _round(experiment, number, model)
-        model = nodes[-1].key
+        nodes += _round(experiment, number, labelling_model(number))
     made = [node.key for node in nodes]
     nodes.append(_evaluate(experiment, made))
     made.append("evaluate")
@@ -83,6 +83,17 @@ def plan(experiment: Experiment) -> dict[str, Node]:
 def node_key(stage: str, number: int) -> str:
     """Return the key of the node of a stage in a round."""
     return stage if number == 1 else f"{stage}-{number}"
+
+
+def labelling_model(number: int) -> str:
+    """Return the node whose model labels the unlabelled images in a round."""
+    return "train-teacher" if number == 1 else node_key("train-student", number - 1)
+
+
+def refinement_settings(refine: RefineSettings, sam: SamSettings) -> dict[str, Any]:
+    """Return the values that change refined masks, by dotted key."""
+    # A preset is a shorthand: the values that it fills in count, under their own keys.
+    return _section("refine", refine, without=("preset",)) | _sam(sam)
 
 
 def fingerprints(nodes: Mapping[str, Node], contents: Mapping[str, str]) -> dict[str, Fingerprint]:
@@ -168,7 +179,7 @@ def _distill(experiment: Experiment) -> Node:
         "distill",
         "distill",
         1,
-        _section("distill", experiment.distill) | _sam(experiment) | _pool_settings(experiment),
+        _section("distill", experiment.distill) | _sam(experiment.sam) | _pool_settings(experiment),
         (*_SAM_INPUTS, *_labelled_inputs(experiment)),
         reads=("split",),
         skipped=_no_teacher(experiment) or off,
@@ -227,17 +238,11 @@ def _refine(experiment: Experiment, key: str, number: int, predict: str) -> Node
         key,
         "refine",
         number,
-        refinement_settings(experiment) | (_pool_settings(experiment) if calibrated else {}),
+        refinement_settings(experiment.refine, experiment.sam) | (_pool_settings(experiment) if calibrated else {}),
         (*_SAM_INPUTS, *(_labelled_inputs(experiment) if calibrated else ())),
         made_from=(predict, *judged),
         reads=("split", predict, *judged),
     )
-
-
-def refinement_settings(settings: Experiment | RefineOnly) -> dict[str, Any]:
-    """Return the settings that change refined masks, by dotted key."""
-    # A preset is a shorthand: the values that it fills in count, under their own keys.
-    return _section("refine", settings.refine, without=("preset",)) | _sam(settings)
 
 
 def _augment(experiment: Experiment, key: str, number: int, refine: str) -> Node:
@@ -295,8 +300,8 @@ def _evaluate(experiment: Experiment, made: list[str]) -> Node:
     )
 
 
-def _sam(settings: Experiment | RefineOnly) -> dict[str, Any]:
-    return {"sam.model": settings.sam.model, "sam.input_side": settings.sam.input_side}
+def _sam(sam: SamSettings) -> dict[str, Any]:
+    return {"sam.model": sam.model, "sam.input_side": sam.input_side}
 
 
 def _without_skipped(nodes: dict[str, Node]) -> dict[str, Node]:

@@ -1,4 +1,4 @@
-"""One maker for a result: whoever comes second waits, and then finds it made."""
+"""One maker for a result: a second process waits for the first, and then uses its result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WAIT_SECONDS = 2.0
 def held(
     store: StoreRoot, fingerprint: Fingerprint, what: str, experiment: str, say: Callable[[str], None]
 ) -> Iterator[bool]:
-    """Hold a result's lock, waiting for whoever has it; false where they have made it meanwhile."""
+    """Hold a result's lock, after waiting for another holder; give False where that holder has made the result."""
     said = False
     with ExitStack() as lock:
         while True:
@@ -26,7 +26,7 @@ def held(
             except BlockingIOError:
                 if not said:
                     holder = store.holder(fingerprint.stage, fingerprint.id)
-                    say(f"{what} is being made by {holder or 'another process'}; waiting for it")
+                    say(f"{what}: waiting for {holder or 'another process'}, which makes it")
                     said = True
                 time.sleep(WAIT_SECONDS)
         yield not store.is_sealed(fingerprint.stage, fingerprint.id)
