@@ -176,7 +176,7 @@ def _problems(error: ValidationError, model: type[Settings]) -> list[Problem]:
 
 
 def _without_shape(names: list[str], model: type[Settings]) -> tuple[list[str], str]:
-    """Return the keys that an error is under, and the shape of a section that pydantic puts between them, else empty."""
+    """Return the keys that an error is under, and the shape of a section that pydantic names among them, if any."""
     if len(names) > 1 and "oneOf" in describe.keys_of(model).get(names[0], {}):
         return [names[0], *names[2:]], names[1]
     return names, ""
