@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from pipeline.labels.sealing import write_store
 
 from pipeline.compute.execution import Execution
 from pipeline.compute.settings import ComputeSettings
@@ -14,7 +15,6 @@ from pipeline.embeddings.embedding_store import EmbeddingStore
 from pipeline.files.identity import IdentityCache
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import ImageLabels
-from pipeline.labels.sealing import write_store
 from pipeline.sam.settings import SamSettings
 from pipeline.workflow.kept_embeddings import EmbeddingSource, images_digest, kept_embeddings
 from pipeline.workflow.result_store import StoreRoot
