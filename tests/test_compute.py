@@ -192,11 +192,11 @@ def test_a_run_killed_again_and_again_computes_no_shard_twice(tmp_path, digest):
 
 
 def worker_processes(process: ForkServerProcess) -> list[int]:
-    """The Dask workers below a run."""
+    """The Dask workers below a run; not the run itself, which is of a fork server too."""
     found: list[int] = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and os.getsid(int(entry.name)) == process.pid:
+            if entry.name.isdigit() and os.getsid(int(entry.name)) == process.pid != int(entry.name):
                 command = (entry / "cmdline").read_bytes()
                 if b"multiprocessing.spawn" in command or b"multiprocessing.forkserver" in command:
                     found.append(int(entry.name))
