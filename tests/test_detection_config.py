@@ -184,7 +184,7 @@ def test_a_batch_is_shared_by_the_gpus_and_mixed_as_asked(tmp_path):
     assert loader["sampler"]["amounts"] == [1.0, 2.0]
     assert [each["type"] for each in loader["dataset"]["datasets"]] == ["s4m.D0", "s4m.D2"]
     assert made.config["launcher"] == "pytorch"
-    with pytest.raises(StageError, match="batch_size is 9: not to be shared by compute.gpus = 2"):
+    with pytest.raises(StageError, match="batch_size is 9: not divisible by compute.gpus = 2"):
         job(tmp_path, TrainSettings(batch_size=9), ComputeSettings(gpus=2))
 
 

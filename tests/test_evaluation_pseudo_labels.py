@@ -16,7 +16,7 @@ from pipeline.coco.segmentation import encode_segmentation
 from pipeline.errors import StoreError
 from pipeline.evaluation.changes import KEPT, LargestChanges
 from pipeline.evaluation.compared_image import MatchedInstance
-from pipeline.evaluation.pseudo_labels import MIN_IOUS, LabelNodes, measure_pseudo_labels
+from pipeline.evaluation.pseudo_labels import MIN_IOUS, LabelsToMeasure, measure_pseudo_labels
 from pipeline.evaluation.results import PseudoLabelResult
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_mask
@@ -26,8 +26,6 @@ from tests.coco_reference import run_reference, store_results
 from tests.test_evaluation_models import CATEGORIES, HEIGHT, WIDTH, annotation, blob, dataset_content
 from tests.tiny_coco import write_json
 from tests.tiny_labels import tiny_store
-
-NODES = LabelNodes(1, "predict", "refine")
 
 
 def box_mask(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
@@ -51,7 +49,8 @@ def compared(
     predicted, refined = (
         tiny_store(folder / name, rows) for name, rows in (("predict.zarr", before), ("refine.zarr", after))
     )
-    return measure_pseudo_labels(NODES, predicted, refined, truth, boundary=boundary)
+    measured = LabelsToMeasure(1, "predict", "refine", predicted.path, refined.path)
+    return measure_pseudo_labels(measured, truth, boundary=boundary)
 
 
 FIRST, SECOND, CROWD = box_mask(10, 10, 50, 50), box_mask(80, 20, 120, 60), box_mask(0, 80, 150, 130)

@@ -1,8 +1,7 @@
-"""The instances that refinement changed most, for better and for worse."""
+"""Keeps the instances that refinement improved and harmed most."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import isnan
 from typing import Final
 
@@ -11,16 +10,15 @@ import numpy as np
 from pipeline.evaluation.compared_image import MatchedInstance
 from pipeline.evaluation.results import InstanceChange
 from pipeline.labels.rows import ImageLabels
-from pipeline.masks.windows import BoxXyxy
 
 KEPT: Final = 200
-"""Instances kept of each kind."""
+"""Number of improved and of harmed instances that are kept."""
 
 _PRUNED_AT: Final = 10 * KEPT
 
 
 class LargestChanges:
-    """Takes the paired instances of all images, keeps those whose mask IoU changed most."""
+    """Keeps those paired instances of all images whose mask IoU changed most."""
 
     def __init__(self) -> None:
         self._changes: list[InstanceChange] = []
@@ -33,14 +31,12 @@ class LargestChanges:
             self._changes = [*self.improved(), *self.harmed()]
 
     def improved(self) -> tuple[InstanceChange, ...]:
-        """Those whose IoU rose, the largest rise first."""
-        risen = [change for change in self._changes if change.iou_after > change.iou_before]
-        return tuple(sorted(risen, key=_order)[:KEPT])
+        """Return the instances whose IoU rose, the largest rise first."""
+        return tuple(sorted((each for each in self._changes if each.iou_after > each.iou_before), key=_order)[:KEPT])
 
     def harmed(self) -> tuple[InstanceChange, ...]:
-        """Those whose IoU fell, the largest fall first."""
-        fallen = [change for change in self._changes if change.iou_after < change.iou_before]
-        return tuple(sorted(fallen, key=_order)[:KEPT])
+        """Return the instances whose IoU fell, the largest fall first."""
+        return tuple(sorted((each for each in self._changes if each.iou_after < each.iou_before), key=_order)[:KEPT])
 
 
 def _order(change: InstanceChange) -> tuple[float, int, int]:
@@ -49,7 +45,9 @@ def _order(change: InstanceChange) -> tuple[float, int, int]:
 
 def _change(labels: ImageLabels, pair: MatchedInstance) -> InstanceChange:
     x, y, width, height = pair.truth.bbox
-    boxes_xyxy = [pair.before.box_xyxy, pair.after.box_xyxy, (x, y, x + width, y + height)]
+    boxes_xyxy = np.array([pair.before.box_xyxy, pair.after.box_xyxy, (x, y, x + width, y + height)])
+    x0, y0 = boxes_xyxy[:, :2].min(axis=0).tolist()
+    x1, y1 = boxes_xyxy[:, 2:].max(axis=0).tolist()
     return InstanceChange(
         image_id=labels.image_id,
         file_name=labels.file_name,
@@ -59,16 +57,9 @@ def _change(labels: ImageLabels, pair: MatchedInstance) -> InstanceChange:
         truth_category_id=pair.truth.category_id,
         score=pair.after.score,
         decision=pair.after.decision,
-        box_xyxy=_around(boxes_xyxy),
+        box_xyxy=(x0, y0, x1, y1),
         iou_before=pair.iou_before,
         iou_after=pair.iou_after,
         boundary_iou_before=None if isnan(pair.boundary_iou_before) else pair.boundary_iou_before,
         boundary_iou_after=None if isnan(pair.boundary_iou_after) else pair.boundary_iou_after,
     )
-
-
-def _around(boxes_xyxy: Sequence[BoxXyxy]) -> BoxXyxy:
-    boxes = np.array(boxes_xyxy)
-    x0, y0 = boxes[:, :2].min(axis=0).tolist()
-    x1, y1 = boxes[:, 2:].max(axis=0).tolist()
-    return x0, y0, x1, y1

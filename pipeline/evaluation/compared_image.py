@@ -1,4 +1,4 @@
-"""One image before and after refinement: its instances that show one of its truths."""
+"""Pairs the instances of an image, before and after refinement, with its truths."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAIRED_FROM_IOU = 0.5
 
 @dataclass(frozen=True)
 class MatchedInstance:
-    """An instance and the truth it shows; boundary IoU is NaN where it was not asked for.
+    """An instance and its truth; boundary IoU is NaN if it is not measured.
 
     position: index of the instance in its image.
     """
@@ -38,7 +38,7 @@ class MatchedInstance:
 
 @dataclass(frozen=True)
 class ComparedImage:
-    """One image's labels before and after refinement, its truths, and the IoU of each with each (D, G)."""
+    """The labels of an image before and after refinement, its truths, and the IoU of labels with truths (D, G)."""
 
     before: ImageLabels
     after: ImageLabels
@@ -47,10 +47,10 @@ class ComparedImage:
     ious_after: Floats
 
     def pairs(self, *, boundary: bool) -> Iterator[MatchedInstance]:
-        """Yield the instances that show a truth, of whatever class, by their index; crowds on both sides left out.
+        """Yield the instances with a truth of any class, by index; crowds and dropped labels are left out.
 
-        An instance shows the truth that its mask overlaps, before or after, by at least half; the best overlaps
-        are given away first. Comparing both masks favours neither.
+        An instance is paired with a truth if its mask before or after has an IoU of at least 0.5 with it, the largest
+        IoUs first. Using both masks favours neither.
         """
         borders: dict[bytes, Border] = {}
 
@@ -58,13 +58,13 @@ class ComparedImage:
             if not boundary:
                 return nan
             truth = self.shown.masks[truth_index]
-            # Where the gate kept the teacher's mask, it is the same before and after.
+            # The mask is the same before and after if the gate kept the teacher's.
             for rle in (truth, self.before.rle(instance)):
                 if rle["counts"] not in borders:
                     borders[rle["counts"]] = Border.of_rle(rle)
             return border_iou(borders[instance.rle_counts], borders[truth["counts"]])
 
-        # What was dropped before it was refined is a crowd.
+        # An instance that was dropped before refinement is a crowd.
         ignored = np.array([each.decision is Decision.DROPPED for each in self.before.instances], np.bool_)
         no_pair = ignored[:, None] | self.shown.truths.crowds[None, :]
         ious = np.where(no_pair, 0.0, np.maximum(self.ious_before, self.ious_after))
@@ -83,7 +83,7 @@ class ComparedImage:
 
 
 def require_same_instances(before: ImageLabels, after: ImageLabels) -> None:
-    """Refuse labels of which the second are not the first ones refined."""
+    """Raise StoreError unless the second labels are the first ones refined."""
     kept = [(instance.category_id, instance.score) for instance in before.instances]
     if before.image_id != after.image_id or kept != [(each.category_id, each.score) for each in after.instances]:
         raise StoreError(

@@ -1,4 +1,4 @@
-"""Labels of an image as what is matched with its truths."""
+"""Converts the labels of an image to detections that are matched with its truths."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.labels.rows import InstanceLabel
 
 
 def strongest_first(instances: Sequence[InstanceLabel], max_detections: int) -> list[int]:
-    """Return the indices of the instances that count, best score first: at most so many a class; equals in order."""
+    """Return the indices of the instances, the best score first, at most `max_detections` per class."""
     scores = np.array([instance.score for instance in instances], np.float64)
     seen: dict[int, int] = {}
     kept: list[int] = []
@@ -35,7 +35,7 @@ def with_box_areas(instances: Sequence[InstanceLabel]) -> Detections:
 
 
 def boxes_xywh(instances: Sequence[InstanceLabel]) -> Floats:
-    """Return left, top, width and height of every instance's box, (D, 4)."""
+    """Return the boxes of the instances, (D, 4)."""
     boxes = np.array([instance.box_xyxy for instance in instances], np.float64).reshape(-1, 4)
     boxes[:, 2:] -= boxes[:, :2]
     return boxes

@@ -1,6 +1,6 @@
-"""The truths of an image, as they are matched with labels.
+"""The truths of an image, with which its labels are matched.
 
-Crowds stay among them, marked: what lies on a crowd neither rewards nor punishes (see `labels.dataset_rows`).
+Crowds are included and marked: a label on a crowd is neither right nor wrong (see `labels.dataset_rows`).
 """
 
 from __future__ import annotations
@@ -35,5 +35,5 @@ class ImageTruths:
 
     @property
     def boxes_xywh(self) -> Floats:
-        """Return their boxes, (G, 4)."""
+        """Return the boxes of the annotations, (G, 4)."""
         return np.array([each.bbox for each in self.annotations], np.float64).reshape(-1, 4)
