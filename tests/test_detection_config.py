@@ -16,7 +16,7 @@ from pipeline.detection.config import (
     schedule_config,
     without_pretrained,
 )
-from pipeline.detection.jobs import Losses, Source, Subject, Training, training_job
+from pipeline.detection.jobs import Source, Subject, Training, training_job
 from pipeline.detection.settings import TrainSettings
 from pipeline.errors import StageError
 
@@ -173,7 +173,7 @@ def test_a_crop_needs_a_transform_that_crops(tmp_path):
 
 def job(folder: Path, settings: TrainSettings, compute: ComputeSettings, amounts: tuple[float, ...] = (1.0, 0.0, 2.0)):
     sources = tuple(Source({"type": f"s4m.D{number}"}, amount) for number, amount in enumerate(amounts))
-    training = Training(detector(folder), settings, Losses(1.0, 2.0, 0.01), sources, None)
+    training = Training(detector(folder), settings, sources, None, 1.0, 2.0, 0.01)
     return training_job(Subject("mine", "train-student", CATEGORIES, {}), training, compute, folder / "result")
 
 

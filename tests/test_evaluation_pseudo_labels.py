@@ -10,14 +10,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from pipeline.coco.model import CocoAnnotation
 from pipeline.coco.reading import read_coco
-from pipeline.coco.segmentation import encode_segmentation
 from pipeline.errors import StoreError
 from pipeline.evaluation.changes import KEPT, LargestChanges
-from pipeline.evaluation.compared_image import MatchedInstance
 from pipeline.evaluation.pseudo_labels import MIN_IOUS, LabelsToMeasure, measure_pseudo_labels
-from pipeline.evaluation.results import PseudoLabelResult
+from pipeline.evaluation.results import InstanceChange, PseudoLabelResult
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_mask
 from pipeline.masks.boundaries import boundary_width_px, inner_boundary
@@ -223,11 +220,9 @@ def test_labels_that_are_not_the_teachers_refined_are_refused(tmp_path):
 
 def test_of_many_changes_the_largest_are_kept():
     changes = LargestChanges()
-    rle = coco_mask.encode(np.asfortranarray(FIRST.astype(np.uint8)))
-    truth = CocoAnnotation(1, 1, 3, (10.0, 10.0, 40.0, 40.0), 1600.0, 0, encode_segmentation(rle))
     rises = np.random.default_rng(0).permutation(np.linspace(-0.5, 0.5, 10 * KEPT + 7))
     for position, rise in enumerate(rises.tolist()):
-        pair = MatchedInstance(position, BEFORE.instances[0], AFTER.instances[0], truth, 0.5, 0.5 + rise, 0.1, 0.1)
-        changes.add(BEFORE, pair)
+        box_xyxy, ious = (10.0, 10.0, 50.0, 50.0), (0.5, 0.5 + rise, 0.1, 0.1)
+        changes.add(InstanceChange(1, "1.png", position, 3, 1, 3, 0.9, Decision.SAM, box_xyxy, *ious))
     found = [change.iou_after - 0.5 for change in (*changes.improved(), *changes.harmed())]
     assert found == pytest.approx([*sorted(rises, reverse=True)[:KEPT], *sorted(rises)[:KEPT]])

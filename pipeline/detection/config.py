@@ -23,20 +23,10 @@ from pipeline.files.shipped import config_path
 
 KEYS: Final = ("model", "optim_wrapper", "schedule", "train_transforms", "test_transforms")
 
-# Configs are programs: reading one can fail in any of these ways.
-_FAILURES: Final = (
-    OSError,
-    SyntaxError,
-    ImportError,
-    NameError,
-    TypeError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    AssertionError,
-    RuntimeError,
-)
+BUILD_FAILURES: Final = (TypeError, ValueError, LookupError, AttributeError, AssertionError, ImportError)
+"""What building the parts of a config may raise."""
+# Configs are programs: reading one may also raise these.
+_READ_FAILURES: Final = (*BUILD_FAILURES, OSError, SyntaxError, NameError, ArithmeticError, RuntimeError)
 
 # MMDetection's classes that ours replace: they weight instances, ignore instances and distil.
 _OURS: Final = ("MaskRCNN", "RPNHead", "StandardRoIHead", "Mask2Former", "Mask2FormerHead")
@@ -77,7 +67,7 @@ def read_detector(path: Path, overrides: Mapping[str, Any]) -> Detector:
             _require_known(path, key, parts if isinstance(parts, dict) else {})
         if overrides:
             config.merge_from_dict(dict(overrides))
-    except _FAILURES as error:
+    except _READ_FAILURES as error:
         raise StageError(f"{path}: not a detector config that can be read: {error}") from error
     content = config.to_dict()
     missing = [key for key in KEYS if key not in content]

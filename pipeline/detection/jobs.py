@@ -25,7 +25,7 @@ from pipeline.detection.hooks import CURVES_EVERY
 from pipeline.detection.published import FORMAT, FORMAT_VERSION, ModelCard
 from pipeline.detection.registry import IMPORTS
 from pipeline.detection.settings import TrainSettings
-from pipeline.detection.training import SCRATCH, TrainingJob
+from pipeline.detection.training import SCRATCH, Start, TrainingJob
 from pipeline.errors import StageError
 
 _EMA_GAMMA: Final = 10
@@ -43,14 +43,6 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Start:
-    """A weight file that a training begins with. `whole`: its tensors must be exactly those of the detector."""
-
-    weights: Path
-    whole: bool
-
-
-@dataclass(frozen=True)
 class Subject:
     """The node that is trained. `validation`: COCO file and image folder for MMDetection's own test entry point."""
 
@@ -62,28 +54,21 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Losses:
-    """Weights of the losses, and the momentum of the moving average of the weights (0: no average)."""
+class Training:
+    """A detector and the settings it is trained with. ema_momentum: of the average of the weights (0: no average)."""
 
+    detector: Detector
+    settings: TrainSettings
+    sources: tuple[Source, ...]
+    start: Start | None
     structural_weight: float = 0.0
     pseudo_weight: float = 1.0
     ema_momentum: float = 0.0
 
 
-@dataclass(frozen=True)
-class Training:
-    """A detector and the settings it is trained with."""
-
-    detector: Detector
-    settings: TrainSettings
-    losses: Losses
-    sources: tuple[Source, ...]
-    start: Start | None
-
-
 def training_job(subject: Subject, training: Training, compute: ComputeSettings, folder: Path) -> TrainingJob:
     """Return the job of a training whose result lies in `folder`."""
-    settings, start = training.settings, training.start
+    settings = training.settings
     if settings.batch_size % compute.gpus:
         raise StageError(
             f"batch_size is {settings.batch_size}: not divisible by compute.gpus = {compute.gpus}; change one of them"
@@ -109,8 +94,7 @@ def training_job(subject: Subject, training: Training, compute: ComputeSettings,
         checkpoint_every=compute.checkpoint_every,
         processes=compute.gpus,
         device=compute.device,
-        start=None if start is None else start.weights,
-        start_whole=start is not None and start.whole,
+        start=training.start,
     )
 
 
@@ -122,7 +106,8 @@ def _shared_config(subject: Subject, training: Training, compute: ComputeSetting
     model = model_config(training.detector, len(subject.categories))
     if training.start is not None:
         model = without_pretrained(model)
-    model |= {"structural_weight": training.losses.structural_weight, "pseudo_weight": training.losses.pseudo_weight}
+    model |= {"structural_weight": training.structural_weight, "pseudo_weight": training.pseudo_weight}
+    average = {"type": "EMAHook", "ema_type": "MomentumAnnealingEMA", "gamma": _EMA_GAMMA}
     return {
         "default_scope": "mmdet",
         "custom_imports": {"imports": list(IMPORTS)},
@@ -131,7 +116,7 @@ def _shared_config(subject: Subject, training: Training, compute: ComputeSetting
         "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": settings.iterations, "val_interval": _NEVER},
         "optim_wrapper": optimizer_config(training.detector, settings, bf16=bf16),
         "param_scheduler": schedule_config(training.detector, settings.iterations),
-        "custom_hooks": _hooks(training.losses.ema_momentum),
+        "custom_hooks": [average | {"momentum": training.ema_momentum}] if training.ema_momentum else [],
         "model_wrapper_cfg": {"type": "MMDistributedDataParallel", "broadcast_buffers": False, "device_ids": None},
         "randomness": {"seed": settings.seed},
         **_test_config(subject, training),
@@ -194,12 +179,6 @@ def _curves_config(subject: Subject, compute: ComputeSettings, folder: Path) -> 
             "resume": "allow",
         },
     }
-
-
-def _hooks(ema_momentum: float) -> list[dict[str, Any]]:
-    if ema_momentum == 0:
-        return []
-    return [{"type": "EMAHook", "ema_type": "MomentumAnnealingEMA", "momentum": ema_momentum, "gamma": _EMA_GAMMA}]
 
 
 def _loader_config(sources: Sequence[Source], settings: TrainSettings, compute: ComputeSettings) -> dict[str, Any]:

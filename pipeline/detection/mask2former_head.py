@@ -77,7 +77,10 @@ class Mask2FormerHead(MMDetectionMask2FormerHead):  # type: ignore[misc]
         labels, label_weights, mask_targets, mask_weights, matched = self.get_targets(
             list(cls_scores), list(mask_preds), batch_gt_instances, batch_img_metas
         )
-        loss_cls = self._class_loss(cls_scores.flatten(0, 1), torch.cat(labels), torch.cat(label_weights))
+        label, label_weight = torch.cat(labels), torch.cat(label_weights)
+        class_weight = cls_scores.new_tensor(self.class_weight)[label]
+        counted = class_weight[label_weight > 0].sum()
+        loss_cls = self.loss_cls(cls_scores.flatten(0, 1), label, label_weight, avg_factor=counted)
         # Here MMDetection waits for all processes, for each layer: one without such images would never answer.
         masks_in_all = cls_scores.new_tensor([batch_img_metas[0].get(MASKS_IN_ALL, matched)]).clamp(min=1)
         weights = torch.stack(mask_weights)
@@ -100,14 +103,6 @@ class Mask2FormerHead(MMDetectionMask2FormerHead):  # type: ignore[misc]
             avg_factor=masks_in_all * self.num_points,
         )
         return loss_cls, loss_mask, loss_dice
-
-    def _class_loss(self, cls_scores: Tensor, labels: Tensor, label_weights: Tensor) -> Tensor:
-        """Return the cross-entropy of queries, N x classes + 1: the mean over those with a weight."""
-        class_weights = cls_scores.new_tensor(self.class_weight)[labels]
-        loss: Tensor = self.loss_cls(
-            cls_scores, labels, label_weights, avg_factor=class_weights[label_weights > 0].sum()
-        )
-        return loss
 
 
 def _ignored_masks(sample: DetDataSample, mask_logits: Tensor) -> Tensor:

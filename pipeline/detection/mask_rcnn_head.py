@@ -52,11 +52,7 @@ class WeightNotingSampler:
         self.sampler = sampler
 
     def sample(
-        self,
-        assign_result: AssignResult,
-        pred_instances: InstanceData,
-        gt_instances: InstanceData,
-        feats: list[Tensor],
+        self, assign_result: AssignResult, pred_instances: InstanceData, gt_instances: InstanceData, feats: list[Tensor]
     ) -> SamplingResult:
         """Return the sampler's own choice of positives and negatives, with weights."""
         result = self.sampler.sample(assign_result, pred_instances, gt_instances, feats=feats)

@@ -21,6 +21,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 import pipeline.detection.registered  # noqa: F401  the classes that configs name
+from pipeline.detection.config import BUILD_FAILURES
 from pipeline.detection.hooks import ExactResume, LoggedStep, StepLog, TrainingFolder, published_weights
 from pipeline.detection.published import CARD, ModelCard, publish
 from pipeline.detection.stopping import StopSignals, handlers_restored
@@ -38,12 +39,19 @@ Report = Callable[[LoggedStep], None]
 
 
 @dataclass(frozen=True)
+class Start:
+    """A weight file that a training begins with. whole: its tensors must be exactly those of the detector."""
+
+    weights: Path
+    whole: bool
+
+
+@dataclass(frozen=True)
 class TrainingJob:
     """Everything that a training depends on.
 
     detector: file of the detector's config. config: MMEngine's. record: the config of the same training for
-    MMDetection's entry points. published: the config that is published with the weights. start: weight file to begin
-    with; start_whole: its tensors must be exactly those of the detector.
+    MMDetection's entry points. published: the config that is published with the weights.
     """
 
     folder: Path
@@ -56,8 +64,7 @@ class TrainingJob:
     checkpoint_every: int
     processes: int
     device: str
-    start: Path | None = None
-    start_whole: bool = False
+    start: Start | None = None
 
 
 def train(job: TrainingJob, report: Report, note: Callable[[str], None]) -> None:
@@ -84,12 +91,12 @@ def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -
     def begin(model: nn.Module) -> None:
         if job.start is None:
             return
-        weights = read_weights(job.start)
-        if job.start_whole:
-            load_weights(model, weights, str(job.start))
+        path = job.start.weights
+        if job.start.whole:
+            load_weights(model, read_weights(path), str(path))
         else:
-            left = start_from(model, weights, str(job.start))
-            note(f"{len(left)} tensors of the detector are not in {job.start} and start at random")
+            left = start_from(model, read_weights(path), str(path))
+            note(f"{len(left)} tensors of the detector are not in {path} and start at random")
 
     runner = _built(job)
     stop = StopSignals(note if job.processes == 1 else lambda _: None)
@@ -125,7 +132,7 @@ def _built(job: TrainingJob) -> Runner:
         for source in job.config["train_dataloader"]["dataset"]["datasets"]:
             Compose(source["pipeline"])
         Compose(job.published["test_transforms"])
-    except (TypeError, ValueError, LookupError, AttributeError, AssertionError, ImportError) as error:
+    except BUILD_FAILURES as error:
         raise StageError(
             f"{job.detector}: no detector can be built from it and the overrides ({type(error).__name__}: {error})"
         ) from error
@@ -133,7 +140,6 @@ def _built(job: TrainingJob) -> Runner:
 
 
 def _last_losses(folder: TrainingFolder) -> dict[str, float]:
-    """Return the mean losses of the last iterations."""
     found: dict[str, list[float]] = defaultdict(list)  # not every batch has every loss
     for line in folder.log.read_bytes().splitlines()[-20:]:
         for name, value in msgspec.json.decode(line, type=LoggedStep).losses.items():

@@ -52,5 +52,4 @@ def start_from(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> 
 
 
 def _fitting(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights that have the name and the shape of one of the model's own."""
     return {name: tensor for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape}

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from math import isnan
 from typing import Final
 
-import numpy as np
-
-from pipeline.evaluation.compared_image import MatchedInstance
 from pipeline.evaluation.results import InstanceChange
-from pipeline.labels.rows import ImageLabels
 
 KEPT: Final = 200
 """Number of improved and of harmed instances that are kept."""
@@ -23,10 +18,10 @@ class LargestChanges:
     def __init__(self) -> None:
         self._changes: list[InstanceChange] = []
 
-    def add(self, labels: ImageLabels, pair: MatchedInstance) -> None:
-        """Add an instance of an image."""
-        if pair.iou_before != pair.iou_after:
-            self._changes.append(_change(labels, pair))
+    def add(self, change: InstanceChange) -> None:
+        """Add an instance."""
+        if change.iou_before != change.iou_after:
+            self._changes.append(change)
         if len(self._changes) == _PRUNED_AT:
             self._changes = [*self.improved(), *self.harmed()]
 
@@ -41,25 +36,3 @@ class LargestChanges:
 
 def _order(change: InstanceChange) -> tuple[float, int, int]:
     return -abs(change.iou_after - change.iou_before), change.image_id, change.position
-
-
-def _change(labels: ImageLabels, pair: MatchedInstance) -> InstanceChange:
-    x, y, width, height = pair.truth.bbox
-    boxes_xyxy = np.array([pair.before.box_xyxy, pair.after.box_xyxy, (x, y, x + width, y + height)])
-    x0, y0 = boxes_xyxy[:, :2].min(axis=0).tolist()
-    x1, y1 = boxes_xyxy[:, 2:].max(axis=0).tolist()
-    return InstanceChange(
-        image_id=labels.image_id,
-        file_name=labels.file_name,
-        position=pair.position,
-        category_id=pair.after.category_id,
-        truth_id=pair.truth.id,
-        truth_category_id=pair.truth.category_id,
-        score=pair.after.score,
-        decision=pair.after.decision,
-        box_xyxy=(x0, y0, x1, y1),
-        iou_before=pair.iou_before,
-        iou_after=pair.iou_after,
-        boundary_iou_before=None if isnan(pair.boundary_iou_before) else pair.boundary_iou_before,
-        boundary_iou_after=None if isnan(pair.boundary_iou_after) else pair.boundary_iou_after,
-    )

@@ -10,10 +10,9 @@ from typing import Literal
 from pipeline.coco.model import CocoDataset
 from pipeline.evaluation.average_precision import MIN_IOUS, AveragePrecision, mean_metrics
 from pipeline.evaluation.coco_matching import Bools
-from pipeline.evaluation.detections import boxes_xywh, strongest_first, with_box_areas, with_mask_areas
+from pipeline.evaluation.image_sides import ImageTruths, boxes_xywh, strongest_first, with_areas
 from pipeline.evaluation.results import CategoryResult, ModelResult
 from pipeline.evaluation.settings import EvaluateSettings
-from pipeline.evaluation.truth import ImageTruths
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import ImageLabels, InstanceLabel, Status
 from pipeline.masks.boundaries import limited_by_borders
@@ -36,20 +35,19 @@ class MeasuredModel:
 
 
 class _ModelSums:
-    """Average precision of masks, boxes and, if wanted, boundaries."""
-
     def __init__(self, boundary: bool) -> None:
         self.mask, self.box = AveragePrecision(), AveragePrecision()
         self.boundary = AveragePrecision() if boundary else None
 
     def add(self, labels: ImageLabels, instances: Sequence[InstanceLabel], shown: ImageTruths) -> None:
         """Add an image with its instances that count, the best score first."""
-        truths = shown.truths
+        truths, boxes = shown.truths, boxes_xywh(instances)
         masks = [labels.rle(instance) for instance in instances]
-        of_masks, of_boxes = with_mask_areas(instances), with_box_areas(instances)
+        of_masks = with_areas(instances, [instance.area for instance in instances])
+        of_boxes = with_areas(instances, boxes[:, 2] * boxes[:, 3])
         ious = rle_ious(masks, shown.masks, truths.crowds)
         self.mask.add(ious, of_masks, truths)
-        self.box.add(box_ious(boxes_xywh(instances), shown.boxes_xywh, truths.crowds), of_boxes, truths)
+        self.box.add(box_ious(boxes, shown.boxes_xywh, truths.crowds), of_boxes, truths)
         if self.boundary is not None:
             same_class: Bools = of_masks.categories[:, None] == truths.categories[None, :]
             wanted = same_class & (ious >= MIN_IOUS[0])

@@ -15,15 +15,8 @@ from pipeline.evaluation.average_precision import AREA_RANGES
 from pipeline.evaluation.changes import LargestChanges
 from pipeline.evaluation.coco_matching import Bools, Floats, Ints, match
 from pipeline.evaluation.compared_image import ComparedImage, require_same_instances
-from pipeline.evaluation.detections import strongest_first, with_mask_areas
-from pipeline.evaluation.results import (
-    DecisionResult,
-    LabelQuality,
-    MaskFigures,
-    PrecisionRecall,
-    PseudoLabelResult,
-)
-from pipeline.evaluation.truth import ImageTruths
+from pipeline.evaluation.image_sides import ImageTruths, strongest_first, with_areas
+from pipeline.evaluation.results import DecisionResult, LabelQuality, MaskFigures, PrecisionRecall, PseudoLabelResult
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
 from pipeline.masks.overlap import rle_ious
@@ -81,7 +74,7 @@ class _Matched:
         usable = [index for index, each in enumerate(instances) if each.decision is not Decision.DROPPED]
         labels = [instances[index] for index in usable]
         order = strongest_first(labels, len(labels))
-        detections = with_mask_areas([labels[index] for index in order])
+        detections = with_areas([labels[index] for index in order], [labels[index].area for index in order])
         own_ious = ious[np.array(usable, np.int64)[order]]
         matches = match(own_ious, detections, shown.truths, MIN_IOUS, AREA_RANGES[:1])
         self._labels += len(labels)
@@ -130,13 +123,12 @@ class _LabelSums:
             if before.decision is not Decision.DROPPED:  # dropped before refinement: a crowd
                 self._instances[_DECISIONS.index(after.decision)] += 1
         pairs = list(image.pairs(boundary=boundary))
-        right = [pair.after.category_id == pair.truth.category_id for pair in pairs]
-        self._class_right.append(np.array(right, np.bool_))
-        self._decisions.append(np.array([_DECISIONS.index(pair.after.decision) for pair in pairs], np.int64))
+        self._class_right.append(np.array([pair.category_id == pair.truth_category_id for pair in pairs], np.bool_))
+        self._decisions.append(np.array([_DECISIONS.index(pair.decision) for pair in pairs], np.int64))
         ious = [(each.iou_before, each.boundary_iou_before, each.iou_after, each.boundary_iou_after) for each in pairs]
-        self._ious.append(np.array(ious, np.float64).reshape(-1, 4))
+        self._ious.append(np.array(ious, np.float64).reshape(-1, 4))  # NaN for None
         for pair in pairs:
-            self._changes.add(image.after, pair)
+            self._changes.add(pair)
 
     def result(self, labels: LabelsToMeasure, images: int, failed_images: int) -> PseudoLabelResult:
         """Return all figures."""
