@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from pathlib import Path
+from typing import Final, Literal
 
 from pipeline.coco.reading import read_coco
-from pipeline.evaluation.measuring import (
-    LabelsToMeasure,
-    ModelToMeasure,
-    main_figures,
-    measure_labels,
-    measure_models,
-)
+from pipeline.evaluation.measuring import main_figures, measure_labels, measure_models
 from pipeline.evaluation.models import MeasuredModel
-from pipeline.evaluation.pseudo_labels import LabelNodes
+from pipeline.evaluation.pseudo_labels import LabelsToMeasure
 from pipeline.evaluation.results import EVALUATION, FORMAT, FORMAT_VERSION, Evaluation, write_evaluation
 from pipeline.workflow.graph import node_key
 from pipeline.workflow.result_files import LABELS, PREDICTIONS
@@ -50,24 +45,23 @@ def run(context: StageContext) -> Summary:
     return main_figures(evaluation)
 
 
-def _models(context: StageContext) -> Iterator[ModelToMeasure]:
-    """All models that this experiment trains, teacher first."""
-    models = [MeasuredModel("train-teacher", "teacher", 1, "detections/train-teacher.json")]
-    for number in _rounds(context):
-        student = node_key("train-student", number)
-        models.append(MeasuredModel(student, "student", number, f"detections/{student}.json"))
-    for model in models:
-        if model.node in context.results:
-            detections = context.folder / PREDICTIONS / model.node / LABELS
-            yield ModelToMeasure(model, context.results[model.node], detections)
+def _models(context: StageContext) -> Iterator[tuple[MeasuredModel, Path]]:
+    """Yield the models that this experiment trained, teacher first, with their folders."""
+    for number in (0, *_rounds(context)):
+        node = node_key("train-student", number) if number else "train-teacher"
+        if node in context.results:
+            store = context.folder / PREDICTIONS / node / LABELS
+            role: Literal["teacher", "student"] = "student" if number else "teacher"
+            yield MeasuredModel(node, role, max(number, 1), f"detections/{node}.json", store), context.results[node]
 
 
 def _labels(context: StageContext) -> Iterator[LabelsToMeasure]:
-    """The pseudo-labels of every round."""
+    """Yield the pseudo-labels of every round."""
     for number in _rounds(context):
-        nodes = LabelNodes(number, node_key("predict", number), node_key("refine", number))
-        predicted, refined = (context.results[node] / LABELS for node in (nodes.predict, nodes.refine))
-        yield LabelsToMeasure(nodes, predicted, refined)
+        predict, refine = node_key("predict", number), node_key("refine", number)
+        yield LabelsToMeasure(
+            number, predict, refine, context.results[predict] / LABELS, context.results[refine] / LABELS
+        )
 
 
 def _rounds(context: StageContext) -> range:

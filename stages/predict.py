@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.coco.reading import read_coco
 from pipeline.detection.imported_labels import import_labels
-from pipeline.detection.predicting import ImagesToLabel, PseudoLabeller, label_images, require_same_categories
+from pipeline.detection.predicting import ImagesToLabel, Labeller, label_images, require_same_categories
 from pipeline.detection.published import read_published
 from pipeline.labels.filling import NewStore
 from pipeline.labels.label_store import LabelStore
@@ -38,7 +38,7 @@ def _predict(context: StageContext) -> None:
     label_images(
         "predict",
         ImagesToLabel(context.unlabelled(), context.unlabelled_images(), [image.id for image in unlabelled.images]),
-        PseudoLabeller(folder, context.experiment.predict),
+        Labeller(folder, context.experiment.predict),
         NewStore(context.folder / LABELS, categories, context.provenance),
         context.execution,
     )

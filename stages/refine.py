@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pipeline.detection.predicting import PseudoLabeller
+from pipeline.detection.predicting import Labeller
 from pipeline.files.identity import IdentityCache
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.summary import count_labels
@@ -45,7 +45,7 @@ def _fitted_gate(context: StageContext) -> CalibratedGate:
     return fitted_gate(
         context.folder,
         HeldOutImages(context.labelled(), context.labelled_images(), share),
-        PseudoLabeller(context.results[labelling_model(1)], experiment.predict),
+        Labeller(context.results[labelling_model(1)], experiment.predict),
         experiment.sam,
         experiment.refine,
         context.execution,

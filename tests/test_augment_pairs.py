@@ -62,7 +62,7 @@ def test_pairs_depend_on_seed_and_ids_alone(tmp_path):
 def test_ids_are_new_and_used_once(tmp_path):
     made = pairs(tmp_path, [row(image_id) for image_id in (1, 2, 4, 6)], [row(3), row(2)], copies=2)
     assert [pair.composite_id for pair in made] == [5, *range(7, 14)]
-    assert [pair.number for pair in made] == list(range(8))
+    assert [pair.index for pair in made] == list(range(8))
 
 
 def test_every_composite_has_random_numbers_of_its_own(tmp_path):

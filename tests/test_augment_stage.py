@@ -154,11 +154,11 @@ def test_composites_of_images_that_cannot_be_read_are_failed_rows(tmp_path):
 
 def test_where_nothing_may_be_pasted_the_settings_are_named(tmp_path):
     made_of = sources(refined(tmp_path, 3), decisions=("teacher",), min_score=0.5)
-    assert "instances may be pasted, composites are images as they are: augment.decisions is ['teacher']" in (
+    assert "may be pasted, composites equal their images: augment.decisions is ['teacher']" in (
         made_of.nothing_to_paste()
     )
     assert all(
-        len(row.instances) == len(made_of.base_labels(pair).instances)
+        len(row.instances) == len(made_of.refined_store.by_id(pair.base_id).instances)
         for pair, row in zip(made_of.pairs, augmented(made_of, tmp_path / "out"), strict=True)
     )
 

@@ -16,7 +16,7 @@ from pipeline.detection.config import (
     schedule_config,
     without_pretrained,
 )
-from pipeline.detection.jobs import Losses, Source, Subject, Training, training_job
+from pipeline.detection.jobs import Source, Subject, Training, training_job
 from pipeline.detection.settings import TrainSettings
 from pipeline.errors import StageError
 
@@ -173,7 +173,7 @@ def test_a_crop_needs_a_transform_that_crops(tmp_path):
 
 def job(folder: Path, settings: TrainSettings, compute: ComputeSettings, amounts: tuple[float, ...] = (1.0, 0.0, 2.0)):
     sources = tuple(Source({"type": f"s4m.D{number}"}, amount) for number, amount in enumerate(amounts))
-    training = Training(detector(folder), settings, Losses(1.0, 2.0, 0.01), sources, None)
+    training = Training(detector(folder), settings, sources, None, 1.0, 2.0, 0.01)
     return training_job(Subject("mine", "train-student", CATEGORIES, {}), training, compute, folder / "result")
 
 
@@ -184,7 +184,7 @@ def test_a_batch_is_shared_by_the_gpus_and_mixed_as_asked(tmp_path):
     assert loader["sampler"]["amounts"] == [1.0, 2.0]
     assert [each["type"] for each in loader["dataset"]["datasets"]] == ["s4m.D0", "s4m.D2"]
     assert made.config["launcher"] == "pytorch"
-    with pytest.raises(StageError, match="batch_size is 9: not to be shared by compute.gpus = 2"):
+    with pytest.raises(StageError, match="batch_size is 9: not divisible by compute.gpus = 2"):
         job(tmp_path, TrainSettings(batch_size=9), ComputeSettings(gpus=2))
 
 

@@ -13,9 +13,9 @@ import torch
 from mmdet.datasets.transforms import PackDetInputs, Resize
 from pycocotools import mask as coco_mask
 
-from pipeline.detection.detector_choice import DetectorChoice
 from pipeline.detection.flip import merge, mirrored_back
 from pipeline.detection.painted_masks import PaintedMask, Prediction, QueryMask, RegionMask
+from pipeline.detection.predict_work import DetectorChoice
 from pipeline.detection.predictor import Predictor, build_predictor
 from pipeline.detection.published import WEIGHTS, build_published, read_published
 from pipeline.errors import StageError
@@ -92,8 +92,8 @@ def test_probabilities_part_at_the_threshold_where_the_mask_does(published):
             painted = each.source.paint()
             assert painted.probability.dtype == np.float32
             assert 0 <= painted.probability.min() <= painted.probability.max() <= 1
-            certain = np.abs(painted.probability - each.source.threshold) > 1e-6
-            assert np.array_equal((painted.probability > each.source.threshold)[certain], painted.mask[certain])
+            certain = np.abs(painted.probability - painted.threshold) > 1e-6
+            assert np.array_equal((painted.probability > painted.threshold)[certain], painted.mask[certain])
 
 
 def test_a_mask_holds_no_more_than_its_cells(published):
@@ -179,10 +179,9 @@ class Drawn:
     """A mask that is there already."""
 
     probability: np.ndarray
-    threshold: float = 0.5
 
     def paint(self) -> PaintedMask:
-        return PaintedMask(self.probability, self.probability > self.threshold)
+        return PaintedMask(self.probability, self.probability > 0.5, 0.5)
 
 
 def drawn(label: int, score: float, columns: slice, value: float = 1.0) -> Prediction:

@@ -24,7 +24,6 @@ from tests.tiny_labels import tiny_store
 
 WIDTH, HEIGHT = 150, 130
 CATEGORIES = (3, 7, 11)  # nothing shows the last
-MODEL = MeasuredModel("train-teacher", "teacher", 1, "detections/train-teacher.json")
 KINDS = {"mask": "segm", "box": "bbox", "boundary": "boundary"}
 
 
@@ -93,7 +92,8 @@ def random_case(seed: int, images: int = 12) -> tuple[dict[str, Any], list[Image
 def measured(folder: Path, content: dict[str, Any], rows: list[ImageLabels], **settings: Any) -> ModelResult:
     dataset = read_coco(write_json(folder / "truth.json", content))
     store = tiny_store(folder / "labels.zarr", rows)
-    return measure_model(MODEL, store, dataset, EvaluateSettings(**settings))
+    model = MeasuredModel("train-teacher", "teacher", 1, "detections/train-teacher.json", store.path)
+    return measure_model(model, dataset, EvaluateSettings(**settings))
 
 
 def assert_equals(ours: Metrics | None, theirs: Metrics) -> None:

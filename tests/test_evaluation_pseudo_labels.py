@@ -10,14 +10,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from pipeline.coco.model import CocoAnnotation
 from pipeline.coco.reading import read_coco
-from pipeline.coco.segmentation import encode_segmentation
 from pipeline.errors import StoreError
 from pipeline.evaluation.changes import KEPT, LargestChanges
-from pipeline.evaluation.compared_image import MatchedInstance
-from pipeline.evaluation.pseudo_labels import MIN_IOUS, LabelNodes, measure_pseudo_labels
-from pipeline.evaluation.results import PseudoLabelResult
+from pipeline.evaluation.pseudo_labels import MIN_IOUS, LabelsToMeasure, measure_pseudo_labels
+from pipeline.evaluation.results import InstanceChange, PseudoLabelResult
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_mask
 from pipeline.masks.boundaries import boundary_width_px, inner_boundary
@@ -26,8 +23,6 @@ from tests.coco_reference import run_reference, store_results
 from tests.test_evaluation_models import CATEGORIES, HEIGHT, WIDTH, annotation, blob, dataset_content
 from tests.tiny_coco import write_json
 from tests.tiny_labels import tiny_store
-
-NODES = LabelNodes(1, "predict", "refine")
 
 
 def box_mask(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
@@ -51,7 +46,8 @@ def compared(
     predicted, refined = (
         tiny_store(folder / name, rows) for name, rows in (("predict.zarr", before), ("refine.zarr", after))
     )
-    return measure_pseudo_labels(NODES, predicted, refined, truth, boundary=boundary)
+    measured = LabelsToMeasure(1, "predict", "refine", predicted.path, refined.path)
+    return measure_pseudo_labels(measured, truth, boundary=boundary)
 
 
 FIRST, SECOND, CROWD = box_mask(10, 10, 50, 50), box_mask(80, 20, 120, 60), box_mask(0, 80, 150, 130)
@@ -224,11 +220,9 @@ def test_labels_that_are_not_the_teachers_refined_are_refused(tmp_path):
 
 def test_of_many_changes_the_largest_are_kept():
     changes = LargestChanges()
-    rle = coco_mask.encode(np.asfortranarray(FIRST.astype(np.uint8)))
-    truth = CocoAnnotation(1, 1, 3, (10.0, 10.0, 40.0, 40.0), 1600.0, 0, encode_segmentation(rle))
     rises = np.random.default_rng(0).permutation(np.linspace(-0.5, 0.5, 10 * KEPT + 7))
     for position, rise in enumerate(rises.tolist()):
-        pair = MatchedInstance(position, BEFORE.instances[0], AFTER.instances[0], truth, 0.5, 0.5 + rise, 0.1, 0.1)
-        changes.add(BEFORE, pair)
+        box_xyxy, ious = (10.0, 10.0, 50.0, 50.0), (0.5, 0.5 + rise, 0.1, 0.1)
+        changes.add(InstanceChange(1, "1.png", position, 3, 1, 3, 0.9, Decision.SAM, box_xyxy, *ious))
     found = [change.iou_after - 0.5 for change in (*changes.improved(), *changes.harmed())]
     assert found == pytest.approx([*sorted(rises, reverse=True)[:KEPT], *sorted(rises)[:KEPT]])

@@ -16,7 +16,7 @@ def problems(values: list[float]) -> list[str]:
 def test_what_is_no_number_is_told_with_all_losses(bad):
     assert problems([1.0, 1.0])[-1] == ""
     assert LossWatch().problem({"loss": bad, "loss_mask": 0.5}) == (
-        f"the loss is not a number any more (loss {bad:.4g}, loss_mask 0.5)"
+        f"the loss is not a finite number (loss {bad:.4g}, loss_mask 0.5)"
     )
 
 
@@ -27,7 +27,7 @@ def test_a_single_high_loss_is_no_divergence():
 def test_a_loss_that_stays_high_is():
     found = problems([1.0] * WINDOW + [2 * FACTOR] * WINDOW)
     assert found[0] == ""
-    assert found[-1].startswith("the loss runs away: ")
+    assert found[-1].startswith("the loss diverges: ")
 
 
 def test_a_falling_loss_is_fine():

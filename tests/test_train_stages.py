@@ -302,7 +302,7 @@ def test_one_labelled_image_is_enough(folder):
 
 def test_a_loss_that_is_no_number_stops_with_the_last_good_checkpoint(folder):
     experiment = training_experiment(folder, None, "teacher.learning_rate=1e25", "compute.checkpoint_every=1")
-    with pytest.raises(StageError, match=r"iteration \d+: the loss is not a number any more") as caught:
+    with pytest.raises(StageError, match=r"iteration \d+: the loss is not a finite number") as caught:
         trained(experiment, "train-teacher")
     assert "The last good checkpoint is" in str(caught.value)
     assert "\nblocked by this: predict, refine, augment, train-student, evaluate, report" in str(caught.value)
@@ -324,7 +324,7 @@ def gradient_overflows(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
 @pytest.mark.parametrize(("iteration", "saved"), [(3, 2), (5, 4)], ids=["at a checkpoint", "in the last iteration"])
 def test_weights_that_are_no_numbers_are_neither_saved_nor_published(folder, monkeypatch, iteration, saved):
     gradient_overflows(monkeypatch, iteration)
-    with pytest.raises(StageError, match=f"iteration {iteration + 1}: weights are not numbers any more") as caught:
+    with pytest.raises(StageError, match=f"iteration {iteration + 1}: weights are not finite numbers") as caught:
         trained(training_experiment(folder), "train-teacher")
     (left,) = (folder / "stores/train-teacher").glob("*.partial")
     last = checkpoints(left / "checkpoints")[-1]

@@ -1,1 +1,1 @@
-"""Augmentation with refined pseudo-labels: instances of one image pasted into another, masks and all."""
+"""Augmentation with refined pseudo-labels: instances of one image are pasted into another, with their masks."""

@@ -1,9 +1,9 @@
-"""Making a shard of composites: what a worker is given, and what it does with it."""
+"""The work of making a shard of composites: images and labels."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,15 +26,15 @@ from pipeline.labels.rows import ImageLabels, Status
 COMPOSITES_PER_SHARD = 32
 IMAGES = "images"
 
-# Run-length matching: a third of the time of zlib's usual search, files of photographs hardly larger.
+# Run-length matching: a third of the time of zlib's default, and files of photographs are hardly larger.
 _PNG = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
 
 
 @dataclass(frozen=True)
 class AugmentWork:
-    """Composites of a plan, shard by shard (see `pipeline.compute.shards.ShardWork`); images are known by composite id.
+    """Composites, shard by shard (see `pipeline.compute.shards.ShardWork`); the ids of a shard are composite ids.
 
-    folder: the result's, that file names start from.
+    folder: the folder that file names are relative to.
     """
 
     sources: CompositeSources
@@ -42,20 +42,20 @@ class AugmentWork:
     shards_folder: Path
 
     def compute(self, shard: Shard) -> list[ImageLabels]:
-        """Write a shard's images; gives their labels."""
+        """Write the images of a shard; return their labels."""
         sources = _kept(self.sources)
         read = sources.reader()
         return [self._made(sources, sources.by_id[image_id], read) for image_id in shard.image_ids]
 
     def publish(self, shard: Shard, rows: Sequence[ImageLabels]) -> ShardReport:
-        """Write the labels: from then on the shard is there, and so are its images."""
+        """Write the labels, which completes the shard: its images are written before."""
         write_label_shard(self.shards_folder, shard.index, rows)
         decisions = Counter(str(instance.decision) for row in rows for instance in row.instances)
         failures = {row.file_name: row.message for row in rows if row.status is Status.FAILED}
         return ShardReport(len(rows), dict(decisions), failures)
 
     def given_up(self, image_id: int, reason: str) -> ImageLabels:
-        """The row of a composite that kills its workers."""
+        """Return the row of a composite that kills its workers."""
         sources = _kept(self.sources)
         return _failure(sources, sources.by_id[image_id], reason)
 
@@ -70,27 +70,21 @@ class AugmentWork:
 
 
 def remove_unnamed_images(folder: Path, store: LabelStore) -> None:
-    """Remove what interrupted runs left: files among the images that no label is for."""
+    """Remove the images without labels, which interrupted runs left."""
     failed = (store.column("images/status") == STATUSES.index(Status.FAILED)).tolist()
     named = {name for name, has_failed in zip(store.file_names(), failed, strict=True) if not has_failed}
-    for path in _files(folder / IMAGES):
+    for path in (folder / IMAGES).glob("*/*"):
         if path.relative_to(folder).as_posix() not in named:
             path.unlink()
 
 
-def _files(images_folder: Path) -> Iterator[Path]:
-    if images_folder.is_dir():
-        for shard_folder in sorted(images_folder.iterdir()):
-            yield from sorted(shard_folder.iterdir())
-
-
 def _file_name(pair: Pair) -> str:
-    """Where a composite lies in the result: a folder a shard, so that none holds too many files."""
-    return f"{IMAGES}/{pair.number // COMPOSITES_PER_SHARD:06d}/{pair.composite_id}.png"
+    """Return the file name of a composite: one folder per shard, so that no folder has too many files."""
+    return f"{IMAGES}/{pair.index // COMPOSITES_PER_SHARD:06d}/{pair.composite_id}.png"
 
 
 def _failure(sources: CompositeSources, pair: Pair, reason: str) -> ImageLabels:
-    base = sources.base_labels(pair)
+    base = sources.refined_store.by_id(pair.base_id)
     return ImageLabels.of_failure(pair.composite_id, _file_name(pair), reason, base.width, base.height)
 
 
@@ -103,5 +97,5 @@ def write_png(path: Path, image_rgb: NDArray[np.uint8]) -> None:
 
 @lru_cache(maxsize=1)
 def _kept(sources: CompositeSources) -> CompositeSources:
-    """The one copy of a worker process, with its stores open and its pairs drawn."""
+    """Return the first equal sources that this worker process was given, with open stores and drawn pairs."""
     return sources

@@ -1,7 +1,7 @@
-"""The one way to paste the instances of one image into another. It reads nothing from the disk.
+"""Pastes the instances of one image into another, without reading files.
 
-The same images, labels, settings and random numbers give the same pixels, whether composites are written once
-or made while training.
+The same images, labels, settings and random numbers give the same pixels, whether composites are written once or made
+while training.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.masks.windows import Window, whole_image
 
 @dataclass(frozen=True, eq=False)
 class LabelledImage:
-    """An image, uint8 (height, width, 3) RGB, and its labels; `is_truth` where people made them."""
+    """An image, uint8 (height, width, 3) RGB, and its labels. is_truth: people made the labels."""
 
     image_rgb: NDArray[np.uint8]
     labels: ImageLabels
@@ -36,10 +36,10 @@ def pasteable(
     image_pixels: NDArray[np.int64],
     settings: AugmentSettings,
 ) -> NDArray[np.bool_]:
-    """Say which refined instances qualify for pasting: all arrays (N,), decisions as on disk (`schema.DECISIONS`)."""
+    """Return which refined instances may be pasted. All arrays are (N,); decisions are indices in `DECISIONS`."""
     wanted = [DECISIONS.index(Decision(decision)) for decision in settings.decisions]
     least = np.maximum(np.maximum(settings.min_area_px, settings.min_area_share * image_pixels), 1)
-    # Scores are stored in 32 bits: the threshold is rounded as they were.
+    # Scores are stored in 32 bits: the threshold is rounded alike.
     qualified: NDArray[np.bool_] = (
         np.isin(decisions, wanted) & (scores >= np.float32(settings.min_score)) & (areas >= least)
     )
@@ -51,8 +51,8 @@ def composite(
 ) -> LabelledImage:
     """Return the base with the donor's instances pasted into it, under the base's id and file name.
 
-    What keeps less than `min_visible_share` of its area in sight is dropped, and if it was to be pasted, it
-    is not. Labels: first the base's own, in their order, then the pasted ones, the larger first.
+    Instances of which less than `min_visible_share` stays visible are dropped, or not pasted. Labels: first the base's
+    own, in their order, then the pasted ones, the larger first.
     """
     height, width = base.image_rgb.shape[:2]
     covered = np.zeros((height, width), dtype=np.bool_)
@@ -70,7 +70,7 @@ def composite(
 
 
 def _qualified(donor: LabelledImage, settings: AugmentSettings) -> list[InstanceLabel]:
-    """Return the donor's instances that may be pasted, larger first: what lies in front of others is mostly smaller."""
+    """Return the donor's instances that may be pasted, the larger first: in front are mostly smaller ones."""
     labels = donor.labels
     if donor.is_truth:
         chosen = [each for each in labels.instances if each.decision is not Decision.DROPPED and each.area]
@@ -87,7 +87,7 @@ def _qualified(donor: LabelledImage, settings: AugmentSettings) -> list[Instance
 
 
 def _cutouts(donor: LabelledImage, bounds: Window, settings: AugmentSettings, rng: np.random.Generator) -> list[Cutout]:
-    """Return the donor's instances where they will lie, cut off at the bounds, in the order of pasting."""
+    """Return the donor's instances at their new positions, cut off at the bounds, in the order of pasting."""
     found: list[Cutout] = []
     for label in _qualified(donor, settings):
         cutout: Cutout | None = cut_out(donor.image_rgb, donor.labels, label, settings.edge_blend_px / 2)
@@ -101,10 +101,10 @@ def _cutouts(donor: LabelledImage, bounds: Window, settings: AugmentSettings, rn
 def _visible_cutouts(
     cutouts: list[Cutout], covered: NDArray[np.bool_], settings: AugmentSettings
 ) -> list[tuple[Cutout, CropMask]]:
-    """Return the cutouts of which enough can be seen, with that part; adds them to `covered`, (height, width).
+    """Return the cutouts of which enough is visible, with their visible part, and add that part to `covered`.
 
-    From the front to the back: what is left out for being hidden hides nothing itself, and no pixel of it is
-    pasted without a label.
+    covered: (height, width). The cutouts are processed from front to back: one that is too hidden to be pasted hides
+    no other.
     """
     found: list[tuple[Cutout, CropMask]] = []
     for cutout in reversed(cutouts):
@@ -120,7 +120,7 @@ def _visible_cutouts(
 def _uncovered(
     labels: ImageLabels, label: InstanceLabel, covered: NDArray[np.bool_], min_visible_share: float
 ) -> InstanceLabel | None:
-    """Return what is left of a base's instance, or None. Regions to be ignored stay, however little is left of them."""
+    """Return the uncovered part of a base's instance, or None. Ignored regions stay, however small the rest is."""
     rle = labels.rle(label)
     window = tight_window(rle)
     over = covered[window.in_image]

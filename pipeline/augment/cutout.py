@@ -1,4 +1,4 @@
-"""One instance cut out of its image: rescaled, placed in another image, pasted. Never more than its own crop."""
+"""Cuts an instance out of its image, rescales it, moves it and pastes it, within the crop of the instance."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pipeline.masks.crop_mask import CropMask
 from pipeline.masks.distances import signed_distances_px
 from pipeline.masks.windows import Window, whole_image
 
-PLACES_TRIED = 10
+POSITIONS_TRIED = 10
 
 
 @dataclass(frozen=True, eq=False)
 class Cutout:
-    """An instance with the pixels that show it.
+    """An instance with its pixels.
 
-    window: where it lies, in pixels of the image that it is pasted into; it may reach beyond that image.
+    window: in pixels of the image that it is pasted into; it may reach beyond that image.
     image_rgb: uint8 (height, width, 3) of the window. mask: bool (height, width) of the window.
     """
 
@@ -32,14 +32,14 @@ class Cutout:
     area: int
 
     def within(self, bounds: Window) -> Cutout:
-        """Return what of it lies within bounds; its area stays that of the whole."""
+        """Return the part within bounds; `area` stays that of the whole instance."""
         part = self.window & bounds
         inside = self.window.slices(part)
         return replace(self, window=part, image_rgb=self.image_rgb[inside], mask=self.mask[inside])
 
 
 def cut_out(image_rgb: NDArray[np.uint8], labels: ImageLabels, label: InstanceLabel, margin_px: float) -> Cutout:
-    """Cut an instance out where it is in its own image, with a margin around it as far as the image goes."""
+    """Cut an instance out at its position in its own image, with a margin, limited by the image."""
     height, width = image_rgb.shape[:2]
     image = whole_image(height, width)
     crop = CropMask.of_rle(labels.rle(label))
@@ -51,7 +51,7 @@ def cut_out(image_rgb: NDArray[np.uint8], labels: ImageLabels, label: InstanceLa
 
 
 def rescaled(cutout: Cutout, scale: float) -> Cutout:
-    """Return the same instance larger or smaller, in a window of the same upper left corner."""
+    """Return the instance rescaled, in a window with the same upper left corner."""
     old = cutout.window
     size = (max(1, round(old.width * scale)), max(1, round(old.height * scale)))
     if size == (old.width, old.height):
@@ -62,7 +62,7 @@ def rescaled(cutout: Cutout, scale: float) -> Cutout:
     background = cv2.resize(cutout.image_rgb * (1 - share)[..., np.newaxis], size, interpolation=interpolation)
     share = np.asarray(cv2.resize(share, size, interpolation=interpolation), np.float32)
     mask: NDArray[np.bool_] = share >= 0.5
-    # Each side is an average of its own pixels alone: the old background leaves no rim on the instance.
+    # Instance and background are averaged apart, so that the old background leaves no rim on the instance.
     image_rgb = np.where(mask[..., np.newaxis], own, background)
     image_rgb /= np.where(mask, share, 1 - share)[..., np.newaxis]
     return Cutout(
@@ -75,8 +75,8 @@ def rescaled(cutout: Cutout, scale: float) -> Cutout:
 
 
 def placed(cutout: Cutout, bounds: Window, min_visible_share: float, rng: np.random.Generator) -> Cutout | None:
-    """Move the instance anywhere within bounds, its middle inside, so much visible; None where it fits nowhere."""
-    for _ in range(PLACES_TRIED):
+    """Move the instance to a random position with its middle inside bounds and enough visible; None without one."""
+    for _ in range(POSITIONS_TRIED):
         middle_x, middle_y = int(rng.integers(bounds.width)), int(rng.integers(bounds.height))
         dx = middle_x - cutout.window.width // 2 - cutout.window.x0
         dy = middle_y - cutout.window.height // 2 - cutout.window.y0
@@ -88,9 +88,9 @@ def placed(cutout: Cutout, bounds: Window, min_visible_share: float, rng: np.ran
 
 
 def paste(canvas_rgb: NDArray[np.uint8], cutout: Cutout, edge_blend_px: float) -> None:
-    """Draw it onto the canvas, in place. The window must lie within the canvas.
+    """Draw a cutout onto the canvas, in place. Its window must lie within the canvas.
 
-    A soft edge has its middle on the outline: inside the mask the instance always has the greater weight.
+    The middle of a soft edge is the outline: inside the mask the instance has the greater weight.
     """
     under = canvas_rgb[cutout.window.in_image]
     if edge_blend_px == 0:

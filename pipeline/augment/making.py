@@ -18,15 +18,15 @@ from pipeline.labels.label_writing import write_label_store
 from pipeline.tables.shard_files import divide
 
 LABELLED_STORE = "labelled.zarr"
-"""Name of the store of labelled images in a scratch folder, where these are partners too."""
+"""Name of the store of labelled images in a scratch folder, if these are partners too."""
 
 
 def composite_sources(
     refined: LabelledFolder, labelled: Path, labelled_root: Path, settings: AugmentSettings, scratch: Path
 ) -> CompositeSources:
-    """Return what composites are made of; where labelled images are partners, write their store into `scratch`.
+    """Return the sources of composites; if labelled images are partners, write their store into `scratch`.
 
-    labelled: COCO file of the labelled images. labelled_root: the folder that its file names start from.
+    labelled: COCO file of the labelled images. labelled_root: the folder that its file names are relative to.
     """
     partners = None
     if settings.partners == "labelled-too":

@@ -1,4 +1,4 @@
-"""A sheet of composites to look at: base, donor and what became of them, with outlines, a row each."""
+"""Draws a sheet of composites for review: base, donor and composite with outlines, a row for each."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pipeline.labels.drawing import Panel, RgbImage, category_colours, draw_pane
 
 
 def draw_sheet(sources: CompositeSources, count: int, category_names: Mapping[int, str]) -> tuple[RgbImage, int]:
-    """A picture of up to `count` composites, evenly spread over all, and how many they are.
+    """Return an image of up to `count` composites, evenly spread over all, and their number.
 
-    Those that cannot be made are left out; ImageError with the last one's reason where none can.
+    Composites that cannot be made are left out. Raise ImageError with the last reason if none can be made.
     """
     chosen = np.unique(np.linspace(0, len(sources.pairs) - 1, min(count, len(sources.pairs))).round().astype(int))
     rows: list[RgbImage] = []
     reason = "there is no image"
-    for number in chosen.tolist():
+    for index in chosen.tolist():
         try:
-            rows.append(_draw_row(sources, sources.pairs[number], category_names))
+            rows.append(_draw_row(sources, sources.pairs[index], category_names))
         except ImageError as error:
             reason = str(error)
     if not rows:
@@ -36,22 +36,20 @@ def _draw_row(sources: CompositeSources, pair: Pair, category_names: Mapping[int
     if pair.donor is not None:
         shown.insert(1, ("donor", read(pair.donor)))
     colours = category_colours(each.category_id for _, image in shown for each in image.labels.instances)
-    pictures = [
-        draw_panels(
-            image.image_rgb, [Panel(f"{title} {image.labels.file_name}", image.labels)], category_names, colours
-        )
-        for title, image in shown
-    ]
-    return _stacked(pictures, axis=1)
+    images_rgb = []
+    for title, image in shown:
+        panel = Panel(f"{title} {image.labels.file_name}", image.labels)
+        images_rgb.append(draw_panels(image.image_rgb, [panel], category_names, colours))
+    return _stacked(images_rgb, axis=1)
 
 
-def _stacked(pictures: Sequence[RgbImage], axis: int) -> RgbImage:
-    """Pictures below (axis 0) or beside (axis 1) one another, the smaller ones filled up with black."""
+def _stacked(images_rgb: Sequence[RgbImage], axis: int) -> RgbImage:
+    """Stack images vertically (axis 0) or horizontally (axis 1), padding the smaller ones with black."""
     other = 1 - axis
-    side = max(picture.shape[other] for picture in pictures)
+    side = max(image.shape[other] for image in images_rgb)
     padded = []
-    for picture in pictures:
+    for image in images_rgb:
         missing = [(0, 0), (0, 0), (0, 0)]
-        missing[other] = (0, side - picture.shape[other])
-        padded.append(np.pad(picture, missing))
+        missing[other] = (0, side - image.shape[other])
+        padded.append(np.pad(image, missing))
     return np.concatenate(padded, axis=axis)

@@ -1,1 +1,1 @@
-"""What trains and predicts: MMDetection's detectors, and the parts of ours that they are built with."""
+"""Training and predicting with MMDetection's detectors, and the parts of ours that they are built with."""

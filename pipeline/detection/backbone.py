@@ -12,11 +12,11 @@ from pipeline.sam.tiny.model import TinyEncoder
 
 @MODELS.register_module()
 class SamTinyBackbone(BaseModule):  # type: ignore[misc]
-    """Four feature maps, of strides 4, 8, 16 and 32 and as many channels as `pipeline.sam.tiny.model.STAGE_CHANNELS`.
+    """Backbone with four feature maps: strides 4, 8, 16 and 32, channels `pipeline.sam.tiny.model.STAGE_CHANNELS`.
 
-    With `pretrained`, training starts from the weights shipped with this program; building reads none. With
-    `norm_eval`, batch norm keeps the statistics that the weights came with. The first `frozen_stages` of the four
-    stages, and what lies before them, do not learn: they are also the ones that cost most.
+    pretrained: training starts from the weights shipped with this program; building the backbone reads no weights.
+    norm_eval: batch norm keeps the statistics of those weights.
+    frozen_stages: so many of the four stages, from the first, and the stem do not learn; they also cost most.
     """
 
     def __init__(self, pretrained: bool = True, norm_eval: bool = True, frozen_stages: int = 0) -> None:
@@ -24,21 +24,21 @@ class SamTinyBackbone(BaseModule):  # type: ignore[misc]
         self.pretrained = pretrained
         self.norm_eval = norm_eval
         encoder = TinyEncoder()
-        # Without what fuses the stages into SAM's one map: a detector has its own neck for them.
+        # The layers that fuse the stages into SAM's one map are left out: a detector has its own neck.
         self.stem, self.stages = encoder.stem, encoder.stages
         if frozen_stages > 0:
             for part in (self.stem, *self.stages[:frozen_stages]):
                 part.requires_grad_(False)
 
     def init_weights(self) -> None:
-        """Take the shipped weights, where that is asked for; called once, when training starts."""
+        """Load the shipped weights with `pretrained`; MMEngine calls this once, when training starts."""
         super().init_weights()
         if self.pretrained:
             state = build_sam("sam_tiny").image_encoder.state_dict()
             self.load_state_dict({name: state[name] for name in self.state_dict()})
 
     def train(self, mode: bool = True) -> SamTinyBackbone:
-        """Training mode, or not; batch norm stays out of it with `norm_eval`."""
+        """Set training mode; with `norm_eval` batch norm stays in evaluation mode."""
         super().train(mode)
         if self.norm_eval:
             for module in self.modules():
@@ -47,7 +47,7 @@ class SamTinyBackbone(BaseModule):  # type: ignore[misc]
         return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps of normalised images B x 3 x H x W, finest first."""
+        """Return the feature maps of normalised images, B x 3 x H x W, finest first."""
         features = self.stem(images)
         levels = []
         for stage in self.stages:

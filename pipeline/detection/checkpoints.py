@@ -1,4 +1,4 @@
-"""Checkpoints of a running training: whole or absent, the last few kept, nothing in them but tensors and numbers."""
+"""Checkpoints of a running training: written whole or not at all, tensors and numbers only, the last few kept."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from pipeline.errors import StageError
 from pipeline.files.writing import open_atomically
 
 KEPT: Final = 2
-_PATTERN: Final = "iteration-*.pt"
 
 
 def save_checkpoint(folder: Path, iteration: int, state: Mapping[str, Any]) -> Path:
-    """Write the state after so many iterations and remove all but the last few."""
+    """Write the state after an iteration and remove all but the last few checkpoints."""
     path = folder / f"iteration-{iteration:08d}.pt"
     with open_atomically(path) as file:
         torch.save({"iteration": iteration, **state}, file)
@@ -27,17 +26,17 @@ def save_checkpoint(folder: Path, iteration: int, state: Mapping[str, Any]) -> P
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """All checkpoints of a training, the newest last."""
-    return sorted(folder.glob(_PATTERN))
+    """Return all checkpoints of a training, the newest last."""
+    return sorted(folder.glob("iteration-*.pt"))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The state in a checkpoint; StageError where it is damaged or holds more than tensors and numbers."""
+    """Read a checkpoint. Raise StageError if it is damaged or holds more than tensors and numbers."""
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
         reason = str(error).splitlines()[0]
         raise StageError(
-            f"{path}: damaged, or not a checkpoint of this program ({reason}): delete it to go on from the one before"
+            f"{path}: damaged, or not a checkpoint of this program ({reason}): delete it to resume from the one before"
         ) from error
     return state

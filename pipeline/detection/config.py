@@ -1,6 +1,6 @@
-"""From a detector's config file to the whole config of a training.
+"""Reads a detector's config file and makes the config of a training from it.
 
-A detector's file is MMDetection's: `model`, `optim_wrapper`, `schedule`, `train_transforms`, `test_transforms`
+The file is MMDetection's: `model`, `optim_wrapper`, `schedule`, `train_transforms`, `test_transforms`
 (see configs/detectors/README.md). Iterations, batch, learning rate, crop and data are the experiment's.
 """
 
@@ -23,40 +23,30 @@ from pipeline.files.shipped import config_path
 
 KEYS: Final = ("model", "optim_wrapper", "schedule", "train_transforms", "test_transforms")
 
-# Configs are programs: reading one may fail in any of these ways.
-_FAILURES: Final = (
-    OSError,
-    SyntaxError,
-    ImportError,
-    NameError,
-    TypeError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    AssertionError,
-    RuntimeError,
-)
+BUILD_FAILURES: Final = (TypeError, ValueError, LookupError, AttributeError, AssertionError, ImportError)
+"""What building the parts of a config may raise."""
+# Configs are programs: reading one may also raise these.
+_READ_FAILURES: Final = (*BUILD_FAILURES, OSError, SyntaxError, NameError, ArithmeticError, RuntimeError)
 
-# MMDetection's classes that have a counterpart of ours: it weighs, ignores and distils.
+# MMDetection's classes that ours replace: they weight instances, ignore instances and distil.
 _OURS: Final = ("MaskRCNN", "RPNHead", "StandardRoIHead", "Mask2Former", "Mask2FormerHead")
 _FAMILIES: Final = ("MaskRCNN", "Mask2Former")
 
 
 @dataclass(frozen=True)
 class Detector:
-    """A detector's config, read and with the experiment's overrides in it."""
+    """A detector's config with the experiment's overrides applied."""
 
     path: Path
     content: Mapping[str, Any]
 
     @property
     def test_transforms(self) -> list[dict[str, Any]]:
-        """How images are resized for predicting."""
+        """Return the transforms that resize images for predicting."""
         return list(deepcopy(self.content["test_transforms"]))
 
     def train_transforms(self, crop_px: int | None) -> list[dict[str, Any]]:
-        """The geometry of training samples; `crop_px` takes the place of the config's own crops."""
+        """Return the geometric transforms of training; `crop_px` replaces the size of the config's crops."""
         transforms: list[dict[str, Any]] = deepcopy(self.content["train_transforms"])
         if crop_px is not None:
             crops = [each for each in transforms if each["type"].endswith("RandomCrop")]
@@ -68,7 +58,7 @@ class Detector:
 
 
 def read_detector(path: Path, overrides: Mapping[str, Any]) -> Detector:
-    """Read a detector's config; StageError where it is none that we can train."""
+    """Read a detector's config. Raise StageError if no detector can be trained from it."""
     path = config_path(path)
     try:
         config = Config.fromfile(str(path), import_custom_modules=False)
@@ -77,7 +67,7 @@ def read_detector(path: Path, overrides: Mapping[str, Any]) -> Detector:
             _require_known(path, key, parts if isinstance(parts, dict) else {})
         if overrides:
             config.merge_from_dict(dict(overrides))
-    except _FAILURES as error:
+    except _READ_FAILURES as error:
         raise StageError(f"{path}: not a detector config that can be read: {error}") from error
     content = config.to_dict()
     missing = [key for key in KEYS if key not in content]
@@ -94,7 +84,7 @@ def read_detector(path: Path, overrides: Mapping[str, Any]) -> Detector:
 
 
 def _require_known(path: Path, key: str, parts: Mapping[str, Any]) -> None:
-    """StageError for an override of what is no part of a detector: it would change nothing."""
+    """Raise StageError for an override of a key that detectors do not have: it would change nothing."""
     first, _, rest = key.partition(".")
     if first in KEYS:
         return
@@ -107,26 +97,25 @@ def _require_known(path: Path, key: str, parts: Mapping[str, Any]) -> None:
 
 
 def _require_shape(path: Path, key: str, value: Any) -> None:
-    """StageError where one of the five keys does not hold what it should."""
     if not key.endswith("transforms"):
         if not isinstance(value, dict):
             raise StageError(f"{path}: {key} must be a dict, it is {value!r}")
         return
     if not isinstance(value, list | tuple):
         raise StageError(f"{path}: {key} must be a list of transforms, it is {value!r}")
-    for place, transform in enumerate(value):
+    for index, transform in enumerate(value):
         if not isinstance(transform, dict) or "type" not in transform:
-            raise StageError(f"{path}: {key}[{place}] must be a dict with a type, it is {transform!r}")
+            raise StageError(f"{path}: {key}[{index}] must be a dict with a type, it is {transform!r}")
 
 
 def model_config(detector: Detector, classes: int) -> dict[str, Any]:
-    """The model for this many classes, with our classes in place of MMDetection's."""
+    """Return the model config for a number of classes, with our types instead of MMDetection's."""
     model: dict[str, Any] = _adapted(detector.content["model"], classes)
     return model
 
 
 def published_config(detector: Detector, categories: Sequence[CocoCategory]) -> Config:
-    """What goes with trained weights: the model, how to predict with it, and nothing to fetch."""
+    """Return the config that is published with trained weights: model and transforms; it fetches no weights."""
     return Config(
         {
             "default_scope": "mmdet",
@@ -138,7 +127,7 @@ def published_config(detector: Detector, categories: Sequence[CocoCategory]) -> 
 
 
 def without_pretrained(model: Any) -> Any:
-    """The same model config, but nothing in it starts from weights of its own."""
+    """Return a model config in which no part starts from pretrained weights."""
     if isinstance(model, list):
         return [without_pretrained(value) for value in model]
     if not isinstance(model, dict):
@@ -150,7 +139,7 @@ def without_pretrained(model: Any) -> Any:
 
 
 def optimizer_config(detector: Detector, settings: TrainSettings, *, bf16: bool) -> dict[str, Any]:
-    """The optimizer, with the experiment's learning rate if it gives one."""
+    """Return the optimizer config, with the experiment's learning rate if it sets one."""
     wrapper: dict[str, Any] = deepcopy(detector.content["optim_wrapper"])
     if not isinstance(wrapper.get("optimizer"), dict):
         raise StageError(f"{detector.path}: optim_wrapper has no optimizer; found {wrapper}")
@@ -162,40 +151,25 @@ def optimizer_config(detector: Detector, settings: TrainSettings, *, bf16: bool)
 
 
 def schedule_config(detector: Detector, iterations: int) -> list[dict[str, Any]]:
-    """The learning rate's course over this many iterations: a warm-up, then steps or a cosine."""
+    """Return the learning rate schedule of a number of iterations: a warm-up, then steps or a cosine."""
     schedule = detector.content["schedule"]
     if not _is_schedule(schedule):
         raise StageError(
             f"{detector.path}: schedule has warmup_iterations, decay (step or cosine), and for steps decay_at, shares "
             f"of all iterations, and factor; found {schedule}"
         )
-    # A warm-up that a short training would not outlast is shortened with it.
+    # A short training has a shorter warm-up.
     warmup = min(int(schedule.get("warmup_iterations", 0)), iterations // 4)
     parts: list[dict[str, Any]] = []
     if warmup:
         parts.append({"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": warmup})
     if schedule["decay"] == "cosine":
-        parts.append(
-            {
-                "type": "CosineAnnealingLR",
-                "T_max": max(iterations - warmup, 1),
-                "eta_min_ratio": 0.01,
-                "by_epoch": False,
-                "begin": warmup,
-                "end": iterations,
-            }
-        )
+        decay = {"type": "CosineAnnealingLR", "T_max": max(iterations - warmup, 1), "eta_min_ratio": 0.01}
     else:
-        parts.append(
-            {
-                "type": "MultiStepLR",
-                "milestones": [max(int(share * iterations), 1) for share in schedule["decay_at"]],
-                "gamma": schedule.get("factor", 0.1),
-                "by_epoch": False,
-                "begin": 0,
-                "end": iterations,
-            }
-        )
+        milestones = [max(int(share * iterations), 1) for share in schedule["decay_at"]]
+        decay = {"type": "MultiStepLR", "milestones": milestones, "gamma": schedule.get("factor", 0.1)}
+    begin = warmup if schedule["decay"] == "cosine" else 0
+    parts.append({**decay, "by_epoch": False, "begin": begin, "end": iterations})
     return parts
 
 
@@ -209,7 +183,7 @@ def _is_schedule(schedule: Mapping[str, Any]) -> bool:
 
 
 def _adapted(value: Any, classes: int) -> Any:
-    """A part of a model config with class counts filled in and types replaced by ours."""
+    """Return a part of a model config with class counts filled in and types replaced by ours."""
     if isinstance(value, list | tuple):
         return [_adapted(each, classes) for each in value]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Predicting twice, on an image and on its mirror image, and merging the two."""
+"""Merges the predictions on an image and on its mirror image."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from pipeline.masks.run_lengths import encode_mask
 from pipeline.masks.windows import BoxXyxy
 
 MIN_IOU = 0.5
-"""Two masks of the same class that overlap so much are one object's."""
+"""Masks of the same class with at least this IoU belong to one object."""
 
 LONE_SCORE_FACTOR = 0.5
-"""What is seen in one of two images only keeps this share of its score: the mean with a score of 0."""
+"""An object found in only one of the two images keeps this share of its score: the mean with a score of 0."""
 
 
 def mirrored_back(prediction: Prediction, width: int) -> Prediction:
-    """A prediction on the mirror image of an image of some width, as one on the image itself."""
+    """Return a prediction on the mirror image as one on the image itself, `width` pixels wide."""
     x0, y0, x1, y1 = prediction.box_xyxy
     return replace(prediction, box_xyxy=(width - x1, y0, width - x0, y1), source=MirroredMask(prediction.source))
 
 
 def merge(direct: Sequence[Prediction], mirrored: Sequence[Prediction]) -> list[Prediction]:
-    """Both predictions on an image, merged; those on its mirror image have been mirrored back.
+    """Merge the predictions on an image with those on its mirror image, already mirrored back.
 
-    The best by score chooses first, among those of its class that overlap it enough, the one that does most.
-    Pairs have the mean score, box and probability of both.
+    In the order of scores, each direct prediction is paired with the free one of its class that overlaps it most.
+    A pair has the mean score, box and probability of both.
     """
     overlaps = _overlaps(direct, mirrored)
     free = set(range(len(mirrored)))
@@ -38,24 +38,17 @@ def merge(direct: Sequence[Prediction], mirrored: Sequence[Prediction]) -> list[
     for index in sorted(range(len(direct)), key=lambda each: -direct[each].score):
         one = direct[index]
         partners = [
-            other for other in sorted(free) if mirrored[other].label == one.label and overlaps[index, other] >= MIN_IOU
+            each for each in sorted(free) if mirrored[each].label == one.label and overlaps[index, each] >= MIN_IOU
         ]
         if not partners:
             merged.append(_lone(one))
             continue
-        partner = max(partners, key=lambda other: overlaps[index, other])
+        partner = max(partners, key=lambda each: overlaps[index, each])
         free.remove(partner)
-        merged.append(_pair(one, mirrored[partner]))
-    return merged + [_lone(mirrored[other]) for other in sorted(free)]
-
-
-def _pair(one: Prediction, other: Prediction) -> Prediction:
-    return replace(
-        one,
-        score=(one.score + other.score) / 2,
-        box_xyxy=_mean_box(one.box_xyxy, other.box_xyxy),
-        source=MeanMask(one.source, other.source),
-    )
+        other = mirrored[partner]
+        box_xyxy, source = _mean_box(one.box_xyxy, other.box_xyxy), MeanMask(one.source, other.source)
+        merged.append(replace(one, score=(one.score + other.score) / 2, box_xyxy=box_xyxy, source=source))
+    return merged + [_lone(mirrored[each]) for each in sorted(free)]
 
 
 def _mean_box(one: BoxXyxy, other: BoxXyxy) -> BoxXyxy:

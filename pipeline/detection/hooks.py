@@ -1,4 +1,4 @@
-"""What happens around every training step, as MMEngine hooks: exact resuming, a log, stops asked for or not."""
+"""MMEngine hooks around every training step: exact resuming, stopping, and the log."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from pipeline.detection.training_log import LOG
 from pipeline.errors import StageError, some_of
 
 CURVES_EVERY: Final = 10
-"""Iterations between two points of the curves of TensorBoard and W&B; the log has every one."""
+"""Iterations between two points of the curves of TensorBoard and W&B; the log has every iteration."""
 _SECONDS_BETWEEN_FLUSHES: Final = 5.0
 
 
 class LoggedStep(msgspec.Struct, frozen=True):
-    """One line of the log. seconds: of the whole step; data_seconds: of it, waiting for samples."""
+    """One line of the log. seconds: duration of the step; data_seconds: the part of it spent waiting for samples."""
 
     iteration: int
     lr: float
@@ -40,22 +40,22 @@ class LoggedStep(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class TrainingFolder:
-    """Where a training keeps what it needs to go on, and its log."""
+    """The folder with the checkpoints and the log of a training."""
 
     path: Path
 
     @property
     def checkpoints(self) -> Path:
-        """The checkpoints' folder."""
+        """Return the folder of checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def log(self) -> Path:
-        """One JSON object an iteration."""
+        """Return the file of the log: one JSON object per iteration."""
         return self.path / LOG
 
     def failure(self, iteration: int, problem: str) -> StageError:
-        """What stops a training that went wrong, and what is left of it."""
+        """Return the error that stops a training, which says what was wrong and which checkpoint is good."""
         found = checkpoints(self.checkpoints)
         last_good = f"The last good checkpoint is {found[-1]}." if found else "No checkpoint had been written."
         return StageError(
@@ -65,28 +65,23 @@ class TrainingFolder:
 
 
 class ExactResume(Hook):  # type: ignore[misc]
-    """Saves all that the next iterations depend on, and starts from there. A stop waits for the end of an iteration.
+    """Saves checkpoints, resumes exactly from the last one, and stops after an iteration.
 
-    Random numbers need no saving: each iteration has its own, from the seed, its number and the rank; so has
-    each sample (see `pipeline.detection.sampler`).
+    Random numbers are not saved: the seed, the iteration and the rank decide them, and those of each sample (see
+    `pipeline.detection.sampler`).
     """
 
     priority = "VERY_LOW"
 
     def __init__(
-        self,
-        folder: TrainingFolder,
-        every: int,
-        seed: int,
-        begin: Callable[[nn.Module], None],
-        stop: StopSignals,
+        self, folder: TrainingFolder, every: int, seed: int, begin: Callable[[nn.Module], None], stop: StopSignals
     ) -> None:
         self._folder, self._every, self._seed, self._begin, self._stop = folder, every, seed, begin, stop
-        self._done: int | None = None  # iterations, where none is under way
+        self._done: int | None = None  # iterations done; None while one is running
         self._saved = 0
 
     def before_train(self, runner: Runner) -> None:
-        """Go on from the last checkpoint, or begin."""
+        """Resume from the last checkpoint, or begin."""
         found = checkpoints(self._folder.checkpoints)
         if not found:
             self._begin(bare_model(runner))
@@ -100,10 +95,10 @@ class ExactResume(Hook):  # type: ignore[misc]
         if average is not None:
             average.load_state_dict(state["average"])
         self._saved = state["iteration"]
-        runner.train_loop._iter = self._saved  # MMEngine then moves the sampler on
+        runner.train_loop._iter = self._saved  # MMEngine then moves the sampler forward
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Give the iteration its random numbers."""
+        """Seed the random numbers of the iteration."""
         self._stop.hold()
         self._done = None
         numbers = np.random.SeedSequence((self._seed, batch_idx, get_rank())).generate_state(2)
@@ -111,9 +106,9 @@ class ExactResume(Hook):  # type: ignore[misc]
         np.random.seed(int(numbers[1]))  # MMDetection draws from the global state
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Save a checkpoint where it is time for one, and stop where that was asked for.
+        """Save a checkpoint if one is due, and stop if a signal came.
 
-        StageError where the weights that would be saved, or published, are bad.
+        Raise StageError if the weights to save or to publish are not finite.
         """
         done = self._done = batch_idx + 1
         if done == runner.max_iters:
@@ -122,11 +117,11 @@ class ExactResume(Hook):  # type: ignore[misc]
             self._save(runner, done)
         if get_world_size() == 1:
             self._stop.release()
-        elif self._stop.waits_in_any_process():  # all stop here, or some would wait for others in the next iteration
+        elif self._stop.waits_in_any_process():  # all stop here: in the next iteration some would wait for others
             raise KeyboardInterrupt
 
     def keep(self, runner: Runner) -> None:
-        """Save what is done where training was stopped, unless that was in the middle of an iteration."""
+        """Save a checkpoint when training was stopped, unless in the middle of an iteration."""
         if self._done is not None and self._done > self._saved:
             self._save(runner, self._done)
 
@@ -134,33 +129,30 @@ class ExactResume(Hook):  # type: ignore[misc]
         self._require_numbers(runner, done)
         if get_rank() == 0:
             average = averaged_model(runner)
-            save_checkpoint(
-                self._folder.checkpoints,
-                done,
-                {
-                    "model": bare_model(runner).state_dict(),
-                    "optimizer": runner.optim_wrapper.state_dict(),
-                    "schedulers": [scheduler.state_dict() for scheduler in runner.param_schedulers],
-                    "average": average.state_dict() if average is not None else None,
-                },
-            )
+            state = {
+                "model": bare_model(runner).state_dict(),
+                "optimizer": runner.optim_wrapper.state_dict(),
+                "schedulers": [scheduler.state_dict() for scheduler in runner.param_schedulers],
+                "average": average.state_dict() if average is not None else None,
+            }
+            save_checkpoint(self._folder.checkpoints, done, state)
         self._saved = done
 
     def _require_numbers(self, runner: Runner, done: int) -> None:
-        """StageError where a step spoiled the weights: its loss, which was computed before, does not show that."""
+        """Raise StageError if a step made weights infinite or NaN, which its loss, computed before, does not show."""
         bad = [
             name
             for name, tensor in bare_model(runner).state_dict().items()
             if tensor.is_floating_point() and not tensor.isfinite().all()
         ]
         if bad:
-            raise self._folder.failure(done, f"weights are not numbers any more ({some_of(bad)})")
+            raise self._folder.failure(done, f"weights are not finite numbers ({some_of(bad)})")
 
 
 class StepLog(Hook):  # type: ignore[misc]
-    """Writes every iteration's losses to the log, the curves, and to whoever listens; stops at bad ones."""
+    """Writes the losses of every iteration to the log and the curves, reports them, and stops at bad ones."""
 
-    priority = "LOW"  # ahead of ExactResume: nothing is saved after a bad loss
+    priority = "LOW"  # before ExactResume: nothing is saved after a bad loss
 
     def __init__(self, folder: TrainingFolder, every: int, report: Callable[[LoggedStep], None]) -> None:
         self._folder, self._every, self._report = folder, every, report
@@ -169,7 +161,7 @@ class StepLog(Hook):  # type: ignore[misc]
         self._flushed = self._step_began = self._data_came = time.monotonic()
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Forget the log of iterations that were done after the checkpoint and are done again."""
+        """Remove from the log the iterations after the checkpoint, which are repeated."""
         if get_rank() == 0 and self._folder.log.exists():
             lines = self._folder.log.read_bytes().splitlines(keepends=True)
             kept = [line for line in lines[: runner.iter] if line.endswith(b"\n")]
@@ -177,16 +169,16 @@ class StepLog(Hook):  # type: ignore[misc]
         self._step_began = time.monotonic()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Note when the batch was there."""
+        """Record when the batch was ready."""
         self._data_came = time.monotonic()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Log the iteration; StageError where its losses are bad."""
+        """Log the iteration. Raise StageError if its losses are bad."""
         now = time.monotonic()
         losses = {name: float(value.detach()) for name, value in outputs.items() if "loss" in name}
         step = LoggedStep(
             iteration=batch_idx + 1,
-            lr=_largest_rate(runner),
+            lr=float(max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)),
             seconds=round(now - self._step_began, 4),
             data_seconds=round(self._data_came - self._step_began, 4),
             losses=losses,
@@ -203,17 +195,17 @@ class StepLog(Hook):  # type: ignore[misc]
             raise self._folder.failure(step.iteration, problem)
 
     def after_train(self, runner: Runner) -> None:
-        """End the curves: nothing is written into a result once it is sealed."""
+        """Close the curves: nothing may be written into a sealed result."""
         runner.visualizer.close()
 
     def _write(self, step: LoggedStep, *, last: bool) -> None:
         self._lines.append(msgspec.json.encode(step) + b"\n")
-        has_checkpoint = step.iteration % self._every == 0  # that is about to be written: its past must be there too
+        has_checkpoint = step.iteration % self._every == 0  # it is written next, and its log must be complete
         if last or has_checkpoint or time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES:
             self.flush()
 
     def flush(self) -> None:
-        """Write the lines that wait."""
+        """Write the buffered lines."""
         with self._folder.log.open("ab") as file:
             file.write(b"".join(self._lines))
         self._lines.clear()
@@ -221,13 +213,13 @@ class StepLog(Hook):  # type: ignore[misc]
 
 
 def bare_model(runner: Runner) -> nn.Module:
-    """The detector, out of what wraps it for several processes."""
+    """Return the detector without the wrapper for several processes."""
     model: nn.Module = runner.model.module if is_model_wrapper(runner.model) else runner.model
     return model
 
 
 def averaged_model(runner: Runner) -> BaseAveragedModel | None:
-    """The moving average of the weights, with its count of steps, where there is one."""
+    """Return the moving average of the weights, with its count of steps; None without one."""
     for hook in runner.hooks:
         if isinstance(hook, EMAHook):
             average: BaseAveragedModel = hook.ema_model
@@ -236,11 +228,7 @@ def averaged_model(runner: Runner) -> BaseAveragedModel | None:
 
 
 def published_weights(runner: Runner) -> Mapping[str, torch.Tensor]:
-    """The weights that count in the end: the average where there is one."""
+    """Return the weights to publish: the average if there is one."""
     average = averaged_model(runner)
     weights: Mapping[str, torch.Tensor] = (bare_model(runner) if average is None else average.module).state_dict()
     return weights
-
-
-def _largest_rate(runner: Runner) -> float:
-    return float(max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups))

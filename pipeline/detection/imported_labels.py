@@ -1,4 +1,4 @@
-"""Labels of the unlabelled images from a results file of any detector. Needs no model."""
+"""Imports the labels of the unlabelled images from a results file of any detector; no model is needed."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def import_labels(
 ) -> int:
     """Write the labels of a results file into a store; return how many repeated instances were left out.
 
-    unlabelled: COCO file of the unlabelled images, in the order of the store. Raises StageError where the file
-    names images by ids that they do not have.
+    unlabelled: COCO file of the unlabelled images, in the order of the store. Raise StageError if the results name
+    images by id and the unlabelled images have no ids.
     """
     if is_results_list(results) and data.unlabelled_source.annotations is None:
         raise StageError(
@@ -35,7 +35,7 @@ def import_labels(
             "images have none: set data.unlabelled.annotations to the COCO file that the detector was given"
         )
     dataset = read_coco(unlabelled, annotations_required=False)
-    # The results may be of labelled images as well, as where these were unlabelled once.
+    # The results may also be of labelled images, which may have been unlabelled before.
     detections = read_detections(results, every_image(data), dataset.categories)
     labels = (
         best_instances(detections.labels(image), settings.score_threshold, settings.max_instances)

@@ -1,4 +1,4 @@
-"""What our heads know of instances beyond MMDetection: how much each counts, and which are left out of judgement."""
+"""Weights of instances and ignored instances, which our heads add to MMDetection's."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 IGNORED_SHARE: Final = 0.5
-"""A prediction lies on an ignored instance if more than this share of it is inside; then it is no negative."""
+"""A prediction with more than this share inside an ignored instance is not a negative."""
 
 
 def instance_weights(instances: InstanceData) -> Tensor:
-    """How much each instance counts, float32 (N,): its `weights`, or 1 where there are none."""
+    """Return the weight of each instance, float32 (N,): its `weights`, or 1 without them."""
     if "weights" in instances:
         weights: Tensor = instances.weights.float()
         return weights

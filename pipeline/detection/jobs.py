@@ -1,4 +1,4 @@
-"""From an experiment's settings to the jobs of training: the whole MMEngine config, and what goes with it."""
+"""Makes the job of a training from the settings of an experiment, with the whole MMEngine config."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ from pipeline.detection.hooks import CURVES_EVERY
 from pipeline.detection.published import FORMAT, FORMAT_VERSION, ModelCard
 from pipeline.detection.registry import IMPORTS
 from pipeline.detection.settings import TrainSettings
-from pipeline.detection.training import SCRATCH, TrainingJob
+from pipeline.detection.training import SCRATCH, Start, TrainingJob
 from pipeline.errors import StageError
 
 _EMA_GAMMA: Final = 10
-"""The average begins short and grows with training: at step s it reaches back about s / 10 steps."""
+"""The moving average covers more steps as training goes on: at step s about the last s / 10."""
+
+_NEVER: Final = 10**9  # validation is a stage of its own
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,8 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Start:
-    """A weight file that a training begins with. `whole`: it must be exactly this detector's."""
-
-    weights: Path
-    whole: bool
-
-
-@dataclass(frozen=True)
 class Subject:
-    """What is trained, for whom. `validation`: COCO file and image folder for MMDetection's own test entry point."""
+    """The node that is trained. `validation`: COCO file and image folder for MMDetection's own test entry point."""
 
     experiment: str
     node: str
@@ -60,30 +54,25 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Losses:
-    """How losses are weighed, and the momentum of the average of the weights (0: none)."""
+class Training:
+    """A detector and the settings it is trained with. ema_momentum: of the average of the weights (0: no average)."""
 
+    detector: Detector
+    settings: TrainSettings
+    sources: tuple[Source, ...]
+    start: Start | None
     structural_weight: float = 0.0
     pseudo_weight: float = 1.0
     ema_momentum: float = 0.0
 
 
-@dataclass(frozen=True)
-class Training:
-    """A detector and the settings it is trained with."""
-
-    detector: Detector
-    settings: TrainSettings
-    losses: Losses
-    sources: tuple[Source, ...]
-    start: Start | None
-
-
 def training_job(subject: Subject, training: Training, compute: ComputeSettings, folder: Path) -> TrainingJob:
     """Return the job of a training whose result lies in `folder`."""
-    settings, start = training.settings, training.start
+    settings = training.settings
     if settings.batch_size % compute.gpus:
-        raise StageError(f"batch_size is {settings.batch_size}: not to be shared by compute.gpus = {compute.gpus}")
+        raise StageError(
+            f"batch_size is {settings.batch_size}: not divisible by compute.gpus = {compute.gpus}; change one of them"
+        )
     shared = _shared_config(subject, training, compute)
     return TrainingJob(
         folder=folder,
@@ -105,27 +94,29 @@ def training_job(subject: Subject, training: Training, compute: ComputeSettings,
         checkpoint_every=compute.checkpoint_every,
         processes=compute.gpus,
         device=compute.device,
-        start=None if start is None else start.weights,
-        start_whole=start is not None and start.whole,
+        start=training.start,
     )
 
 
 def _shared_config(subject: Subject, training: Training, compute: ComputeSettings) -> dict[str, Any]:
-    """Return what is trained, whoever runs it."""
+    """Return what the configs of this project and of MMDetection's entry points have in common."""
     settings = training.settings
+    # bf16 is faster on GPUs alone.
+    bf16 = compute.precision != "fp32" and compute.device != "cpu" and torch.cuda.is_available()
     model = model_config(training.detector, len(subject.categories))
     if training.start is not None:
         model = without_pretrained(model)
-    model |= {"structural_weight": training.losses.structural_weight, "pseudo_weight": training.losses.pseudo_weight}
+    model |= {"structural_weight": training.structural_weight, "pseudo_weight": training.pseudo_weight}
+    average = {"type": "EMAHook", "ema_type": "MomentumAnnealingEMA", "gamma": _EMA_GAMMA}
     return {
         "default_scope": "mmdet",
         "custom_imports": {"imports": list(IMPORTS)},
         "model": model,
         "train_dataloader": _loader_config(training.sources, settings, compute),
         "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": settings.iterations, "val_interval": _NEVER},
-        "optim_wrapper": optimizer_config(training.detector, settings, bf16=_wants_bf16(compute)),
+        "optim_wrapper": optimizer_config(training.detector, settings, bf16=bf16),
         "param_scheduler": schedule_config(training.detector, settings.iterations),
-        "custom_hooks": _hooks(training.losses.ema_momentum),
+        "custom_hooks": [average | {"momentum": training.ema_momentum}] if training.ema_momentum else [],
         "model_wrapper_cfg": {"type": "MMDistributedDataParallel", "broadcast_buffers": False, "device_ids": None},
         "randomness": {"seed": settings.seed},
         **_test_config(subject, training),
@@ -133,7 +124,7 @@ def _shared_config(subject: Subject, training: Training, compute: ComputeSetting
 
 
 def _own_config(subject: Subject, training: Training, compute: ComputeSettings, folder: Path) -> dict[str, Any]:
-    """Return how this project runs it: checkpoints and the log are ours."""
+    """Return how this project runs the training: with its own checkpoints and log."""
     return {
         "work_dir": str(folder / SCRATCH),
         "experiment_name": f"{subject.experiment}-{subject.node}-{id(training):x}",
@@ -145,7 +136,7 @@ def _own_config(subject: Subject, training: Training, compute: ComputeSettings, 
 
 
 def _record_config(training: Training, compute: ComputeSettings) -> dict[str, Any]:
-    """Return how MMDetection's entry points run it: with MMEngine's log and checkpoints, in a folder of their own."""
+    """Return how MMDetection's entry points run the training: with MMEngine's log and checkpoints."""
     return {
         "default_hooks": {
             "logger": {"type": "LoggerHook", "interval": CURVES_EVERY},
@@ -157,7 +148,7 @@ def _record_config(training: Training, compute: ComputeSettings) -> dict[str, An
 
 
 def _at_home(value: Any, folder: Path) -> Any:
-    """Return the same config with the paths that what lies in `folder` will have when the store has sealed it."""
+    """Return a config whose paths in `folder` are replaced by those after the result store has sealed it."""
     if isinstance(value, dict):
         return {key: _at_home(each, folder) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -172,14 +163,14 @@ def _home(folder: Path) -> Path:
 
 
 def _curves_config(subject: Subject, compute: ComputeSettings, folder: Path) -> dict[str, Any]:
-    """Return where curves are drawn. W&B's run has the result's name: a training that resumes goes on in it."""
+    """Return the config of the curves. W&B's run is named after the result: a resumed training continues it."""
     if compute.logger == "tensorboard":
         return {"type": "TensorboardVisBackend", "save_dir": str(folder / "tensorboard")}
     if find_spec("wandb") is None:
         raise StageError("compute.logger is wandb, which is not installed: .venv/bin/pip install wandb")
     return {
         "type": "s4m.WandbCurves",
-        # What is to be sent later, without a network now, has to outlive the scratch folder: W&B's own variable.
+        # W&B's own variable: without a network, curves that are sent later must outlive the scratch folder.
         "save_dir": os.environ.get("WANDB_DIR", str(folder / SCRATCH)),
         "init_kwargs": {
             "project": "s4m",
@@ -188,15 +179,6 @@ def _curves_config(subject: Subject, compute: ComputeSettings, folder: Path) -> 
             "resume": "allow",
         },
     }
-
-
-_NEVER: Final = 10**9  # validation is a stage of its own
-
-
-def _hooks(ema_momentum: float) -> list[dict[str, Any]]:
-    if ema_momentum == 0:
-        return []
-    return [{"type": "EMAHook", "ema_type": "MomentumAnnealingEMA", "momentum": ema_momentum, "gamma": _EMA_GAMMA}]
 
 
 def _loader_config(sources: Sequence[Source], settings: TrainSettings, compute: ComputeSettings) -> dict[str, Any]:
@@ -216,7 +198,7 @@ def _loader_config(sources: Sequence[Source], settings: TrainSettings, compute: 
 
 
 def _test_config(subject: Subject, training: Training) -> dict[str, Any]:
-    """Return what MMDetection's own test entry point needs, where there are validation images."""
+    """Return what MMDetection's own test entry point needs; nothing without validation images."""
     if subject.validation is None:
         return {}
     annotations, images = subject.validation
@@ -225,10 +207,7 @@ def _test_config(subject: Subject, training: Training) -> dict[str, Any]:
         # MMDetection wants a scale factor even where nothing is resized.
         *(training.detector.test_transforms or [{"type": "Resize", "scale_factor": 1.0, "keep_ratio": True}]),
         {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True},
-        {
-            "type": "PackDetInputs",
-            "meta_keys": ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
-        },
+        {"type": "PackDetInputs", "meta_keys": ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")},
     ]
     dataset = {
         "type": "CocoDataset",
@@ -248,8 +227,3 @@ def _test_config(subject: Subject, training: Training) -> dict[str, Any]:
         "test_evaluator": {"type": "CocoMetric", "ann_file": str(annotations), "metric": ["bbox", "segm"]},
         "test_cfg": {"type": "TestLoop"},
     }
-
-
-def _wants_bf16(compute: ComputeSettings) -> bool:
-    """Say whether to train in bf16, which pays on GPUs alone."""
-    return compute.precision != "fp32" and compute.device != "cpu" and torch.cuda.is_available()

@@ -1,4 +1,4 @@
-"""Notices losses that are no numbers any more, or that run away."""
+"""Finds losses that are NaN or infinite, and losses that diverge."""
 
 from __future__ import annotations
 
@@ -8,29 +8,28 @@ from collections.abc import Mapping
 from typing import Final
 
 WINDOW: Final = 50
-"""Iterations whose mean counts: a single bad batch is no divergence."""
+"""Number of iterations that the loss is averaged over: one bad batch is no divergence."""
 FACTOR: Final = 10.0
-"""How many times the lowest such mean the loss may grow to."""
+"""The mean may grow to this multiple of its lowest value."""
 
 
 class LossWatch:
-    """Looks at every iteration's losses."""
+    """Checks the losses of every iteration."""
 
     def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=WINDOW)
         self._lowest = math.inf
 
     def problem(self, losses: Mapping[str, float]) -> str:
-        """What is wrong with an iteration's losses; empty where nothing is. `loss` is their sum."""
-        bad = {name: value for name, value in losses.items() if not math.isfinite(value)}
-        if bad:
-            return f"the loss is not a number any more ({_listed(losses)})"
+        """Return what is wrong with the losses of an iteration, or "". `loss` is their sum."""
+        if not all(map(math.isfinite, losses.values())):
+            return f"the loss is not a finite number ({_listed(losses)})"
         self._recent.append(losses["loss"])
         if len(self._recent) == WINDOW:
             mean = sum(self._recent) / WINDOW
             self._lowest = min(self._lowest, mean)
             if mean > FACTOR * self._lowest:
-                return f"the loss runs away: {mean:.4g} on average, it was {self._lowest:.4g} ({_listed(losses)})"
+                return f"the loss diverges: its mean was {self._lowest:.4g} and is {mean:.4g} ({_listed(losses)})"
         return ""
 
 

@@ -1,7 +1,7 @@
 """Mask2Former's head, with weights of instances and ignored instances.
 
-A query that is matched to an instance counts as much as the instance does; one that is matched to none and whose
-mask lies on an ignored instance counts not at all. With all weights 1 and nothing ignored, losses are MMDetection's.
+A query that is matched to an instance has the weight of the instance. A query without a match whose mask lies on an
+ignored instance has weight 0. With all weights 1 and nothing ignored, losses are MMDetection's.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from torch.nn import functional as F
 from pipeline.detection.instances import IGNORED_SHARE, instance_weights
 from pipeline.detection.registry import MODELS
 
-# MMDetection hands each image's meta information down to where targets are made: ignored masks travel in it.
+# Ignored masks are passed on in the meta information of images, which MMDetection gives to the making of targets.
 _IGNORED_MASKS: Final = "ignored_masks"
 MASKS_IN_ALL: Final = "masks_in_all"
-"""In a sample's meta information: by how many masks losses are divided; without it, by those that are matched."""
+"""Key in a sample's meta information: the number of masks to divide losses by. Default: the matched ones."""
 
 
 @MODELS.register_module()
 class Mask2FormerHead(MMDetectionMask2FormerHead):  # type: ignore[misc]
-    """MMDetection's for instances (no stuff), with weights of instances and ignored instances."""
+    """MMDetection's head for instances (no stuff), with weights of instances and ignored instances."""
 
     def loss(self, x: tuple[Tensor, ...], batch_data_samples: list[DetDataSample]) -> dict[str, Tensor]:
-        """The losses of every decoder layer for features of a batch, strides ascending."""
+        """Return the losses of every decoder layer for the features of a batch, strides ascending."""
         all_cls_scores, all_mask_logits = self(x, batch_data_samples)
         truth = [sample.gt_instances for sample in batch_data_samples]
         batch_instances = self.preprocess_gt(truth, [None] * len(truth))
@@ -43,14 +43,14 @@ class Mask2FormerHead(MMDetectionMask2FormerHead):  # type: ignore[misc]
         return losses
 
     def masks_counted(self, sample: DetDataSample) -> int:
-        """What an image adds to the number of matched masks, as MMDetection counts them: one if there is none."""
+        """Return how many matched masks MMDetection counts for an image: at least one."""
         counted: int = max(1, min(len(sample.gt_instances), self.num_queries))
         return counted
 
     def _get_targets_single(
         self, cls_score: Tensor, mask_pred: Tensor, gt_instances: InstanceData, img_meta: dict[str, Any]
     ) -> tuple[Any, ...]:
-        """MMDetection's targets of one image; instances of weight 0 have no mask target."""
+        """Return MMDetection's targets of one image; instances of weight 0 have no mask target."""
         labels, label_weights, mask_targets, mask_weights, pos_inds, neg_inds, sampled = super()._get_targets_single(
             cls_score, mask_pred, gt_instances, img_meta
         )
@@ -69,16 +69,19 @@ class Mask2FormerHead(MMDetectionMask2FormerHead):  # type: ignore[misc]
         batch_gt_instances: list[InstanceData],
         batch_img_metas: list[dict[str, Any]],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Losses of classes, masks and dice of one decoder layer.
+        """Return the losses of classes, masks and dice of one decoder layer.
 
-        cls_scores: B x Q x classes + 1. mask_preds: logits B x Q x h x w. Written anew because MMDetection's takes
-        no weights for masks.
+        cls_scores: B x Q x classes + 1. mask_preds: logits B x Q x h x w. MMDetection's method, which this replaces,
+        has no weights for masks.
         """
         labels, label_weights, mask_targets, mask_weights, matched = self.get_targets(
             list(cls_scores), list(mask_preds), batch_gt_instances, batch_img_metas
         )
-        loss_cls = self._class_loss(cls_scores.flatten(0, 1), torch.cat(labels), torch.cat(label_weights))
-        # MMDetection asks the other processes here, for each layer: one without such a batch would not answer.
+        label, label_weight = torch.cat(labels), torch.cat(label_weights)
+        class_weight = cls_scores.new_tensor(self.class_weight)[label]
+        counted = class_weight[label_weight > 0].sum()
+        loss_cls = self.loss_cls(cls_scores.flatten(0, 1), label, label_weight, avg_factor=counted)
+        # Here MMDetection waits for all processes, for each layer: one without such images would never answer.
         masks_in_all = cls_scores.new_tensor([batch_img_metas[0].get(MASKS_IN_ALL, matched)]).clamp(min=1)
         weights = torch.stack(mask_weights)
         mask_logits = mask_preds[weights > 0].unsqueeze(1)
@@ -101,17 +104,9 @@ class Mask2FormerHead(MMDetectionMask2FormerHead):  # type: ignore[misc]
         )
         return loss_cls, loss_mask, loss_dice
 
-    def _class_loss(self, cls_scores: Tensor, labels: Tensor, label_weights: Tensor) -> Tensor:
-        """Cross-entropy over queries (N x classes + 1), the mean of those that count."""
-        class_weights = cls_scores.new_tensor(self.class_weight)[labels]
-        loss: Tensor = self.loss_cls(
-            cls_scores, labels, label_weights, avg_factor=class_weights[label_weights > 0].sum()
-        )
-        return loss
-
 
 def _ignored_masks(sample: DetDataSample, mask_logits: Tensor) -> Tensor:
-    """The ignored masks of an image (N x h x w, 0 to 1), at the size of predicted ones (... x h x w)."""
+    """Return the ignored masks of an image (N x h x w, 0 to 1), at the size of predicted ones (... x h x w)."""
     size_hw = mask_logits.shape[-2:]
     if "ignored_instances" not in sample or len(sample.ignored_instances) == 0:
         return mask_logits.new_zeros(0, *size_hw)
@@ -122,7 +117,7 @@ def _ignored_masks(sample: DetDataSample, mask_logits: Tensor) -> Tensor:
 
 
 def _on_ignored(mask_logits: Tensor, ignored_masks: Tensor) -> Tensor:
-    """Which predicted masks (Q x h x w) lie inside an ignored one (N x h x w): bool (Q,)."""
+    """Return which predicted masks (Q x h x w) lie inside an ignored one (N x h x w): bool (Q,)."""
     if len(ignored_masks) == 0 or len(mask_logits) == 0:
         return torch.zeros(len(mask_logits), dtype=torch.bool, device=mask_logits.device)
     inside = (mask_logits > 0).flatten(1).float()

@@ -1,8 +1,7 @@
 """Mask R-CNN's two heads, with weights of instances and ignored instances.
 
-A prior (anchor or proposal) that is matched to an instance counts as much as the instance does; one that is matched
-to none and lies on an ignored instance counts not at all. With all weights 1 and nothing ignored, losses are
-MMDetection's.
+A prior (anchor or proposal) that is matched to an instance has the weight of the instance. A prior without a match that
+lies on an ignored instance has weight 0. With all weights 1 and nothing ignored, losses are MMDetection's.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from pipeline.errors import StageError
 
 
 class IgnoringAssigner:
-    """An assigner whose background has no priors on ignored instances.
+    """An assigner that makes no prior on an ignored instance background.
 
-    MMDetection's own rule (`ignore_iof_thr`) is lost where an image has no instance, and takes the positives too.
+    MMDetection's own rule (`ignore_iof_thr`) fails in images without instances, and also removes positives.
     """
 
     def __init__(self, assigner: BaseAssigner) -> None:
@@ -36,7 +35,7 @@ class IgnoringAssigner:
     def assign(
         self, pred_instances: InstanceData, gt_instances: InstanceData, gt_instances_ignore: InstanceData | None = None
     ) -> AssignResult:
-        """What each prior is matched to: `gt_inds` has -1 for none of both, 0 for background, else instance + 1."""
+        """Match the priors: `gt_inds` is -1 for ignored, 0 for background, else the index of the instance + 1."""
         result = self.assigner.assign(pred_instances, gt_instances)
         if gt_instances_ignore is not None and len(gt_instances_ignore):
             priors_xyxy = get_box_tensor(pred_instances.priors)
@@ -47,19 +46,15 @@ class IgnoringAssigner:
 
 
 class WeightNotingSampler:
-    """A sampler that notes on its result what each positive counts (`pos_weights`)."""
+    """A sampler that adds the weight of each positive to its result (`pos_weights`)."""
 
     def __init__(self, sampler: BaseSampler) -> None:
         self.sampler = sampler
 
     def sample(
-        self,
-        assign_result: AssignResult,
-        pred_instances: InstanceData,
-        gt_instances: InstanceData,
-        feats: list[Tensor],
+        self, assign_result: AssignResult, pred_instances: InstanceData, gt_instances: InstanceData, feats: list[Tensor]
     ) -> SamplingResult:
-        """The sampler's own choice of positives and negatives."""
+        """Return the sampler's own choice of positives and negatives, with weights."""
         result = self.sampler.sample(assign_result, pred_instances, gt_instances, feats=feats)
         result.pos_weights = instance_weights(gt_instances)[result.pos_assigned_gt_inds]
         return result
@@ -67,7 +62,7 @@ class WeightNotingSampler:
 
 @MODELS.register_module()
 class RPNHead(MMDetectionRPNHead):  # type: ignore[misc]
-    """MMDetection's, with weights of instances and ignored instances."""
+    """MMDetection's RPN head, with weights of instances and ignored instances."""
 
     assigner: BaseAssigner | IgnoringAssigner
 
@@ -89,7 +84,7 @@ class RPNHead(MMDetectionRPNHead):  # type: ignore[misc]
             flat_anchors, valid_flags, gt_instances, img_meta, gt_instances_ignore, unmap_outputs
         )
         labels, label_weights, _, bbox_weights, _, _, sampled = targets
-        # Positives are sampled in the order of the anchors, here too.
+        # Sampled positives have the order of the anchors, as `labels` has.
         positive = labels < self.num_classes
         weights = instance_weights(gt_instances)[sampled.pos_assigned_gt_inds].to(label_weights)
         label_weights[positive] *= weights
@@ -99,20 +94,20 @@ class RPNHead(MMDetectionRPNHead):  # type: ignore[misc]
 
 @MODELS.register_module()
 class StandardRoIHead(MMDetectionRoIHead):  # type: ignore[misc]
-    """MMDetection's, with weights of instances and ignored instances; any box head, masks by cross-entropy."""
+    """MMDetection's RoI head, with weights of instances and ignored instances: any box head, masks by cross-entropy."""
 
     bbox_assigner: BaseAssigner | IgnoringAssigner
     bbox_sampler: BaseSampler | WeightNotingSampler
 
     def init_assigner_sampler(self) -> None:
-        """MMDetection's assigner and sampler, in ours."""
+        """Build MMDetection's assigner and sampler, wrapped in ours."""
         super().init_assigner_sampler()
         if self.train_cfg:
             self.bbox_assigner = IgnoringAssigner(self.bbox_assigner)
             self.bbox_sampler = WeightNotingSampler(self.bbox_sampler)
 
     def init_mask_head(self, mask_roi_extractor: dict[str, Any] | None, mask_head: dict[str, Any]) -> None:
-        """MMDetection's mask head; StageError where its loss cannot be weighed."""
+        """Build MMDetection's mask head. Raise StageError if its loss cannot be weighted."""
         super().init_mask_head(mask_roi_extractor, mask_head)
         if not getattr(self.mask_head.loss_mask, "use_mask", False):
             raise StageError(
@@ -121,7 +116,7 @@ class StandardRoIHead(MMDetectionRoIHead):  # type: ignore[misc]
             )
 
     def bbox_loss(self, x: tuple[Tensor, ...], sampling_results: list[SamplingResult]) -> dict[str, Any]:
-        """Losses of classes and boxes under `loss_bbox`, beside what the box head gave."""
+        """Return the results of the box head and, as `loss_bbox`, the losses of classes and boxes."""
         rois = bbox2roi([sampled.priors for sampled in sampling_results])
         results: dict[str, Any] = self._bbox_forward(x, rois)
         labels, label_weights, bbox_targets, bbox_weights = self.bbox_head.get_targets(sampling_results, self.train_cfg)
@@ -138,7 +133,7 @@ class StandardRoIHead(MMDetectionRoIHead):  # type: ignore[misc]
             bbox_targets,
             bbox_weights * weights.unsqueeze(1),
         )
-        # Without proposals MMDetection gives no such loss; distributed training needs every parameter in one.
+        # Without proposals MMDetection has no loss of classes; distributed training needs every parameter in a loss.
         losses.setdefault("loss_cls", results["cls_score"].sum())
         return results | {"loss_bbox": losses}
 
@@ -149,7 +144,7 @@ class StandardRoIHead(MMDetectionRoIHead):  # type: ignore[misc]
         bbox_feats: Tensor,
         batch_gt_instances: list[InstanceData],
     ) -> dict[str, Any]:
-        """The loss of masks under `loss_mask`, beside what the mask head gave."""
+        """Return the results of the mask head and, as `loss_mask`, the loss of masks."""
         results: dict[str, Any] = self._mask_forward(x, bbox2roi([sampled.pos_priors for sampled in sampling_results]))
         mask_logits = results["mask_preds"]
         if len(mask_logits) == 0:

@@ -1,7 +1,7 @@
-"""A predicted instance, whose mask is painted at the size of the image when it is asked for.
+"""A predicted instance, whose mask is painted at the size of the image when it is needed.
 
-A detector's masks are small: cells inside a box, or logits at a quarter of the input. A hundred of them at full
-size are gigabytes as probabilities, so whoever needs them paints one at a time.
+A detector's masks are small: cells inside a box, or logits at a quarter of the input. A hundred of them as
+probabilities at full size are gigabytes, so masks are painted one at a time.
 """
 
 from __future__ import annotations
@@ -21,22 +21,21 @@ from pipeline.masks.windows import BoxXyxy
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PaintedMask:
-    """A mask at the size of the image. probability: float32 (height, width), 0 to 1. mask: bool, likewise."""
+    """A mask at the size of the image.
+
+    probability: float32 (height, width), 0 to 1. mask: bool (height, width). threshold: the least probability in it.
+    """
 
     probability: NDArray[np.float32]
     mask: NDArray[np.bool_]
+    threshold: float
 
 
 class SoftMaskSource(Protocol):
-    """What can paint the mask of an instance."""
-
-    @property
-    def threshold(self) -> float:
-        """Return the probability that parts the mask from the rest."""
-        ...
+    """Paints the mask of an instance."""
 
     def paint(self) -> PaintedMask:
-        """Paint the mask at the size of the image; nothing of it is kept."""
+        """Paint the mask at the size of the image, anew at each call."""
         ...
 
 
@@ -60,31 +59,30 @@ class RegionMask:
     threshold: float
 
     def paint(self) -> PaintedMask:
-        """Paint as MMDetection pastes on a CPU; nothing lies outside the box."""
-        # skip_empty on every device: elsewhere MMDetection paints whole images, to the same mask.
+        """Paint as MMDetection pastes on a CPU; outside the box all is 0."""
+        # skip_empty on every device: elsewhere MMDetection paints whole images, with the same result.
         values, region = _do_paste_mask(self.cells[None, None], self.box_xyxy[None], *self.size_hw, skip_empty=True)
         probability = torch.zeros(self.size_hw, device=self.cells.device)
         mask = torch.zeros(self.size_hw, dtype=torch.bool, device=self.cells.device)
         probability[region] = values[0]
         mask[region] = values[0] >= self.threshold
-        return PaintedMask(probability.cpu().numpy(), mask.cpu().numpy())
+        return PaintedMask(probability.cpu().numpy(), mask.cpu().numpy(), self.threshold)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class QueryMask:
     """Mask2Former's mask: logits (rows, columns) over the padded input.
 
-    input_hw: the input with its padding. resized_hw: without. size_hw: the image.
+    input_hw: the input with its padding. resized_hw: without padding. size_hw: the image.
     """
 
     logits_lowres: Tensor
     input_hw: tuple[int, int]
     resized_hw: tuple[int, int]
     size_hw: tuple[int, int]
-    threshold: float = 0.5
 
     def logits(self) -> Tensor:
-        """Return logits at the size of the image, (height, width): twice resized, as MMDetection does it."""
+        """Return logits at the size of the image, (height, width), resized twice as in MMDetection."""
         rows, columns = self.resized_hw
         padded = _resized(self.logits_lowres[None, None], self.input_hw)
         return _resized(padded[..., :rows, :columns], self.size_hw)[0, 0]
@@ -92,42 +90,33 @@ class QueryMask:
     def paint(self) -> PaintedMask:
         """Paint a mask where the logits are positive."""
         logits = self.logits()
-        return PaintedMask(logits.sigmoid().cpu().numpy(), (logits > 0).cpu().numpy())
+        return PaintedMask(logits.sigmoid().cpu().numpy(), (logits > 0).cpu().numpy(), 0.5)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class MirroredMask:
-    """Another mask, left and right exchanged."""
+    """Another mask with left and right exchanged."""
 
     mirrored: SoftMaskSource
 
-    @property
-    def threshold(self) -> float:
-        """Return that of the other."""
-        return self.mirrored.threshold
-
     def paint(self) -> PaintedMask:
-        """Paint the other's, exchanged."""
+        """Paint the other mask, mirrored."""
         painted = self.mirrored.paint()
-        return PaintedMask(painted.probability[:, ::-1], painted.mask[:, ::-1])
+        return PaintedMask(painted.probability[:, ::-1], painted.mask[:, ::-1], painted.threshold)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class MeanMask:
-    """What two masks of the same object agree on: the mean of their probabilities."""
+    """The mean of two masks of the same object."""
 
     first: SoftMaskSource
     second: SoftMaskSource
 
-    @property
-    def threshold(self) -> float:
-        """Return that of the first."""
-        return self.first.threshold
-
     def paint(self) -> PaintedMask:
-        """Paint the mean, and a mask where it reaches the threshold."""
-        probability = (self.first.paint().probability + self.second.paint().probability) * np.float32(0.5)
-        return PaintedMask(probability, probability >= self.threshold)
+        """Paint the mean of the probabilities, and a mask where it reaches the first one's threshold."""
+        first, second = self.first.paint(), self.second.paint()
+        probability = (first.probability + second.probability) * np.float32(0.5)
+        return PaintedMask(probability, probability >= first.threshold, first.threshold)
 
 
 def _resized(values: Tensor, size_hw: tuple[int, int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Predicting on a shard of images: what a worker is given, and what it does with it."""
+"""The work of predicting on a shard of images, and how a worker runs the detector. Imports torch in workers only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from pipeline.coco.paths import resolve_image_path
 from pipeline.coco.reading import read_coco
 from pipeline.compute.ahead import read_ahead
 from pipeline.compute.shards import Shard, ShardReport
-from pipeline.detection.detector_choice import DetectorChoice
 from pipeline.errors import ImageError
 from pipeline.files.images import read_image
 from pipeline.labels.label_writing import write_label_shard
@@ -29,8 +28,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class DetectorChoice:
+    """A trained detector, and how a worker runs it. flip: predict on the mirror image too."""
+
+    folder: Path
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "fp32", "bf16"]
+    batch_images: int
+    flip: bool = False
+
+
+@dataclass(frozen=True)
 class PredictWork:
-    """A detector's labels for images, shard by shard (see `pipeline.compute.shards.ShardWork`).
+    """A detector's labels of images, shard by shard (see `pipeline.compute.shards.ShardWork`).
 
     measured: detections to measure, with the detector's own boxes and without soft masks; else labels to refine,
     with the boxes of their masks.
@@ -45,8 +55,8 @@ class PredictWork:
     measured: bool = False
 
     def compute(self, shard: Shard) -> list[ImageLabels]:
-        """The labels of a shard's images. Images are read while others are predicted on."""
-        import pipeline.detection.registered  # noqa: F401  ahead of all else of MMDetection, which it keeps quiet
+        """Return the labels of the images of a shard. Images are read while the detector runs on others."""
+        import pipeline.detection.registered  # noqa: F401  before any other import of MMDetection, which it silences
         from pipeline.detection.predictor import build_predictor
 
         dataset = _read_dataset(self.annotations)
@@ -64,11 +74,11 @@ class PredictWork:
         return ShardReport(len(rows), {"instances": sum(len(row.instances) for row in rows)}, failures)
 
     def given_up(self, image_id: int, reason: str) -> ImageLabels:
-        """The row of an image that kills its workers."""
+        """Return the row of an image that kills its workers."""
         return _failure(_read_dataset(self.annotations).image_by_id[image_id], reason)
 
     def _with_pixels(self, image: CocoImage) -> tuple[CocoImage, NDArray[np.uint8] | str]:
-        """An image as RGB, or why it cannot be read."""
+        """Return an image with its RGB pixels, or with the reason why it cannot be read."""
         try:
             path = resolve_image_path(self.image_root, image.file_name)
             return image, read_image(path, (image.width, image.height))
@@ -78,9 +88,9 @@ class PredictWork:
     def _predicted(
         self, batch: Sequence[tuple[CocoImage, NDArray[np.uint8] | str]], predictor: Predictor
     ) -> list[ImageLabels]:
-        """The rows of a batch, in its order."""
+        """Return the rows of a batch, in its order."""
         images = [pixels for _, pixels in batch if not isinstance(pixels, str)]
-        # A mirror image's share may lift or lower a score: nothing is left out before.
+        # Merging with the mirror image changes scores: before it no instance is left out.
         found = iter(
             predictor.predict_twice(images) if self.detector.flip else predictor.predict(images, self.score_threshold)
         )
@@ -92,7 +102,7 @@ class PredictWork:
     def _row(
         self, image: CocoImage, predictions: Sequence[Prediction], categories: Sequence[CocoCategory]
     ) -> ImageLabels:
-        """The best predictions of an image as labels, the best first; those without a pixel are passed over."""
+        """Return the labels of an image, the best score first; empty masks are left out."""
         instances: list[InstanceLabel] = []
         for prediction in sorted(predictions, key=lambda each: -each.score):
             if prediction.score < self.score_threshold or len(instances) == self.max_instances:
@@ -104,7 +114,7 @@ class PredictWork:
 
     def _label(self, prediction: Prediction, category_id: int) -> InstanceLabel:
         painted = prediction.source.paint()
-        score = min(prediction.score, 1.0)  # a mean of probabilities may be rounded to a little above
+        score = min(prediction.score, 1.0)  # rounding may lift a mean of probabilities above 1
         label = label_from_mask(painted.mask, category_id, score, Decision.TEACHER)
         if self.measured:
             return replace(label, box_xyxy=prediction.box_xyxy)

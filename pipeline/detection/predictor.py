@@ -1,12 +1,13 @@
-"""Predicting with a trained detector: MMDetection's own detections, and the probabilities behind their masks."""
+"""Predicts with a trained detector: MMDetection's own detections, with the probabilities of their masks."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,23 +20,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.coco.model import CocoCategory
-from pipeline.detection.detector_choice import DetectorChoice
 from pipeline.detection.flip import merge, mirrored_back
 from pipeline.detection.painted_masks import Prediction, QueryMask, RegionMask
+from pipeline.detection.predict_work import DetectorChoice
 from pipeline.detection.published import PublishedDetector, build_published, read_published
 from pipeline.errors import StageError
 from pipeline.masks.windows import BoxXyxy
 from pipeline.sam.engine import Precision, resolve_precision
 
 Inputs = tuple[Tensor, DetDataSample]
-"""An image as the detector takes it: 3 x height x width uint8, blue first, and what is known of it."""
+"""The input of the detector for an image: pixels, uint8 3 x height x width, blue first, and their data sample."""
 
 
 class Predictor:
     """A detector on a device.
 
-    Images of one batch are of one size, so that none is padded because of another. On a CPU a batch is one image:
-    more are not faster there, and sums would be rounded by what else is in the batch.
+    All images of a batch have the same size, so that none is padded. On a CPU a batch is one image: larger batches are
+    not faster, and the rounding of sums would depend on the other images.
     """
 
     def __init__(self, published: PublishedDetector, device: str, precision: Precision, batch_images: int) -> None:
@@ -48,20 +49,20 @@ class Predictor:
         self._prepare = _preparation(published.config.get("test_transforms", ()))
 
     def predict(self, images_rgb: Sequence[NDArray[np.uint8]], min_score: float = 0.0) -> list[list[Prediction]]:
-        """The instances of images, each uint8 (height, width, 3); those whose class scores less are left out.
+        """Return the instances of images, each uint8 (height, width, 3); those with a lower class score are left out.
 
-        StageError where the model's answer is not made of numbers.
+        Raise StageError if the model's answer holds values that are not finite.
         """
         inputs = [self._input(image) for image in images_rgb]
         found: list[list[Prediction]] = [[] for _ in images_rgb]
-        for places in self._batches([pixels.shape for pixels, _ in inputs]):
-            predictions = self._predict_batch([inputs[place] for place in places], min_score)
-            for place, instances in zip(places, predictions, strict=True):
-                found[place] = instances
+        for indices in self._batches([pixels.shape for pixels, _ in inputs]):
+            predictions = self._predict_batch([inputs[index] for index in indices], min_score)
+            for index, instances in zip(indices, predictions, strict=True):
+                found[index] = instances
         return found
 
     def predict_twice(self, images_rgb: Sequence[NDArray[np.uint8]]) -> list[list[Prediction]]:
-        """As `predict`, on the images and on their mirror images, merged."""
+        """Return the instances found on images and on their mirror images, merged."""
         mirror_images = [np.ascontiguousarray(image[:, ::-1]) for image in images_rgb]
         found = self.predict([*images_rgb, *mirror_images])
         count = len(images_rgb)
@@ -71,17 +72,17 @@ class Predictor:
         ]
 
     def _batches(self, shapes: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
-        """Places of images that go through the model together."""
-        places_by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for place, shape in enumerate(shapes):
-            places_by_shape[shape].append(place)
-        for places in places_by_shape.values():
-            for first in range(0, len(places), self._batch_images):
-                yield places[first : first + self._batch_images]
+        """Yield the indices of the images of each batch."""
+        indices_by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for index, shape in enumerate(shapes):
+            indices_by_shape[shape].append(index)
+        for indices in indices_by_shape.values():
+            for first in range(0, len(indices), self._batch_images):
+                yield indices[first : first + self._batch_images]
 
     def _input(self, image_rgb: NDArray[np.uint8]) -> Inputs:
         size_hw = image_rgb.shape[:2]
-        # MMDetection reads files blue first; what a detector makes of that is its preprocessor's.
+        # MMDetection reads files blue first; the detector's preprocessor reorders the channels.
         pixels_bgr = np.ascontiguousarray(image_rgb[..., ::-1])
         # MMDetection's Resize overwrites the scale; without one it is 1.
         image = {"img": pixels_bgr, "img_shape": size_hw, "ori_shape": size_hw, "scale_factor": (1.0, 1.0)}
@@ -92,76 +93,65 @@ class Predictor:
     def _predict_batch(self, batch: Sequence[Inputs], min_score: float) -> list[list[Prediction]]:
         data = {"inputs": [pixels for pixels, _ in batch], "data_samples": [sample for _, sample in batch]}
         data = self._model.data_preprocessor(data, False)
-        # Only what gives features: the operators behind it know no bf16.
+        # For the features only: the operators of the heads have no bf16.
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_bf16):
             features = self._model.extract_feat(data["inputs"])
         features = tuple(level.float() for level in features)
         find = _query_instances if hasattr(self._model, "panoptic_fusion_head") else _region_instances
-        with _Numbers(self._model, self._folder) as numbers:
-            numbers.require(features)
+        _require_finite(features, self._folder)
+        with _finite_answers(self._model, self._folder):
             return find(self._model, features, data["data_samples"], min_score)
 
 
 @lru_cache(maxsize=2)
 def build_predictor(choice: DetectorChoice) -> Predictor:
-    """A model of a worker process; where two are compared, both stay."""
+    """Load the detector of a worker process; the last two are kept, for comparisons."""
     device = ("cuda" if torch.cuda.is_available() else "cpu") if choice.device == "auto" else choice.device
     if device == "cpu":
-        torch.set_num_threads(1)  # a worker is a core; and sums are rounded the same whatever their number
+        torch.set_num_threads(1)  # a worker is a core; rounding must not depend on the number of threads
     return Predictor(read_published(choice.folder), device, choice.precision, choice.batch_images)
 
 
-class _Numbers:
-    """While entered, the heads of a model may answer in finite numbers only.
+@contextmanager
+def _finite_answers(model: nn.Module, folder: Path) -> Iterator[None]:
+    """Raise StageError within this context if a head of the model answers with values that are not finite.
 
-    MMDetection passes over boxes whose score is no number: a broken model would look as if it saw nothing.
+    MMDetection drops boxes whose score is NaN: a broken model would seem to find nothing.
     """
-
-    def __init__(self, model: nn.Module, folder: Path) -> None:
-        self._folder = folder
-        names = ("rpn_head", "roi_head.bbox_head", "roi_head.mask_head", "panoptic_head")
-        self._heads = [module for name, module in model.named_modules() if name in names]
-
-    def __enter__(self) -> Self:
-        self._hooks = [head.register_forward_hook(self._after) for head in self._heads]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
+    names = ("rpn_head", "roi_head.bbox_head", "roi_head.mask_head", "panoptic_head")
+    heads = [module for name, module in model.named_modules() if name in names]
+    hooks = [head.register_forward_hook(lambda _, __, answer: _require_finite(answer, folder)) for head in heads]
+    try:
+        yield
+    finally:
+        for hook in hooks:
             hook.remove()
 
-    def require(self, values: Any) -> None:
-        """StageError unless all numbers in tensors, or in lists of them, are finite."""
-        if isinstance(values, Tensor):
-            if not values.isfinite().all():
-                raise StageError(
-                    f"{self._folder}: this model answers with values that are not numbers (NaN or infinite): its "
-                    f"training diverged. Train again, with a lower learning rate"
-                )
-        elif isinstance(values, list | tuple):
-            for each in values:
-                self.require(each)
 
-    def _after(self, _: nn.Module, __: Any, answer: Any) -> None:
-        self.require(answer)
+def _require_finite(values: Any, folder: Path) -> None:
+    """Raise StageError unless all values in a tensor, or in lists of tensors, are finite."""
+    if isinstance(values, Tensor):
+        if not values.isfinite().all():
+            raise StageError(
+                f"{folder}: this model answers with values that are not numbers (NaN or infinite): its training "
+                "diverged. Train again, with a lower learning rate"
+            )
+    elif isinstance(values, list | tuple):
+        for each in values:
+            _require_finite(each, folder)
 
 
 def _preparation(test_transforms: Sequence[dict[str, Any]]) -> Compose:
-    """The test-time transforms of a model; they may do nothing but resize."""
+    """Return the test-time transforms of a model, which may only resize, followed by packing."""
     init_default_scope("mmdet")
-    # JSON knows no tuples; MMDetection takes scales as nothing else.
-    steps = [
-        {key: tuple(value) if isinstance(value, list) else value for key, value in step.items()}
-        for step in test_transforms
-    ]
     packing = PackDetInputs(meta_keys=("ori_shape", "img_shape", "scale_factor"))
-    return Compose([*(TRANSFORMS.build(step) for step in steps), packing])
+    return Compose([*(TRANSFORMS.build(step) for step in test_transforms), packing])
 
 
 def _region_instances(
     model: Any, features: tuple[Tensor, ...], samples: list[DetDataSample], min_score: float
 ) -> list[list[Prediction]]:
-    """What Mask R-CNN finds: MMDetection's `TwoStageDetector.predict`, with no mask painted."""
+    """Return the instances of Mask R-CNN, as MMDetection's `TwoStageDetector.predict`, without painting masks."""
     heads = model.roi_head
     proposals = model.rpn_head.predict(features, samples, rescale=False)
     metainfos = [sample.metainfo for sample in samples]
@@ -187,17 +177,17 @@ def _region_instances(
 def _query_instances(
     model: Any, features: tuple[Tensor, ...], samples: list[DetDataSample], min_score: float
 ) -> list[list[Prediction]]:
-    """What Mask2Former finds: MMDetection's `MaskFormerFusionHead.instance_postprocess`, a mask at a time."""
+    """Return the instances of Mask2Former, as MMDetection's `MaskFormerFusionHead.instance_postprocess` does."""
     class_logits, mask_logits = model.panoptic_head(features, samples)
     fusion = model.panoptic_fusion_head
     predictions = []
     for sample, classes, masks in zip(samples, class_logits[-1], mask_logits[-1], strict=True):
         scores = classes.softmax(-1)[:, :-1].flatten()
         most = min(fusion.test_cfg.get("max_per_image", 100), len(scores))
-        top_scores, places = scores.topk(most, sorted=False)
+        top_scores, indices = scores.topk(most, sorted=False)
         found = []
-        for score, place in zip(top_scores.tolist(), places.tolist(), strict=True):
-            query, label = divmod(place, fusion.num_classes)
+        for score, index in zip(top_scores.tolist(), indices.tolist(), strict=True):
+            query, label = divmod(index, fusion.num_classes)
             if score >= min_score and label < fusion.num_things_classes:
                 mask = QueryMask(masks[query], sample.batch_input_shape, sample.img_shape, sample.ori_shape)
                 found.append(_query_prediction(label, score, mask))
@@ -206,7 +196,7 @@ def _query_instances(
 
 
 def _query_prediction(label: int, class_score: float, source: QueryMask) -> Prediction:
-    """The score is the class's times the mean probability inside the mask; the box is the mask's, 0 if it is empty."""
+    """Return a prediction with the box of its mask; its score is the class score times the mask's mean probability."""
     logits = source.logits()
     inside = logits > 0
     mask_score = (logits.sigmoid() * inside).sum() / (inside.sum(dtype=torch.float32) + 1e-6)

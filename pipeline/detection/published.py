@@ -1,10 +1,10 @@
-"""A trained detector as a folder: weights that are tensors alone, its config, and a card that says what it is.
+"""A trained detector as a folder: its weights, its config, and a card that describes it.
 
-weights.pth     the state dict, loads with `weights_only`
-detector.json   MMEngine config: the model and how images come to it
-model.json      the card: classes, what made it, how it fared
+weights.pth     the state dict: tensors only, for `weights_only`
+detector.json   MMEngine config: the model and the transforms of its images
+model.json      the card: classes, what the model was made from, its last losses
 
-Configs are JSON: unlike Python ones, reading them runs nothing.
+Configs are JSON: reading them executes nothing, unlike Python configs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FORMAT_VERSION: Final = 1
 
 
 class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a trained detector is. `categories`: in the order of its labels. `losses`: the last ones of training."""
+    """Describes a trained detector. categories: in the order of its labels. losses: the last ones of training."""
 
     format: str
     version: int
@@ -45,7 +45,7 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class PublishedDetector:
-    """A folder of a trained detector, its card and its config read."""
+    """The folder of a trained detector, with its card and its config."""
 
     folder: Path
     card: ModelCard
@@ -53,18 +53,18 @@ class PublishedDetector:
 
 
 def publish(folder: Path, weights: Mapping[str, Tensor], config: Config, card: ModelCard) -> None:
-    """Write a trained detector into a folder; the card comes last."""
+    """Write a trained detector into a folder, the card last."""
     import torch
 
     with open_atomically(folder / WEIGHTS) as file:
-        # Under this key all that loads checkpoints in MMEngine finds them.
+        # The key under which MMEngine looks for weights.
         torch.save({"state_dict": {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}}, file)
     write_atomically(folder / CONFIG, json.dumps(config.to_dict(), indent=1))
     write_atomically(folder / CARD, msgspec.json.format(msgspec.json.encode(card)).decode())
 
 
 def read_published(folder: Path) -> PublishedDetector:
-    """The detector of a folder, its weights not yet read; StageError where there is none."""
+    """Read the card and the config of a trained detector. Raise StageError if there is none."""
     from mmengine import Config
 
     path = folder / CARD
@@ -84,7 +84,7 @@ def read_published(folder: Path) -> PublishedDetector:
 
 
 def _sizes_as_tuples(value: Any) -> Any:
-    """Transforms tell a size from several sizes by the type, which JSON does not keep."""
+    """Return a value from JSON with lists of numbers as tuples, which transforms expect for a size."""
     if isinstance(value, dict):
         return {key: _sizes_as_tuples(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -94,7 +94,7 @@ def _sizes_as_tuples(value: Any) -> Any:
 
 
 def build_published(published: PublishedDetector, device: str = "cpu") -> nn.Module:
-    """The detector with its weights, ready to predict; StageError where the weights are not what they should be."""
+    """Build the detector with its weights, ready to predict. Raise StageError if the weights do not fit."""
     from pipeline.detection.weights import load_weights, read_weights
 
     model = build_model(published.config)
@@ -103,7 +103,7 @@ def build_published(published: PublishedDetector, device: str = "cpu") -> nn.Mod
 
 
 def build_model(config: Config) -> nn.Module:
-    """The model of a config, with random weights; its classes are looked up in MMDetection's scope."""
+    """Build the model of a config, with random weights; its types are looked up in MMDetection's scope."""
     from mmengine.registry import MODELS, init_default_scope
 
     import pipeline.detection.registered  # noqa: F401

@@ -1,4 +1,4 @@
-"""Imports every module whose classes configs name, so that they are in the registries. Needs MMDetection."""
+"""Imports every module whose classes configs name, which registers them. Needs MMDetection."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import warnings
 from contextlib import redirect_stdout
 
 with redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
-    # It tells, on import, of optional packages that are not there.
+    # On import it reports optional packages that are missing.
     import mmdet.datasets
     import mmdet.engine
     import mmdet.evaluation
-    import mmdet.models
+    import mmdet.models  # noqa: F401
 
-from pipeline.detection import (
+from pipeline.detection import (  # noqa: F401
     backbone,
     datasets,
     mask2former_head,
@@ -24,8 +24,3 @@ from pipeline.detection import (
     transforms,
     wandb_curves,
 )
-
-__all__: list[str] = []
-
-_MODULES = (mmdet.datasets, mmdet.engine, mmdet.evaluation, mmdet.models)
-_OURS = (backbone, datasets, mask2former_head, mask_rcnn_head, models, packing, sampler, transforms, wandb_curves)

@@ -1,6 +1,6 @@
-"""What a sample is named by, and the random numbers that this name alone decides.
+"""The identity of a training sample, which alone decides its random numbers.
 
-A sample is the same whichever process loads it, in whatever order, and in a training that was interrupted.
+A sample is the same in any process, in any order of loading, and in a training that was interrupted.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-_SHUFFLES, _TRANSFORMS, _REPLACEMENTS = 0, 1, 2  # streams of random numbers that have nothing in common
+_SHUFFLES, _TRANSFORMS, _REPLACEMENTS = 0, 1, 2  # independent streams of random numbers
 
 
 class Sample(NamedTuple):
     """One draw from a mixture of sources.
 
-    source: which of them. item: a position in it. draw: how many were drawn from it before. seed: the training's.
+    source: its index. item: index in the source. draw: number of earlier draws from the source. seed: the training's.
     """
 
     source: int
@@ -28,12 +28,12 @@ class Sample(NamedTuple):
     seed: int
 
     def replacements_rng(self) -> np.random.Generator:
-        """Decides what takes the place of an item that cannot be used."""
+        """Return the generator that chooses replacements of an item that cannot be used."""
         return np.random.default_rng(self._sequence(_REPLACEMENTS))
 
     @contextmanager
     def randomness(self) -> Iterator[None]:
-        """Within it `random`, `numpy.random` and torch's CPU generator are the sample's own; then as before."""
+        """Seed `random`, `numpy.random` and torch's CPU generator for the sample; restore them afterwards."""
         python_state, numpy_state = random.getstate(), np.random.get_state()
         torch_state = torch.default_generator.get_state()
         python_seed, numpy_seed, torch_seed = self._sequence(_TRANSFORMS).generate_state(3).tolist()
@@ -52,7 +52,7 @@ class Sample(NamedTuple):
 
 
 def shuffled(seed: int, source: int, source_pass: int, length: int) -> list[int]:
-    """The order of a source's items in one pass over it."""
+    """Return the order of the items of a source in one pass over it."""
     sequence = np.random.SeedSequence(seed, spawn_key=(_SHUFFLES, source, source_pass))
     order: list[int] = np.random.default_rng(sequence).permutation(length).tolist()
     return order

@@ -1,9 +1,10 @@
-"""Which sample comes next: batches in set proportions, from a closed rule that can begin anywhere."""
+"""Chooses the samples of batches in set proportions, by a rule that can start at any batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from itertools import count, islice
 from math import gcd, lcm
 
@@ -17,10 +18,10 @@ from pipeline.errors import StageError
 
 
 class Apportionment:
-    """How many samples of each source a batch has: the set shares, to less than one sample over any time.
+    """The number of samples of each source in a batch; over time each share is exact to less than one sample.
 
-    What a batch cannot have in whole samples is carried over to the next. After `period` batches everything
-    repeats, so that the state at any batch is known at once.
+    Fractions of a sample are carried over to the next batch. After `period` batches the counts repeat, so that the
+    state at any batch is known at once.
     """
 
     def __init__(self, amounts: Sequence[float], batch_size: int) -> None:
@@ -34,20 +35,20 @@ class Apportionment:
         self.period = self._total // gcd(self._total, batch_size)
 
     def batches(self, first: int) -> Iterator[tuple[list[int], list[int]]]:
-        """From a batch on: how many samples came before it, of each source, and how many it has."""
+        """Yield, from batch `first` on, the number of samples of each source before the batch and in it."""
         rounds, start = divmod(first, self.period)
         drawn = [rounds * self.period * self._batch_size * weight // self._total for weight in self._weights]
-        due = [0] * len(self._weights)  # in parts of a sample, of which `_total` make one
-        for number in count():
+        due = [0] * len(self._weights)  # in units of 1 / `_total` of a sample
+        for batch in count():
             due = [left + self._batch_size * weight for left, weight in zip(due, self._weights, strict=True)]
             counts = self._counts(due)
-            if number >= start:
+            if batch >= start:
                 yield drawn, counts
             due = [left - taken * self._total for left, taken in zip(due, counts, strict=True)]
             drawn = [before + taken for before, taken in zip(drawn, counts, strict=True)]
 
     def _counts(self, due: Sequence[int]) -> list[int]:
-        """One sample after the other goes to the source that is due the most."""
+        """Give each sample of a batch to the source that is due the most."""
         left = list(due)
         counts = [0] * len(due)
         for _ in range(self._batch_size):
@@ -61,10 +62,9 @@ class Apportionment:
 class MixtureSampler(Sampler[Sample]):
     """Endless samples of a mixture; each `batch_size * world_size` of them are one batch of all ranks.
 
-    The batch of all ranks depends on its size, not on how many ranks share it, and every source is spread evenly
-    over the ranks. Each source is gone through in shuffled passes; those that are empty or have the amount
-    0 are left out. MMDetection's MultiSourceSampler rounds the shares once, and can only be resumed by drawing
-    everything again.
+    The batch of all ranks depends on its size, not on the number of ranks, and every source is spread evenly over the
+    ranks. Each source is read in shuffled passes; sources that are empty or have the amount 0 are left out.
+    MMDetection's MultiSourceSampler rounds the shares once, and resumes only by drawing all samples again.
     """
 
     def __init__(self, dataset: Mixture, batch_size: int, amounts: Sequence[float], seed: int) -> None:
@@ -88,33 +88,29 @@ class MixtureSampler(Sampler[Sample]):
         return islice(self._from_batch(first), within, None)
 
     def skip(self, num_samples: int) -> None:
-        """Begin behind this rank's first `num_samples` samples, whatever was drawn until now."""
-        if num_samples < 0:
-            raise ValueError(f"num_samples must not be negative, it is {num_samples}")
+        """Start after the first `num_samples` samples of this rank, whatever was drawn before."""
         self._skipped = num_samples
 
     def _from_batch(self, first: int) -> Iterator[Sample]:
-        orders = [_Order(self._seed, source, self._lengths[source]) for source in self._sources]
+        samplers = [_samples_of(self._seed, source, self._lengths[source]) for source in self._sources]
         for drawn, counts in self._shares.batches(first):
             batch = [
-                order.sample(draw)
-                for order, before, taken in zip(orders, drawn, counts, strict=True)
+                sample(draw)
+                for sample, before, taken in zip(samplers, drawn, counts, strict=True)
                 for draw in range(before, before + taken)
             ]
             yield from batch[self._rank :: self._ranks]
 
 
-class _Order:
-    """The order in which one source's items are drawn; it keeps that of one pass."""
+def _samples_of(seed: int, source: int, length: int) -> Callable[[int], Sample]:
+    """Return a function from draws of a source to samples; it keeps the order of one pass."""
 
-    def __init__(self, seed: int, source: int, length: int) -> None:
-        self._seed, self._source, self._length = seed, source, length
-        self._kept_pass = -1
-        self._kept: list[int] = []
+    @lru_cache(maxsize=1)
+    def order_of(source_pass: int) -> list[int]:
+        return shuffled(seed, source, source_pass, length)
 
-    def sample(self, draw: int) -> Sample:
-        source_pass, place = divmod(draw, self._length)
-        if source_pass != self._kept_pass:
-            self._kept_pass = source_pass
-            self._kept = shuffled(self._seed, self._source, source_pass, self._length)
-        return Sample(self._source, self._kept[place], draw, self._seed)
+    def sample(draw: int) -> Sample:
+        source_pass, index = divmod(draw, length)
+        return Sample(source, order_of(source_pass)[index], draw, seed)
+
+    return sample

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a training runs: they wait for the end of the iteration, so that nothing is lost."""
+"""Delays Ctrl-C and SIGTERM to the end of an iteration of a training, so that nothing is lost."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import torch
 from mmengine.dist import all_reduce
 
 ONE_STOP_SECONDS: Final = 1.0
-"""Signals this close are one: `timeout` and others send theirs to a program and again to its process group."""
+"""Signals this close count as one: `timeout` and others signal a program and then its process group."""
 
 Handler = Callable[[int, FrameType | None], object]
 
 
 @contextmanager
 def handlers_restored() -> Iterator[None]:
-    """Afterwards signals go where they went before: torch's launcher of processes keeps them."""
+    """Restore the signal handlers afterwards: torch's launcher of processes does not."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
     handlers = {number: signal.getsignal(number) for number in numbers}
     try:
@@ -32,9 +32,9 @@ def handlers_restored() -> Iterator[None]:
 
 
 class StopSignals:
-    """Puts the handlers of SIGINT and SIGTERM off while they are held; a second signal does not wait.
+    """Delays the handlers of SIGINT and SIGTERM while signals are held; a second signal is not delayed.
 
-    `note` is told that a stop has to wait.
+    note: called with a message when a stop is delayed.
     """
 
     def __init__(self, note: Callable[[str], None]) -> None:
@@ -47,7 +47,7 @@ class StopSignals:
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Within it signals come here, but for those that are ignored or left to the system. In the main thread."""
+        """Handle the signals that have a Python handler here, within this context. Call it in the main thread."""
         for number in (int(signal.SIGINT), int(signal.SIGTERM)):
             handler = signal.getsignal(number)
             if callable(handler):
@@ -60,33 +60,32 @@ class StopSignals:
                 signal.signal(number, handler)
 
     def hold(self) -> None:
-        """From now on the first signal waits."""
+        """Delay the first signal from now on."""
         self._is_held = True
 
     def release(self) -> None:
-        """From now on signals act as they come; one that waits does so now: its handler is called, and may raise."""
+        """Stop delaying signals; the handler of a delayed one is called now, and may raise."""
         self._is_held = False
         if self._waiting is not None:
             number, self._waiting = self._waiting, None
             self._handlers[number](number, None)
 
     def waits_in_any_process(self) -> bool:
-        """Whether a signal waits in any process of a distributed training; all have to ask."""
+        """Return whether a signal is delayed in any process of a distributed training; all processes must call this."""
         waits = torch.tensor(self._waiting is not None, dtype=torch.float32)
         all_reduce(waits, op="max")
         return bool(waits)
 
     def _came(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
-            return  # in a loader's worker, which Ctrl-C reaches too: it goes when the process that trains does
-        now = time.monotonic()
-        is_first = self._first_came is None
-        if self._first_came is None:
+            return  # a loader's worker, which Ctrl-C reaches too; it ends with the process that trains
+        now, first_came = time.monotonic(), self._first_came
+        if first_came is None:
             self._first_came = now
-        elif now - self._first_came < ONE_STOP_SECONDS:
+        elif now - first_came < ONE_STOP_SECONDS:
             return
-        if is_first and self._is_held:
+        if first_came is None and self._is_held:
             self._waiting = number
-            self._note("stops after this iteration, to go on from there; once more stops at once")
+            self._note("stopping after this iteration, so that training can resume; stop again to stop at once")
         else:
             self._handlers[number](number, frame)

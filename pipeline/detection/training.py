@@ -1,4 +1,4 @@
-"""Trains a detector with MMEngine's runner, in this process or in one for each GPU."""
+"""Trains a detector with MMEngine's runner, in this process or in one process per GPU."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 import pipeline.detection.registered  # noqa: F401  the classes that configs name
+from pipeline.detection.config import BUILD_FAILURES
 from pipeline.detection.hooks import ExactResume, LoggedStep, StepLog, TrainingFolder, published_weights
 from pipeline.detection.published import CARD, ModelCard, publish
 from pipeline.detection.stopping import StopSignals, handlers_restored
@@ -29,21 +30,28 @@ from pipeline.errors import S4MError, StageError
 from pipeline.files.writing import write_atomically
 
 CONFIG_RECORD: Final = "training.py"
-"""What is trained, as a config for MMDetection's own train and test entry points; we never read it."""
+"""The training as a config for MMDetection's own train and test entry points; this program never reads it."""
 SCRATCH: Final = "scratch"
-"""Where MMEngine writes what nobody reads, below the training's folder."""
+"""The folder, below the training's, for files that only MMEngine writes."""
 _FAILURE: Final = "failure.txt"
 
 Report = Callable[[LoggedStep], None]
 
 
 @dataclass(frozen=True)
-class TrainingJob:
-    """All that a training depends on.
+class Start:
+    """A weight file that a training begins with. whole: its tensors must be exactly those of the detector."""
 
-    detector: the file that its detector came from. config: MMEngine's. record: the same training as MMDetection's
-    entry points run it, by themselves. published: the config that goes with the weights. start: a weight file to
-    begin with; start_whole: it must be exactly this detector's.
+    weights: Path
+    whole: bool
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """Everything that a training depends on.
+
+    detector: file of the detector's config. config: MMEngine's. record: the config of the same training for
+    MMDetection's entry points. published: the config that is published with the weights.
     """
 
     folder: Path
@@ -56,15 +64,14 @@ class TrainingJob:
     checkpoint_every: int
     processes: int
     device: str
-    start: Path | None = None
-    start_whole: bool = False
+    start: Start | None = None
 
 
 def train(job: TrainingJob, report: Report, note: Callable[[str], None]) -> None:
-    """Train, or go on training, and publish the detector in the job's folder. Does nothing where that is done.
+    """Train, or resume training, and publish the detector in the job's folder. Do nothing if it is published.
 
-    Runs in the main thread: SIGINT and SIGTERM are put off to the end of an iteration, which is saved.
-    `report` is told of every iteration, `note` of what a person should know.
+    Call this in the main thread: SIGINT and SIGTERM are delayed to the end of an iteration, which is saved.
+    report: called with every iteration. note: called with messages for the user.
     """
     folder = job.folder
     if not (folder / CARD).exists():
@@ -84,12 +91,12 @@ def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -
     def begin(model: nn.Module) -> None:
         if job.start is None:
             return
-        weights = read_weights(job.start)
-        if job.start_whole:
-            load_weights(model, weights, str(job.start))
+        path = job.start.weights
+        if job.start.whole:
+            load_weights(model, read_weights(path), str(path))
         else:
-            left = start_from(model, weights, str(job.start))
-            note(f"{len(left)} tensors of the detector are not in {job.start} and start at random")
+            left = start_from(model, read_weights(path), str(path))
+            note(f"{len(left)} tensors of the detector are not in {path} and start at random")
 
     runner = _built(job)
     stop = StopSignals(note if job.processes == 1 else lambda _: None)
@@ -105,7 +112,7 @@ def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -
                 publish(folder.path, published_weights(runner), Config(job.published), card)
         except URLError as error:
             raise StageError(
-                f"the detector's backbone starts from weights that cannot be fetched ({error.reason}): set "
+                f"the weights that the detector's backbone starts from cannot be fetched ({error.reason}): set "
                 "teacher.init_weights to a file, such as torchvision's own of this backbone, or "
                 "model.backbone.init_cfg to null by teacher.overrides"
             ) from error
@@ -116,16 +123,16 @@ def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -
 
 
 def _built(job: TrainingJob) -> Runner:
-    """MMEngine's runner, and whatever else a detector's file describes built once; StageError where it cannot be."""
+    """Build MMEngine's runner, and all transforms to check them. Raise StageError if anything cannot be built."""
     try:
         runner = Runner.from_cfg(_config(job.config))
-        # Parameters that are frozen are so on purpose; MMEngine warns of each.
+        # MMEngine warns of each frozen parameter, which is frozen on purpose.
         runner.logger.addFilter(lambda record: "requires_grad=False" not in record.getMessage())
         runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
         for source in job.config["train_dataloader"]["dataset"]["datasets"]:
             Compose(source["pipeline"])
         Compose(job.published["test_transforms"])
-    except (TypeError, ValueError, LookupError, AttributeError, AssertionError, ImportError) as error:
+    except BUILD_FAILURES as error:
         raise StageError(
             f"{job.detector}: no detector can be built from it and the overrides ({type(error).__name__}: {error})"
         ) from error
@@ -138,18 +145,15 @@ def _config(content: dict[str, Any]) -> Config:
 
 
 def _last_losses(folder: TrainingFolder) -> dict[str, float]:
-    """Mean losses of the last iterations."""
-    lines = folder.log.read_bytes().splitlines()[-20:]
-    steps = [msgspec.json.decode(line, type=LoggedStep) for line in lines]
-    found: dict[str, list[float]] = defaultdict(list)  # a batch without pseudo-labels has no losses of theirs
-    for step in steps:
-        for name, value in step.losses.items():
+    found: dict[str, list[float]] = defaultdict(list)  # not every batch has every loss
+    for line in folder.log.read_bytes().splitlines()[-20:]:
+        for name, value in msgspec.json.decode(line, type=LoggedStep).losses.items():
             found[name].append(value)
     return {name: round(sum(values) / len(values), 5) for name, values in found.items()}
 
 
 def _train_in_processes(job: TrainingJob, report: Report, note: Callable[[str], None]) -> None:
-    """One process a GPU, as torchrun starts them; the first one reports."""
+    """Train in one process per GPU, started as by torchrun; the first one reports."""
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -180,11 +184,11 @@ def _train_in_processes(job: TrainingJob, report: Report, note: Callable[[str], 
 
 
 def _train_as_one_of_several(job: TrainingJob, report: Report, note: Callable[[str], None]) -> None:
-    # As MMEngine does it; where it has to, it warns, in every process.
+    # As MMEngine does, which would warn in every process.
     torch.multiprocessing.set_start_method("fork", force=True)
     for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(threads, "1")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be put off as Ctrl-C is
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # delayed as Ctrl-C is
     on_gpus = job.device != "cpu" and torch.cuda.is_available()
     if on_gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

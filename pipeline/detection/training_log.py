@@ -1,4 +1,4 @@
-"""What a training's log says, thinned out to what a chart can show."""
+"""Reads the log of a training as curves, thinned out for charts."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class _Step(msgspec.Struct):
 
 @dataclass(frozen=True)
 class TrainingLog:
-    """A training as its log has it. Points are (iteration, value), at most `MOST_POINTS` of each curve.
+    """The curves of a training. Points are (iteration, value), at most `MOST_POINTS` in each curve.
 
-    unreadable: lines that are none of a log, as the last one of a run that was cut off.
+    unreadable: number of lines that cannot be read, such as the last one of an interrupted run.
     """
 
     iterations: int
@@ -39,7 +39,7 @@ class TrainingLog:
 
 
 def read_log(path: Path) -> TrainingLog | None:
-    """The log of a training; None where there is no file, or nothing in it."""
+    """Read the log of a training; None if the file is missing or empty."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Weights of detectors from files that are not trusted."""
+"""Reads weights of detectors from untrusted files, and loads them into a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.sam.build import read_state
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weight file by name; StageError for whatever else it may hold. Nothing in it is run."""
+    """Read the tensors of a weight file by name, executing nothing. Raise StageError if it holds anything else."""
     try:
         return read_state(path)
     except S4MError as error:
@@ -20,7 +20,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Give a model exactly these weights; StageError where names or shapes differ."""
+    """Load exactly these weights into a model. Raise StageError if names or shapes differ."""
     own = model.state_dict()
     problems = [f"{name} is missing" for name in own if name not in weights]
     problems += [f"{name} is not of this model" for name in weights if name not in own]
@@ -35,21 +35,21 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
 
 
 def start_from(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> tuple[str, ...]:
-    """Give a model what fits of these weights, as when another detector's are a start; gives what stays as it was.
+    """Load the weights that fit a model, such as another detector's; return the names of its tensors left as they were.
 
-    Weights of a backbone alone, such as torchvision's, fit as the model's backbone. StageError where nothing fits.
+    Weights of a backbone alone, such as torchvision's, are loaded as the model's backbone. Raise StageError if no
+    tensor fits.
     """
     own = model.state_dict()
     of_backbone = {f"backbone.{name}": tensor for name, tensor in weights.items()}
     fitting = _fitting(own, weights) or _fitting(own, of_backbone)
     if not fitting:
         raise StageError(
-            f"{source}: none of its {len(weights)} tensors fits the detector, such as {some_of(list(own))}"
+            f"{source}: none of its {len(weights)} tensors fits the detector, whose tensors are {some_of(list(own))}"
         )
     model.load_state_dict(fitting, strict=False)
     return tuple(name for name in own if name not in fitting)
 
 
 def _fitting(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What of these weights has the name and the shape of one of the model's own."""
     return {name: tensor for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape}

@@ -1,16 +1,15 @@
-"""Masks on their way through MMDetection's transforms: pixels are looked up once, at the end.
+"""Masks for MMDetection's transforms that keep the instances' windows instead of whole images.
 
-Resizing (nearest), cropping and flipping move whole columns and rows, for all instances alike. So a mask keeps
-the window of the original image that it lies in, and what moves is one list of columns and one of rows. The
-result equals that of `BitmapMasks` pixel by pixel, at a cost that grows with the instances' sizes instead of
-the image's.
+Resizing (nearest), cropping and flipping move whole columns and rows, of all instances alike. A mask keeps its window
+of the original image, a transform changes one list of columns and one of rows, and pixels are read once, at the end.
+The result equals that of `BitmapMasks` pixel by pixel, at a cost that grows with the instances, not with the image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any
 
 import mmcv
@@ -27,23 +26,33 @@ from pipeline.masks.windows import Window, nonzero_window
 
 @dataclass(frozen=True, eq=False)
 class MaskWindow:
-    """A mask, uint8 (height, width) of 0 and 1, and the window of the image that it shows; zero outside."""
+    """A mask, uint8 (height, width) of 0 and 1, in a window of the image; outside the window it is 0."""
 
     window: Window
     pixels: NDArray[np.uint8]
 
     @classmethod
     def of_rle(cls, rle: CompressedRle) -> MaskWindow:
-        """Cut out the mask of a whole image, which is dense for a moment."""
+        """Cut out the mask of a whole image."""
         window = tight_window(rle)
         return cls(window, decode_window(rle, window).view(np.uint8))
 
 
-class WindowMasks(BaseInstanceMasks):  # type: ignore[misc]
-    """The masks of one image; what it cannot do by columns and rows it does as `BitmapMasks`.
+def _dense(name: str) -> Callable[..., Any]:
+    """Return a method of `WindowMasks` that calls the method of this name on its dense masks."""
 
-    columns, rows: (width,) and (height,), which column and row of the original image each one shows; both
-    ascend or descend.
+    @wraps(getattr(BitmapMasks, name))
+    def method(masks: WindowMasks, *values: Any, **named: Any) -> Any:  # the signature is MMDetection's
+        return getattr(masks.bitmaps(), name)(*values, **named)
+
+    return method
+
+
+class WindowMasks(BaseInstanceMasks):  # type: ignore[misc]
+    """The masks of one image; transforms that do not move whole columns and rows are left to `BitmapMasks`.
+
+    columns, rows: (width,) and (height,), the column and row of the original image that each one shows; they ascend or
+    descend.
     """
 
     def __init__(self, masks: Sequence[MaskWindow], columns: NDArray[np.intp], rows: NDArray[np.intp]) -> None:
@@ -52,7 +61,7 @@ class WindowMasks(BaseInstanceMasks):  # type: ignore[misc]
 
     @classmethod
     def of_image(cls, masks: Sequence[MaskWindow], height: int, width: int) -> WindowMasks:
-        """Make the masks of an image as it is."""
+        """Make the masks of an image before any transform."""
         return cls(masks, np.arange(width), np.arange(height))
 
     @property
@@ -73,7 +82,7 @@ class WindowMasks(BaseInstanceMasks):  # type: ignore[misc]
         return WindowMasks([self._masks[each] for each in chosen], self._columns, self._rows)
 
     def rescale(self, scale: Any, interpolation: str = "nearest") -> BaseInstanceMasks:
-        """Do what `BitmapMasks.rescale` does."""
+        """Resize by a factor or to fit a size, as `BitmapMasks.rescale` does."""
         if interpolation != "nearest":
             return self.bitmaps().rescale(scale, interpolation)
         width, height = mmcv.rescale_size((self.width, self.height), scale)
@@ -93,7 +102,7 @@ class WindowMasks(BaseInstanceMasks):  # type: ignore[misc]
         return WindowMasks(self._masks, columns, rows)
 
     def crop(self, bbox: NDArray[Any]) -> WindowMasks:
-        """Crop to left, top, right, bottom, right and bottom exclusive; at least a pixel."""
+        """Crop to left, top, right, bottom, right and bottom exclusive; at least one pixel stays."""
         left, right = np.clip(bbox[0::2], 0, self.width)
         top, bottom = np.clip(bbox[1::2], 0, self.height)
         columns, rows = self._columns[left : max(right, left + 1)], self._rows[top : max(bottom, top + 1)]
@@ -123,78 +132,23 @@ class WindowMasks(BaseInstanceMasks):  # type: ignore[misc]
             target[mask.window.in_image] = mask.pixels
         return BitmapMasks(dense, self.height, self.width)
 
-    def to_ndarray(self) -> NDArray[np.uint8]:
-        """Return uint8 (N, height, width)."""
-        masks: NDArray[np.uint8] = self.bitmaps().masks
-        return masks
-
-    def to_tensor(self, dtype: torch.dtype, device: Any) -> torch.Tensor:
-        """Return (N, height, width)."""
-        tensor: torch.Tensor = self.bitmaps().to_tensor(dtype, device)
-        return tensor
-
-    def pad(self, out_shape: tuple[int, int], pad_val: int = 0) -> BitmapMasks:
-        """Do what `BitmapMasks` does."""
-        return self.bitmaps().pad(out_shape, pad_val)
-
-    def expand(self, expanded_h: int, expanded_w: int, top: int, left: int) -> BitmapMasks:
-        """Do what `BitmapMasks` does."""
-        return self.bitmaps().expand(expanded_h, expanded_w, top, left)
-
-    def crop_and_resize(
-        self,
-        bboxes: Any,
-        out_shape: tuple[int, int],
-        inds: Any,
-        device: Any = "cpu",
-        interpolation: str = "bilinear",
-        binarize: bool = True,
-    ) -> BitmapMasks:
-        """Do what `BitmapMasks` does."""
-        return self.bitmaps().crop_and_resize(bboxes, out_shape, inds, device, interpolation, binarize)
-
-    def translate(
-        self,
-        out_shape: tuple[int, int],
-        offset: Any,
-        direction: str = "horizontal",
-        border_value: int = 0,
-        interpolation: str = "bilinear",
-    ) -> BitmapMasks:
-        """Do what `BitmapMasks` does."""
-        return self.bitmaps().translate(out_shape, offset, direction, border_value, interpolation)
-
-    def shear(
-        self,
-        out_shape: tuple[int, int],
-        magnitude: Any,
-        direction: str = "horizontal",
-        border_value: int = 0,
-        interpolation: str = "bilinear",
-    ) -> BitmapMasks:
-        """Do what `BitmapMasks` does."""
-        return self.bitmaps().shear(out_shape, magnitude, direction, border_value, interpolation)
-
-    def rotate(
-        self,
-        out_shape: tuple[int, int],
-        angle: Any,
-        center: Any = None,
-        scale: float = 1.0,
-        border_value: int = 0,
-        interpolation: str = "bilinear",
-    ) -> BitmapMasks:
-        """Do what `BitmapMasks` does."""
-        return self.bitmaps().rotate(out_shape, angle, center, scale, border_value, interpolation)
+    pad = _dense("pad")
+    expand = _dense("expand")
+    crop_and_resize = _dense("crop_and_resize")
+    translate = _dense("translate")
+    shear = _dense("shear")
+    rotate = _dense("rotate")
+    to_ndarray = _dense("to_ndarray")
+    to_tensor = _dense("to_tensor")
 
     @classmethod
     def cat(cls, masks: Sequence[WindowMasks]) -> BitmapMasks:
-        """Do what `BitmapMasks` does."""
+        """Return the masks of several images, dense."""
         return BitmapMasks.cat([each.bitmaps() for each in masks])
 
     @cached_property
     def _shown(self) -> list[MaskWindow]:
-        """Show each mask as it is seen now, in the part of the image that shows its window."""
+        """Return each mask after the transforms, in the part of the image that shows its window."""
         return [self._seen(mask) for mask in self._masks]
 
     def _seen(self, mask: MaskWindow) -> MaskWindow:
@@ -205,13 +159,13 @@ class WindowMasks(BaseInstanceMasks):  # type: ignore[misc]
 
 
 def _showing(lines: NDArray[np.intp], start: int, stop: int) -> tuple[int, int]:
-    """Return which columns (or rows) show those from start to before stop of the original: from, to before."""
+    """Return the range of columns (or rows) that show those from start to stop (exclusive) of the original."""
     inside = np.flatnonzero((lines >= start) & (lines < stop))
     return (int(inside[0]), int(inside[-1]) + 1) if inside.size else (0, 0)
 
 
 def _nearest(length: int, new_length: int) -> NDArray[np.intp]:
-    """Return which column (or row) OpenCV's nearest neighbour takes for each new one."""
+    """Return the old column (or row) that OpenCV's nearest neighbour uses for each new one."""
     step = 1.0 / (new_length / length)
     nearest: NDArray[np.intp] = np.minimum(np.floor(np.arange(new_length) * step).astype(np.intp), length - 1)
     return nearest

@@ -1,1 +1,1 @@
-"""How good models and pseudo-labels are: what `evaluate` measures, and the file it writes."""
+"""Measures models and pseudo-labels, and writes `evaluation.json`."""

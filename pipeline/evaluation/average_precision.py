@@ -1,11 +1,12 @@
-"""COCO's average precision and recall, summed up from images that come one by one.
+"""Computes COCO's average precision and recall from images that are added one by one.
 
-The figures are those of pycocotools' `COCOeval`; what is kept of an image is ten bytes a detection beside its
-score and class, not its masks.
+The figures are those of pycocotools' `COCOeval`. Of an image only ten bytes per detection, its score and its class are
+kept, not its masks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,25 +29,21 @@ _AT_50, _AT_75 = 0, 5
 
 @dataclass(frozen=True)
 class CategoryScores:
-    """One class: precision at each of COCO's recalls, and the recall reached; NaN where there is no truth.
+    """One class: precision at each of COCO's recalls, and the recall reached; NaN without truths.
 
-    precision: (A, T, R). recall: (A, T). truths: how many there are of any size, crowds left out.
+    precision: (A, T, R). recall: (A, T). truths: number of truths of any size, crowds left out.
     """
 
     precision: Floats
     recall: Floats
     truths: int
 
-    def metrics(self) -> Metrics:
-        """Return the figures of this class alone."""
-        return mean_metrics([self])
-
 
 class AveragePrecision:
-    """Takes matched images, gives average precision.
+    """Sums up average precision over images.
 
-    Add images by ascending id: of detections with the same score, those of the image added first count as the
-    better ones, in pycocotools too.
+    Add images by ascending id: as in pycocotools, of detections with the same score those of the image added first
+    rank higher.
     """
 
     def __init__(self) -> None:
@@ -57,7 +54,7 @@ class AveragePrecision:
         self._truths: dict[int, Ints] = {}
 
     def add(self, ious: Floats, detections: Detections, truths: Truths) -> None:
-        """Add an image: ious (D, G) of its detections, the best score first, and its truths (see `match`)."""
+        """Add an image. ious: (D, G) of its detections, the best score first, with its truths (see `match`)."""
         matches = match(ious, detections, truths, MIN_IOUS, AREA_RANGES)
         self._categories.append(detections.categories)
         self._scores.append(detections.scores)
@@ -67,8 +64,8 @@ class AveragePrecision:
             counted = matches.counted[:, truths.categories == category].sum(axis=1)
             self._truths[category] = self._truths.get(category, 0) + counted
 
-    def by_category(self, category_ids: list[int]) -> dict[int, CategoryScores]:
-        """Return the scores of these classes."""
+    def by_category(self, category_ids: Sequence[int]) -> dict[int, CategoryScores]:
+        """Return the scores of these classes by id."""
         categories = np.concatenate([np.zeros(0, np.int64), *self._categories])
         scores = np.concatenate([np.zeros(0), *self._scores])
         packed_bytes = -(-_FLAGS // 8)
@@ -83,10 +80,11 @@ class AveragePrecision:
         return result
 
 
-def mean_metrics(categories: list[CategoryScores]) -> Metrics:
-    """Average COCO's figures over classes; those without truth are left out, as in COCO."""
-    precision = np.array([each.precision for each in categories]).reshape(-1, *_LANES, len(RECALLS))
-    recall = np.array([each.recall for each in categories]).reshape(-1, *_LANES)
+def mean_metrics(categories: Iterable[CategoryScores]) -> Metrics:
+    """Return COCO's figures averaged over classes; classes without truths are left out, as in COCO."""
+    scores = list(categories)
+    precision = np.array([each.precision for each in scores]).reshape(-1, *_LANES, len(RECALLS))
+    recall = np.array([each.recall for each in scores]).reshape(-1, *_LANES)
     return Metrics(
         ap=_mean(precision[:, _ALL]),
         ap_50=_mean(precision[:, _ALL, _AT_50]),
@@ -104,22 +102,22 @@ def _mean(values: Floats) -> float | None:
 
 
 def _unpacked(packed: NDArray[np.uint8]) -> Bools:
-    """Return flags (A * T, D), one row a range of area and threshold, from bytes (D, n)."""
+    """Return flags (A * T, D), one row per range of area and threshold, from bytes (D, n)."""
     flags = np.unpackbits(packed, axis=1, count=_FLAGS)
     return np.ascontiguousarray(flags.T).astype(np.bool_)
 
 
 def _category_scores(right: Bools, wrong: Bools, truths: Ints) -> CategoryScores:
-    """Compute the scores from flags (A * T, D), the best score first, and the truths of each range of area (A,)."""
+    """Compute the scores from flags (A * T, D), the best score first, and the number of truths by area (A,)."""
     precision, recall = np.full((len(right), len(RECALLS)), np.nan), np.full(len(right), np.nan)
     rights, wrongs = np.cumsum(right, axis=1, dtype=np.float64), np.cumsum(wrong, axis=1, dtype=np.float64)
     reached = rights / (wrongs + rights + np.spacing(1))
-    # Precision at a recall is the best that is had at that recall or a higher one.
+    # Precision at a recall is the best precision at that recall or a higher one.
     reached = np.maximum.accumulate(reached[:, ::-1], axis=1)[:, ::-1]
     for lane, count in enumerate(np.repeat(truths, _LANES[1]).tolist()):
         if count:
             recalls = rights[lane] / count
             recall[lane] = recalls[-1] if recalls.size else 0.0
-            # A recall that is never reached has the precision 0 that stands behind the last.
+            # A recall that is never reached has the precision 0 that is appended.
             precision[lane] = np.append(reached[lane], 0.0)[np.searchsorted(recalls, RECALLS, side="left")]
     return CategoryScores(precision.reshape(*_LANES, -1), recall.reshape(_LANES), int(truths[_ALL]))

@@ -1,9 +1,8 @@
-"""Which detections of an image find which of its truths, as COCO has it, for all thresholds and sizes at once.
+"""Matches the detections of an image with its truths as COCO does, for all thresholds and sizes at once.
 
-The rules are those of pycocotools' `COCOeval.evaluateImg`: the detection with the best score chooses first, and
-takes the truth of its own class that it overlaps most, each truth going to one detection. Only where none is
-left does it fall to an ignored one, a crowd or a truth of another size: such a detection neither rewards nor
-punishes. A crowd may take any number.
+The rules are those of pycocotools' `COCOeval.evaluateImg`: in the order of scores, each detection gets the free truth
+of its class that it overlaps most. If no such truth is left, it may match an ignored one: a crowd, or a truth of
+another size. Such a detection is neither right nor wrong. A crowd can match any number of detections.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in an image, the best score first; arrays (D,). areas: in square pixels."""
+    """The detections in an image, the best score first; arrays (D,). areas: in square pixels."""
 
     categories: Ints
     scores: Floats
@@ -29,7 +28,7 @@ class Detections:
 
 @dataclass(frozen=True)
 class Truths:
-    """What an image shows; arrays (G,). areas: in square pixels."""
+    """The truths of an image; arrays (G,). areas: in square pixels."""
 
     categories: Ints
     areas: Floats
@@ -38,9 +37,9 @@ class Truths:
 
 @dataclass(frozen=True)
 class Matches:
-    """For A ranges of area and T thresholds of IoU: detections that are right and wrong, truths that count.
+    """Detections that are right and wrong, and truths that count, for A ranges of area and T thresholds of IoU.
 
-    right, wrong: (D, A, T); one that is neither is ignored. counted: (A, G).
+    right, wrong: (D, A, T); a detection that is neither is ignored. counted: (A, G).
     """
 
     right: Bools
@@ -51,18 +50,18 @@ class Matches:
 def match(ious: Floats, detections: Detections, truths: Truths, min_ious: Floats, area_ranges: Floats) -> Matches:
     """Match the detections of an image with its truths.
 
-    ious: (D, G); of a crowd, the share of the detection that lies in it. min_ious: (T,). area_ranges: (A, 2),
-    the least and the largest area, both included.
+    ious: (D, G); with a crowd, the share of the detection inside it. min_ious: (T,). area_ranges: (A, 2), the least
+    and the largest area, both included.
     """
     ignored = truths.crowds | _outside(truths.areas, area_ranges)
     shape = (len(detections.scores), len(area_ranges), len(min_ious))
     found, ignorable = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
     same_class = detections.categories[:, None] == truths.categories[None, :]
     overlaps = np.where(same_class, ious, -1.0).reshape(same_class.shape)
-    # No other detection can match at any threshold, nor take a truth away.
+    # No other detection can match at any threshold.
     candidates = np.flatnonzero((overlaps >= min_ious.min()).any(axis=1))
     if candidates.size:
-        # A truth's rank stands for its IoU; of two with the same IoU, pycocotools takes the later one.
+        # The rank of a truth replaces its IoU; of two with the same IoU, pycocotools chooses the later one.
         order = np.argsort(overlaps[candidates], axis=1, kind="stable")
         ranks = np.empty_like(order)
         np.put_along_axis(ranks, order, np.arange(order.shape[1])[None, :], axis=1)
@@ -75,10 +74,10 @@ def match(ious: Floats, detections: Detections, truths: Truths, min_ious: Floats
 
 
 def _choose(preference: Ints, reached: Bools, ignored: Bools, crowds: Bools) -> tuple[Bools, Bools]:
-    """Let every detection in turn take the free truth it prefers.
+    """Match each detection in turn with the free truth that it prefers.
 
-    preference: (D, A, G), the largest first. reached: (D, T, G). ignored: (A, G). Gives whether a truth was
-    taken and whether that one is ignored, both (D, A, T).
+    preference: (D, A, G), the largest first. reached: (D, T, G). ignored: (A, G). Return whether a detection is
+    matched, and whether its truth is ignored, both (D, A, T).
     """
     detections, areas, count = preference.shape
     thresholds = reached.shape[1]
@@ -97,6 +96,6 @@ def _choose(preference: Ints, reached: Bools, ignored: Bools, crowds: Bools) -> 
 
 
 def _outside(areas: Floats, area_ranges: Floats) -> Bools:
-    """Say whether areas (N,) lie outside of ranges (A, 2), as (A, N)."""
+    """Return whether areas (N,) lie outside ranges (A, 2), as (A, N)."""
     outside: Bools = (areas[None, :] < area_ranges[:, :1]) | (areas[None, :] > area_ranges[:, 1:])
     return outside

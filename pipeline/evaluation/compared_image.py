@@ -1,17 +1,16 @@
-"""One image before and after refinement: its instances that show one of its truths."""
+"""Pairs the instances of an image, before and after refinement, with its truths."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import nan
 
 import numpy as np
 
-from pipeline.coco.model import CocoAnnotation
 from pipeline.errors import StoreError
 from pipeline.evaluation.coco_matching import Floats
-from pipeline.evaluation.truth import ImageTruths
+from pipeline.evaluation.image_sides import ImageTruths
+from pipeline.evaluation.results import InstanceChange
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel
 from pipeline.masks.boundaries import Border, border_iou
 from pipeline.masks.matching import best_pairs
@@ -20,25 +19,8 @@ PAIRED_FROM_IOU = 0.5
 
 
 @dataclass(frozen=True)
-class MatchedInstance:
-    """An instance and the truth it shows; boundary IoU is NaN where it was not asked for.
-
-    position: index of the instance in its image.
-    """
-
-    position: int
-    before: InstanceLabel
-    after: InstanceLabel
-    truth: CocoAnnotation
-    iou_before: float
-    iou_after: float
-    boundary_iou_before: float
-    boundary_iou_after: float
-
-
-@dataclass(frozen=True)
 class ComparedImage:
-    """One image's labels before and after refinement, its truths, and the IoU of each with each (D, G)."""
+    """The labels of an image before and after refinement, its truths, and the IoU of labels with truths (D, G)."""
 
     before: ImageLabels
     after: ImageLabels
@@ -46,35 +28,43 @@ class ComparedImage:
     ious_before: Floats
     ious_after: Floats
 
-    def pairs(self, *, boundary: bool) -> Iterator[MatchedInstance]:
-        """Yield the instances that show a truth, of whatever class, by their index; crowds on both sides left out.
+    def pairs(self, *, boundary: bool) -> Iterator[InstanceChange]:
+        """Yield the instances with a truth of any class, by index; crowds and dropped labels are left out.
 
-        An instance shows the truth that its mask overlaps, before or after, by at least half; the best overlaps
-        are given away first. Comparing both masks favours neither.
+        An instance is paired with a truth if its mask before or after has an IoU of at least 0.5 with it, the largest
+        IoUs first. Using both masks favours neither.
         """
         borders: dict[bytes, Border] = {}
 
-        def boundary_iou(instance: InstanceLabel, truth_index: int) -> float:
+        def boundary_iou(instance: InstanceLabel, truth_index: int) -> float | None:
             if not boundary:
-                return nan
+                return None
             truth = self.shown.masks[truth_index]
-            # Where the gate kept the teacher's mask, it is the same before and after.
+            # The mask is the same before and after if the gate kept the teacher's.
             for rle in (truth, self.before.rle(instance)):
                 if rle["counts"] not in borders:
                     borders[rle["counts"]] = Border.of_rle(rle)
             return border_iou(borders[instance.rle_counts], borders[truth["counts"]])
 
-        # What was dropped before it was refined is a crowd.
+        # An instance that was dropped before refinement is a crowd.
         ignored = np.array([each.decision is Decision.DROPPED for each in self.before.instances], np.bool_)
         no_pair = ignored[:, None] | self.shown.truths.crowds[None, :]
         ious = np.where(no_pair, 0.0, np.maximum(self.ious_before, self.ious_after))
         for position, truth_index in sorted(best_pairs(ious, PAIRED_FROM_IOU)):
             before, after = self.before.instances[position], self.after.instances[position]
-            yield MatchedInstance(
+            truth = self.shown.annotations[truth_index]
+            x, y, width, height = truth.bbox
+            x0s, y0s, x1s, y1s = zip(before.box_xyxy, after.box_xyxy, (x, y, x + width, y + height), strict=True)
+            yield InstanceChange(
+                image_id=self.after.image_id,
+                file_name=self.after.file_name,
                 position=position,
-                before=before,
-                after=after,
-                truth=self.shown.annotations[truth_index],
+                category_id=after.category_id,
+                truth_id=truth.id,
+                truth_category_id=truth.category_id,
+                score=after.score,
+                decision=after.decision,
+                box_xyxy=(float(min(x0s)), float(min(y0s)), float(max(x1s)), float(max(y1s))),
                 iou_before=float(self.ious_before[position, truth_index]),
                 iou_after=float(self.ious_after[position, truth_index]),
                 boundary_iou_before=boundary_iou(before, truth_index),
@@ -83,7 +73,7 @@ class ComparedImage:
 
 
 def require_same_instances(before: ImageLabels, after: ImageLabels) -> None:
-    """Refuse labels of which the second are not the first ones refined."""
+    """Raise StoreError unless the second labels are the first ones refined."""
     kept = [(instance.category_id, instance.score) for instance in before.instances]
     if before.image_id != after.image_id or kept != [(each.category_id, each.score) for each in after.instances]:
         raise StoreError(

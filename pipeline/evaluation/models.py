@@ -1,18 +1,18 @@
-"""Average precision of one model's detections: masks, boxes and boundaries, image by image."""
+"""Measures the average precision of a model's detections: masks, boxes and boundaries, image by image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from pipeline.coco.model import CocoDataset
 from pipeline.evaluation.average_precision import MIN_IOUS, AveragePrecision, mean_metrics
 from pipeline.evaluation.coco_matching import Bools
-from pipeline.evaluation.detections import boxes_xywh, strongest_first, with_box_areas, with_mask_areas
+from pipeline.evaluation.image_sides import ImageTruths, boxes_xywh, strongest_first, with_areas
 from pipeline.evaluation.results import CategoryResult, ModelResult
 from pipeline.evaluation.settings import EvaluateSettings
-from pipeline.evaluation.truth import ImageTruths
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import ImageLabels, InstanceLabel, Status
 from pipeline.masks.boundaries import limited_by_borders
@@ -21,29 +21,33 @@ from pipeline.masks.overlap import box_ious, rle_ious
 
 @dataclass(frozen=True)
 class MeasuredModel:
-    """Which model is measured: the node that trained it, and where its detections are written for others."""
+    """A model to measure.
+
+    node: the node that trained it. detections_file: COCO results of its detections, relative to the evaluation.
+    store: label store of its detections.
+    """
 
     node: str
     role: Literal["teacher", "student"]
     round: int
     detections_file: str
+    store: Path
 
 
 class _ModelSums:
-    """Average precision of masks, of boxes and, where wanted, of boundaries."""
-
     def __init__(self, boundary: bool) -> None:
         self.mask, self.box = AveragePrecision(), AveragePrecision()
         self.boundary = AveragePrecision() if boundary else None
 
     def add(self, labels: ImageLabels, instances: Sequence[InstanceLabel], shown: ImageTruths) -> None:
-        """Add an image and those of its instances that count, the best score first."""
-        truths = shown.truths
+        """Add an image with its instances that count, the best score first."""
+        truths, boxes = shown.truths, boxes_xywh(instances)
         masks = [labels.rle(instance) for instance in instances]
-        of_masks, of_boxes = with_mask_areas(instances), with_box_areas(instances)
+        of_masks = with_areas(instances, [instance.area for instance in instances])
+        of_boxes = with_areas(instances, boxes[:, 2] * boxes[:, 3])
         ious = rle_ious(masks, shown.masks, truths.crowds)
         self.mask.add(ious, of_masks, truths)
-        self.box.add(box_ious(boxes_xywh(instances), shown.boxes_xywh, truths.crowds), of_boxes, truths)
+        self.box.add(box_ious(boxes, shown.boxes_xywh, truths.crowds), of_boxes, truths)
         if self.boundary is not None:
             same_class: Bools = of_masks.categories[:, None] == truths.categories[None, :]
             wanted = same_class & (ious >= MIN_IOUS[0])
@@ -51,11 +55,9 @@ class _ModelSums:
             self.boundary.add(limited, of_masks, truths)
 
 
-def measure_model(
-    model: MeasuredModel, store: LabelStore, dataset: CocoDataset, settings: EvaluateSettings
-) -> ModelResult:
-    """Measure the detections of a store on all images of a dataset; images that failed show nothing found."""
-    sums = _ModelSums(settings.boundary)
+def measure_model(model: MeasuredModel, dataset: CocoDataset, settings: EvaluateSettings) -> ModelResult:
+    """Measure a model's detections on all images of a dataset; images that failed have no detections."""
+    store, sums = LabelStore.open(model.store), _ModelSums(settings.boundary)
     detections = failed_images = 0
     for image_id in sorted(dataset.image_by_id):
         labels = store.by_id(image_id)
@@ -80,17 +82,17 @@ def _result(
         images=len(dataset.images),
         failed_images=failed_images,
         detections=detections,
-        mask=mean_metrics(list(mask.values())),
-        box=mean_metrics(list(box.values())),
-        boundary=mean_metrics(list(boundary.values())) if boundary is not None else None,
+        mask=mean_metrics(mask.values()),
+        box=mean_metrics(box.values()),
+        boundary=mean_metrics(boundary.values()) if boundary is not None else None,
         categories=tuple(
             CategoryResult(
                 category_id=category.id,
                 name=category.name,
                 truths=mask[category.id].truths,
-                mask=mask[category.id].metrics(),
-                box=box[category.id].metrics(),
-                boundary=boundary[category.id].metrics() if boundary is not None else None,
+                mask=mean_metrics([mask[category.id]]),
+                box=mean_metrics([box[category.id]]),
+                boundary=mean_metrics([boundary[category.id]]) if boundary is not None else None,
             )
             for category in categories
         ),

@@ -1,10 +1,11 @@
-"""Pseudo-labels against a truth that was kept aside: how good they were before refinement, and are after."""
+"""Measures pseudo-labels, before and after refinement, against a truth that training did not use."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isnan
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -13,16 +14,9 @@ from pipeline.coco.model import CocoDataset
 from pipeline.evaluation.average_precision import AREA_RANGES
 from pipeline.evaluation.changes import LargestChanges
 from pipeline.evaluation.coco_matching import Bools, Floats, Ints, match
-from pipeline.evaluation.compared_image import ComparedImage, MatchedInstance, require_same_instances
-from pipeline.evaluation.detections import strongest_first, with_mask_areas
-from pipeline.evaluation.results import (
-    DecisionResult,
-    LabelQuality,
-    MaskFigures,
-    PrecisionRecall,
-    PseudoLabelResult,
-)
-from pipeline.evaluation.truth import ImageTruths
+from pipeline.evaluation.compared_image import ComparedImage, require_same_instances
+from pipeline.evaluation.image_sides import ImageTruths, strongest_first, with_areas
+from pipeline.evaluation.results import DecisionResult, LabelQuality, MaskFigures, PrecisionRecall, PseudoLabelResult
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
 from pipeline.masks.overlap import rle_ious
@@ -33,31 +27,31 @@ _DECISIONS: Final = tuple(Decision)
 
 
 @dataclass(frozen=True)
-class LabelNodes:
-    """The nodes whose labels are compared, and their round."""
+class LabelsToMeasure:
+    """The labels of one round: the nodes that made them, and their stores, before and after refinement."""
 
     round: int
-    predict: str
-    refine: str
+    predict_node: str
+    refine_node: str
+    predicted: Path
+    refined: Path
 
 
-def measure_pseudo_labels(
-    nodes: LabelNodes, predicted: LabelStore, refined: LabelStore, truth: CocoDataset, *, boundary: bool
-) -> PseudoLabelResult:
+def measure_pseudo_labels(labels: LabelsToMeasure, truth: CocoDataset, *, boundary: bool) -> PseudoLabelResult:
     """Compare the labels of both stores with the truth, image by image.
 
-    Images without usable labels are left out. StoreError where the stores are not of the same instances.
+    Images without usable labels are left out. Raise StoreError if the stores do not have the same instances.
     """
     sums = _LabelSums()
     images = failed_images = 0
-    for before, after in zip(predicted, refined, strict=True):
+    for before, after in zip(LabelStore.open(labels.predicted), LabelStore.open(labels.refined), strict=True):
         if Status.FAILED in (before.status, after.status):
             failed_images += 1
             continue
         require_same_instances(before, after)
         images += 1
         sums.add(_compared(before, after, ImageTruths.of_image(truth, before.image_id)), boundary=boundary)
-    return sums.result(nodes, images, failed_images)
+    return sums.result(labels, images, failed_images)
 
 
 def _compared(before: ImageLabels, after: ImageLabels, shown: ImageTruths) -> ComparedImage:
@@ -69,10 +63,10 @@ def _compared(before: ImageLabels, after: ImageLabels, shown: ImageTruths) -> Co
 
 
 class _Matched:
-    """Right and wrong labels at each of MIN_IOUS, summed up over images."""
+    """Numbers of right and wrong labels at each of MIN_IOUS, and of truths, crowds left out."""
 
     def __init__(self) -> None:
-        self._labels = self._truths = 0
+        self.truths = self._labels = 0
         self._right, self._wrong = np.zeros(len(MIN_IOUS), np.int64), np.zeros(len(MIN_IOUS), np.int64)
 
     def add(self, instances: Sequence[InstanceLabel], ious: Floats, shown: ImageTruths) -> None:
@@ -80,21 +74,16 @@ class _Matched:
         usable = [index for index, each in enumerate(instances) if each.decision is not Decision.DROPPED]
         labels = [instances[index] for index in usable]
         order = strongest_first(labels, len(labels))
-        detections = with_mask_areas([labels[index] for index in order])
+        detections = with_areas([labels[index] for index in order], [labels[index].area for index in order])
         own_ious = ious[np.array(usable, np.int64)[order]]
         matches = match(own_ious, detections, shown.truths, MIN_IOUS, AREA_RANGES[:1])
         self._labels += len(labels)
-        self._truths += int(matches.counted.sum())
+        self.truths += int(matches.counted.sum())
         self._right += matches.right.sum(axis=(0, 1))
         self._wrong += matches.wrong.sum(axis=(0, 1))
 
-    @property
-    def truths(self) -> int:
-        """Count the truths in the images added, crowds left out."""
-        return self._truths
-
     def quality(self, ious: Floats, boundary_ious: Floats) -> LabelQuality:
-        """Return the figures, with the IoU of the paired instances."""
+        """Return the figures; the IoUs are those of the paired instances."""
         histogram, _ = np.histogram(ious, bins=HISTOGRAM_BINS, range=(0, 1))
         at = zip(MIN_IOUS.tolist(), self._right.tolist(), self._wrong.tolist(), strict=True)
         return LabelQuality(
@@ -109,14 +98,14 @@ class _Matched:
             min_iou=min_iou,
             true_positives=right,
             false_positives=wrong,
-            missed=self._truths - right,
+            missed=self.truths - right,
             precision=right / (right + wrong) if right + wrong else None,
-            recall=right / self._truths if self._truths else None,
+            recall=right / self.truths if self.truths else None,
         )
 
 
 class _LabelSums:
-    """What is kept of all images: counts, and of each paired instance a few numbers."""
+    """Counts over all images, and a few numbers of each paired instance."""
 
     def __init__(self) -> None:
         self._before, self._after = _Matched(), _Matched()
@@ -131,26 +120,26 @@ class _LabelSums:
         self._before.add(image.before.instances, image.ious_before, image.shown)
         self._after.add(image.after.instances, image.ious_after, image.shown)
         for before, after in zip(image.before.instances, image.after.instances, strict=True):
-            if before.decision is not Decision.DROPPED:  # a crowd is no instance
+            if before.decision is not Decision.DROPPED:  # dropped before refinement: a crowd
                 self._instances[_DECISIONS.index(after.decision)] += 1
         pairs = list(image.pairs(boundary=boundary))
-        right = [pair.after.category_id == pair.truth.category_id for pair in pairs]
-        self._class_right.append(np.array(right, np.bool_))
-        self._decisions.append(np.array([_DECISIONS.index(pair.after.decision) for pair in pairs], np.int64))
-        self._ious.append(np.array([_pair_ious(pair) for pair in pairs], np.float64).reshape(-1, 4))
+        self._class_right.append(np.array([pair.category_id == pair.truth_category_id for pair in pairs], np.bool_))
+        self._decisions.append(np.array([_DECISIONS.index(pair.decision) for pair in pairs], np.int64))
+        ious = [(each.iou_before, each.boundary_iou_before, each.iou_after, each.boundary_iou_after) for each in pairs]
+        self._ious.append(np.array(ious, np.float64).reshape(-1, 4))  # NaN for None
         for pair in pairs:
-            self._changes.add(image.after, pair)
+            self._changes.add(pair)
 
-    def result(self, nodes: LabelNodes, images: int, failed_images: int) -> PseudoLabelResult:
+    def result(self, labels: LabelsToMeasure, images: int, failed_images: int) -> PseudoLabelResult:
         """Return all figures."""
         decisions = np.concatenate([np.zeros(0, np.int64), *self._decisions])
         class_right = np.concatenate([np.zeros(0, np.bool_), *self._class_right])
         ious = np.concatenate([np.zeros((0, 4)), *self._ious])
         before, boundary_before, after, boundary_after = ious.T
         return PseudoLabelResult(
-            round=nodes.round,
-            predict_node=nodes.predict,
-            refine_node=nodes.refine,
+            round=labels.round,
+            predict_node=labels.predict_node,
+            refine_node=labels.refine_node,
             images=images,
             failed_images=failed_images,
             truths=self._before.truths,
@@ -177,10 +166,6 @@ class _LabelSums:
         )
 
 
-def _pair_ious(pair: MatchedInstance) -> tuple[float, float, float, float]:
-    return pair.iou_before, pair.boundary_iou_before, pair.iou_after, pair.boundary_iou_after
-
-
 def _figures(ious: Floats, boundary_ious: Floats) -> MaskFigures:
     return MaskFigures(
         count=len(ious),
@@ -192,7 +177,7 @@ def _figures(ious: Floats, boundary_ious: Floats) -> MaskFigures:
 
 
 def _mean(values: Floats) -> float | None:
-    """Return the mean; None for no values, and for those that were not asked for."""
+    """Return the mean; None without values, or if they were not measured."""
     mean = float(values.mean()) if values.size else None
     return None if mean is None or isnan(mean) else mean
 

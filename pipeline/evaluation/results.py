@@ -1,6 +1,6 @@
-"""The file `evaluation.json`: what was measured of models and pseudo-labels, and all that a report needs of it.
+"""The file `evaluation.json`: figures of models and pseudo-labels, with everything that a report shows of them.
 
-Shares and metrics are in 0..1. A metric that does not apply, as where a class has no ground truth, is null.
+Shares and metrics are in 0..1. A metric that does not apply, such as of a class without truths, is null.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ FORMAT_VERSION: Final = 2
 class Metrics(msgspec.Struct, frozen=True, gc=False):
     """COCO's figures: average precision over IoU 0.50:0.95, at 0.50, at 0.75, by size of the truth; recall.
 
-    Sizes are COCO's: small is under 32 x 32 pixels, large over 96 x 96. `ar` is the average recall over
-    IoU 0.50:0.95 with as many detections an image as were allowed.
+    Sizes are COCO's: small is under 32 x 32 pixels, large over 96 x 96. `ar` is the average recall over IoU 0.50:0.95
+    with at most `max_detections` detections per image.
     """
 
     ap: float | None
@@ -38,7 +38,7 @@ class Metrics(msgspec.Struct, frozen=True, gc=False):
 
 
 class CategoryResult(msgspec.Struct, frozen=True):
-    """One class. truths: its instances in the images measured on, crowds left out."""
+    """One class. truths: number of its truths in the measured images, crowds left out."""
 
     category_id: int
     name: str
@@ -53,10 +53,10 @@ class ModelResult(msgspec.Struct, frozen=True):
 
     node: the node that trained it, such as `train-student-2`.
     round: the round of a student; 1 for the teacher.
-    failed_images: images that could not be read; what they show counts as missed.
-    detections: all that were measured, at any score.
-    mask, box, boundary: means over the classes; boxes are those that the detections have in their store;
-    `boundary` is null where it was not asked for.
+    failed_images: number of images that could not be read; their truths count as missed.
+    detections: number of measured detections, at any score.
+    mask, box, boundary: means over the classes; boxes are those of the label store; `boundary` is null if it was not
+    measured.
     detections_file: COCO results list, relative to the folder of `evaluation.json`.
     """
 
@@ -74,7 +74,7 @@ class ModelResult(msgspec.Struct, frozen=True):
 
 
 class MaskFigures(msgspec.Struct, frozen=True, gc=False):
-    """Masks against the truths they show: means, and the share whose IoU reaches 0.75 and 0.9; null for none."""
+    """Masks against their truths: mean IoUs, and the shares whose IoU reaches 0.75 and 0.9; null without masks."""
 
     count: int
     mean_iou: float | None
@@ -84,9 +84,9 @@ class MaskFigures(msgspec.Struct, frozen=True, gc=False):
 
 
 class PrecisionRecall(msgspec.Struct, frozen=True, gc=False):
-    """Labels against truths of the same class, the best score first, each truth given away once.
+    """Labels matched with truths of the same class, the best score first, each truth at most once.
 
-    min_iou: what a mask must reach. precision: null without labels; recall: null without truths.
+    min_iou: the least IoU of a match. precision: null without labels; recall: null without truths.
     """
 
     min_iou: float
@@ -100,11 +100,11 @@ class PrecisionRecall(msgspec.Struct, frozen=True, gc=False):
 class LabelQuality(msgspec.Struct, frozen=True):
     """One set of pseudo-labels, without those that the gate dropped.
 
-    labels: how many there are.
+    labels: number of labels.
     at: precision and recall at IoU 0.5, 0.75 and 0.9.
-    paired: the masks of all instances that show a truth, dropped ones included: the same instances before
-    and after refinement.
-    iou_histogram: their count in 20 equal bins of IoU, 0 to 1.
+    paired: figures of all instances paired with a truth, dropped ones included: the same instances before and after
+    refinement.
+    iou_histogram: number of paired instances in 20 equal bins of IoU, 0 to 1.
     """
 
     labels: int
@@ -114,9 +114,9 @@ class LabelQuality(msgspec.Struct, frozen=True):
 
 
 class DecisionResult(msgspec.Struct, frozen=True):
-    """What the gate decided alike.
+    """The instances with the same decision of the gate.
 
-    instances: all of them. class_accuracy, before, after: of those that show a truth, as in `PseudoLabelResult`.
+    instances: their number. class_accuracy, before, after: of the paired ones, as in `PseudoLabelResult`.
     """
 
     decision: Decision
@@ -129,10 +129,10 @@ class DecisionResult(msgspec.Struct, frozen=True):
 class InstanceChange(msgspec.Struct, frozen=True):
     """One instance before and after refinement.
 
-    position: its index among the instances of its image, in the stores of `predict` and of `refine`.
-    box_xyxy: around the truth and both masks, in pixels of the full image.
-    truth_id: id of the annotation it is measured against; truth_category_id: that one's class.
-    Boundary IoU is null where it was not asked for.
+    position: its index in the image, in the stores of `predict` and of `refine`.
+    box_xyxy: box around the truth and both masks, in pixels of the full image.
+    truth_id, truth_category_id: id and class of the annotation that it is measured against.
+    Boundary IoU is null if it was not measured.
     """
 
     image_id: int
@@ -151,12 +151,12 @@ class InstanceChange(msgspec.Struct, frozen=True):
 
 
 class PseudoLabelResult(msgspec.Struct, frozen=True):
-    """The pseudo-labels of one round on images whose truth was kept aside.
+    """The pseudo-labels of one round, on images with a known truth.
 
-    images: images whose labels were measured; failed_images: those without usable labels, not among them.
-    truths: instances in those images, crowds left out.
-    paired: instances that show a truth, of whatever class; class_accuracy: the share of them with the
-    truth's class, null for none.
+    images: number of measured images; failed_images: number of images without usable labels, not in `images`.
+    truths: number of truths in the measured images, crowds left out.
+    paired: number of instances paired with a truth of any class; class_accuracy: the share of them that have its
+    class, null without pairs.
     before: the labels of `predict`; after: those of `refine`.
     most_improved, most_harmed: paired instances by the change of their mask IoU, the largest first.
     """
@@ -177,12 +177,12 @@ class PseudoLabelResult(msgspec.Struct, frozen=True):
 
 
 class Evaluation(msgspec.Struct, frozen=True):
-    """All of `evaluation.json`.
+    """The content of `evaluation.json`.
 
-    max_detections: detections an image that count.
+    max_detections: number of detections per image that count.
     models: teacher first, then students by round; empty without validation images.
-    pseudo_labels: by round; empty where nothing is known of the unlabelled images.
-    notes: what was not measured, and why; a sentence each.
+    pseudo_labels: by round; empty without annotations of the unlabelled images.
+    notes: sentences that say what was not measured, and why.
     """
 
     format: str
@@ -206,7 +206,7 @@ def write_evaluation(path: Path, evaluation: Evaluation) -> None:
 
 
 def read_evaluation(path: Path) -> Evaluation:
-    """Read what `write_evaluation` wrote; StoreError where it is missing, damaged or of another version."""
+    """Read what `write_evaluation` wrote. Raise StoreError if it is missing, damaged or of another version."""
     try:
         content = path.read_bytes()
     except OSError as error:

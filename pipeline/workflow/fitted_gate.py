@@ -14,7 +14,7 @@ from pipeline.coco.model import CocoDataset
 from pipeline.coco.reading import read_coco
 from pipeline.compute.execution import Execution
 from pipeline.datasets.held_out import held_out_ids
-from pipeline.detection.predicting import ImagesToLabel, PseudoLabeller, label_images
+from pipeline.detection.predicting import ImagesToLabel, Labeller, label_images
 from pipeline.errors import StageError
 from pipeline.labels.filling import NewStore
 from pipeline.labels.label_store import LabelStore
@@ -40,7 +40,7 @@ class HeldOutImages:
 def fitted_gate(
     folder: Path,
     images: HeldOutImages,
-    teacher: PseudoLabeller,
+    teacher: Labeller,
     sam: SamSettings,
     settings: RefineSettings,
     execution: Execution,
@@ -66,7 +66,7 @@ def fitted_gate(
 
 
 def _label_held_out(
-    store_path: Path, labelled: CocoDataset, images: HeldOutImages, teacher: PseudoLabeller, execution: Execution
+    store_path: Path, labelled: CocoDataset, images: HeldOutImages, teacher: Labeller, execution: Execution
 ) -> None:
     """Make the store of the teacher's labels of the held-out images."""
     held_out = held_out_ids([image.id for image in labelled.images], images.share)

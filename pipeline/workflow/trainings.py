@@ -12,9 +12,10 @@ from pipeline.augment.sources import LabelledFolder
 from pipeline.coco.reading import read_coco
 from pipeline.datasets.held_out import held_out_ids
 from pipeline.detection.config import Detector, read_detector
-from pipeline.detection.jobs import Losses, Source, Start, Training
+from pipeline.detection.jobs import Source, Training
 from pipeline.detection.packing import sample_pipeline
 from pipeline.detection.published import WEIGHTS
+from pipeline.detection.training import Start
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.graph import labelling_model, node_key
 from pipeline.workflow.result_files import LABELS, TARGETS
@@ -52,9 +53,9 @@ def teacher_training(experiment: Experiment, inputs: TrainingInputs, say: Callab
     return Training(
         detector=detector,
         settings=teacher,
-        losses=Losses(structural_weight=teacher.distillation_weight),
         sources=(Source(dataset, amount=1.0),),
         start=_initial_weights(experiment),
+        structural_weight=teacher.distillation_weight,
     )
 
 
@@ -81,9 +82,10 @@ def student_training(
     return Training(
         detector=detector,
         settings=student,
-        losses=Losses(pseudo_weight=student.pseudo_weight, ema_momentum=student.ema_momentum),
         sources=tuple(sources),
         start=_student_start(experiment, number, inputs),
+        pseudo_weight=student.pseudo_weight,
+        ema_momentum=student.ema_momentum,
     )
 
 
