@@ -53,10 +53,7 @@ def with_measured(units: Sequence[Unit], all_units: Sequence[Unit]) -> list[Unit
 
 
 def run_units(
-    units: Sequence[Unit],
-    run_node: RunNode,
-    after_each: Callable[[], None],
-    say: Callable[[str], None] = ignore,
+    units: Sequence[Unit], run_node: RunNode, after_each: Callable[[], None], say: Callable[[str], None] = ignore
 ) -> list[str]:
     """Make what the units need and the store has not; return what failed. A failure stops its own unit only."""
     failures: list[str] = []

@@ -1,4 +1,4 @@
-"""From the store to COCO: for any tool that reads it, and for a look with pycocotools."""
+"""Writes a label store as a COCO dataset or as a COCO results list."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BoxXywh = tuple[float, float, float, float]
 
 
 class LabelAnnotation(CocoAnnotation, frozen=True, gc=False, omit_defaults=True, kw_only=True):
-    """An annotation of a dataset, with the store's measures; a dropped instance has iscrowd 1."""
+    """An annotation with the store's measures; a dropped instance has iscrowd 1."""
 
     score: float
     decision: str
@@ -55,7 +55,7 @@ class LabelResult(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 @dataclass(frozen=True)
 class Exported:
-    """What a written file holds: its instances, and the images that it lists or, in a results list, has any of."""
+    """The number of instances in a written file, and of images that a dataset lists or a results list mentions."""
 
     images: int
     instances: int
@@ -64,7 +64,7 @@ class Exported:
 def coco_annotations(labels: ImageLabels, first_id: int, *, include_dropped: bool = False) -> list[LabelAnnotation]:
     """Return the annotations of an image, numbered from `first_id`.
 
-    Dropped instances, where wanted, are crowds: what COCO's tools neither reward nor punish.
+    include_dropped: return dropped instances too, as crowds, which COCO's tools ignore.
     """
     wanted = [each for each in labels.instances if include_dropped or each.decision is not Decision.DROPPED]
     return [
@@ -82,16 +82,10 @@ def coco_annotations(labels: ImageLabels, first_id: int, *, include_dropped: boo
     ]
 
 
-def coco_results(labels: ImageLabels) -> list[dict[str, Any]]:
-    """Return the entries of an image in a results list, as pycocotools loads them; without dropped ones."""
-    return [msgspec.json.decode(msgspec.json.encode(result)) for result in _results(labels)]
-
-
 def export_dataset(store: LabelStore, path: Path, *, include_dropped: bool = False) -> Exported:
-    """Write a COCO dataset of a store: images, categories, annotations.
+    """Write a store as a COCO dataset without its failed images, which would read as images without instances.
 
-    Failed images are left out: without labels they would pass for images of nothing. DatasetError where an
-    image has a file name that no COCO file may have.
+    Raises DatasetError for an image with a file name that no COCO file may have.
     """
     images = _images(store, path)
     instances = 0
@@ -108,7 +102,7 @@ def export_dataset(store: LabelStore, path: Path, *, include_dropped: bool = Fal
 
 
 def export_results(store: LabelStore, path: Path) -> Exported:
-    """Write a COCO results list of a store, one entry a line, without dropped instances."""
+    """Write a store as a COCO results list, one entry a line, without dropped instances."""
     images = instances = 0
     with open_atomically(path) as file:
         separator = b"[\n"
@@ -151,16 +145,10 @@ def _results(labels: ImageLabels) -> Iterator[LabelResult]:
 
 
 def _measures(instance: InstanceLabel) -> dict[str, Any]:
-    """Return the fields of an annotation or a result that COCO's tools do not need but the score."""
-    return {
-        "score": _shortest(instance.score),
-        "decision": str(instance.decision),
-        "predicted_iou": _shortest_or_none(instance.predicted_iou),
-        "stability": _shortest_or_none(instance.stability),
-        "agreement": _shortest_or_none(instance.agreement),
-        "candidate": instance.candidate,
-        "gate_confidence": _shortest_or_none(instance.gate_confidence),
-    }
+    names = ("score", "predicted_iou", "stability", "agreement", "gate_confidence")
+    measured = {name: value for name in names if (value := getattr(instance, name)) is not None}
+    shortest = {name: _shortest(value) for name, value in measured.items()}
+    return {"decision": str(instance.decision), "candidate": instance.candidate, **shortest}
 
 
 def _box_xywh(box_xyxy: BoxXyxy) -> BoxXywh:
@@ -169,9 +157,5 @@ def _box_xywh(box_xyxy: BoxXyxy) -> BoxXywh:
 
 
 def _shortest(value: float) -> float:
-    """Return the number of the fewest digits that is the same in 32 bits: 0.9 for 0.8999999761581421."""
+    """Return the number with the fewest digits that is the same in 32 bits: 0.9 for 0.8999999761581421."""
     return float(str(np.float32(value)))
-
-
-def _shortest_or_none(value: float | None) -> float | None:
-    return None if value is None else _shortest(value)

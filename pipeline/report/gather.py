@@ -9,13 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.detection.training_log import LOG, TrainingLog, read_log
-from pipeline.evaluation.results import (
-    EVALUATION,
-    Evaluation,
-    ModelResult,
-    PseudoLabelResult,
-    read_evaluation,
-)
+from pipeline.evaluation.results import EVALUATION, Evaluation, ModelResult, PseudoLabelResult, read_evaluation
 from pipeline.workflow.graph import STAGES, Node
 from pipeline.workflow.result_store import Seal, StoreRoot
 

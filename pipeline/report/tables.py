@@ -8,15 +8,7 @@ from typing import Final
 from pipeline.evaluation.results import CategoryResult, Metrics, ModelResult, PseudoLabelResult
 from pipeline.presentation import words
 from pipeline.presentation.charts import dumbbell
-from pipeline.presentation.tables import (
-    Heading,
-    Table,
-    TableCell,
-    change_cell,
-    points_cell,
-    share_cells,
-    text_cell,
-)
+from pipeline.presentation.tables import Heading, Table, TableCell, change_cell, points_cell, share_cells, text_cell
 
 _SIZES: Final = (
     ("AP", "ap", "mean over IoU 0.50 to 0.95"),
@@ -105,12 +97,7 @@ def quality_table(result: PseudoLabelResult) -> Table:
         where = f"IoU {before.min_iou:g}"
         rows.append(_figure_row(f"precision of labels at {where}", before.precision, after.precision))
         rows.append(_figure_row(f"recall of labels at {where}", before.recall, after.recall))
-    columns = (
-        Heading("figure", is_number=False),
-        Heading("before"),
-        Heading("after"),
-        Heading("change"),
-    )
+    columns = (Heading("figure", is_number=False), Heading("before"), Heading("after"), Heading("change"))
     return Table("Pseudo-labels before and after refinement", columns, tuple(rows))
 
 
