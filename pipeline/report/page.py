@@ -1,9 +1,9 @@
-"""The page of one experiment: everything gathered, drawn and tabulated, in one file that needs nothing else."""
+"""Renders the page of one experiment."""
 
 from __future__ import annotations
 
 from pipeline.ablation.figures import Ablation
-from pipeline.ablation.page import ablation_values
+from pipeline.ablation.writing import ablation_values
 from pipeline.presentation.page import render
 from pipeline.report import sections
 from pipeline.report.extras import Extras
@@ -12,8 +12,8 @@ from pipeline.report.tables import class_table, precision_table
 
 
 def render_page(run: Run, extras: Extras, ablation: Ablation | None = None) -> str:
-    """The experiment's page as HTML."""
-    models = run.evaluation.models if run.evaluation else ()
+    """Return the page of an experiment as HTML."""
+    models = run.models
     rounds = run.evaluation.pseudo_labels if run.evaluation else ()
     return render(
         "report.html",
