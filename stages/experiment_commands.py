@@ -116,7 +116,7 @@ def preview(
         sources = composite_sources(
             refined, labelled, experiment.data.labelled_source.images, experiment.augment, Path(scratch)
         )
-        names = {each.id: each.name for each in sources.refined_store.attributes.categories}
+        names = sources.refined_store.attributes.names
         sheet, shown = draw_sheet(sources, count, names)
     output.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).save(output)

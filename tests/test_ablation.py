@@ -438,7 +438,7 @@ def test_figures_are_read_as_they_were_written(ablation, tmp_path):
 def test_what_is_no_ablation_is_refused_with_what_to_do(text, tmp_path):
     path = tmp_path / ABLATION_FIGURES
     path.write_text(text, errors="surrogateescape")
-    with pytest.raises(StageError, match="remove the file, or give the command"):
+    with pytest.raises(StageError, match="remove the file, or run `s4m ablation` again"):
         writing.read_ablation(path)
 
 

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 
 from pipeline.coco.reading import read_coco
 from pipeline.errors import DatasetError
-from pipeline.labels.coco_export import Exported, coco_annotations, export_dataset, export_results
+from pipeline.labels.coco_export import coco_annotations, export_dataset, export_results
 from pipeline.labels.coco_import import read_detections
 from pipeline.labels.rows import Decision, ImageLabels, Status
 from tests.tiny_labels import CATEGORIES, coco_images, tiny_row, tiny_store
@@ -76,10 +76,10 @@ def test_what_is_counted_is_what_is_in_the_file(labels, tmp_path):
     for dropped in (False, True):
         written = export_dataset(labels, tmp_path / "labels.json", include_dropped=dropped)
         content = json.loads((tmp_path / "labels.json").read_text())
-        assert written == Exported(len(content["images"]), len(content["annotations"]))
+        assert written == (len(content["images"]), len(content["annotations"]))
     written = export_results(labels, tmp_path / "results.json")
     results = json.loads((tmp_path / "results.json").read_text())
-    assert written == Exported(len({each["image_id"] for each in results}), len(results))
+    assert written == (len({each["image_id"] for each in results}), len(results))
 
 
 def test_numbers_have_no_more_digits_than_the_store():

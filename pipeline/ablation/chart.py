@@ -62,7 +62,6 @@ def chart(ablation: Ablation) -> Markup:
 
 
 def _row(cell: CellFigures, middle: float, x: Callable[[float], float]) -> Iterator[str]:
-    """Yield the name of a cell, its dots, and its figure."""
     spread = cell.spread("ap")
     text_y = f"{middle + 4:.1f}"
     yield f'<text class="name" x="{_LEFT - 16}" y="{text_y}" text-anchor="end">{escape(cell.title)}</text>'

@@ -155,7 +155,6 @@ def _gap_closed(
 
 
 def _sharing(units: Sequence[Unit]) -> tuple[StageSharing, ...]:
-    """Return the results of every stage, and how often cells need them."""
     asked: Counter[tuple[str, str]] = Counter()
     seals: dict[tuple[str, str], Seal] = {}
     for unit in units:

@@ -111,19 +111,11 @@ def _markdown_table(table: Table) -> str:
 
 
 def _as_json(ablation: Ablation) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
-        "experiment": ablation.experiment,
-        "settings": ablation.settings,
-        "seeds": ablation.seeds,
-        "cells": [_cell_as_json(cell) for cell in ablation.cells],
-        "sharing": [asdict(each) for each in ablation.sharing],
-    }
+    cells = [_cell_as_json(cell) for cell in ablation.cells]
+    return {"format": FORMAT, "version": FORMAT_VERSION} | asdict(ablation) | {"cells": cells}
 
 
 def _cell_as_json(cell: CellFigures) -> dict[str, Any]:
-    """Return every figure with mean, standard deviation and count, and the figures of every seed."""
     spreads = {name: cell.spread(name) for name in _SPREADS}
     means = {name: None if spread is None else asdict(spread) for name, spread in spreads.items()}
     return asdict(cell) | {"over_seeds": means}

@@ -86,7 +86,6 @@ def _soft_mask_problems(soft_mask: SoftMask, width: int, height: int) -> Iterato
 
 
 def _rle_sum_problems(row: ImageLabels) -> Iterator[tuple[str, str]]:
-    """Check that run lengths add up to the image and that areas are those of the masks."""
     if not row.instances:
         return
     texts = [instance.rle_counts.decode("ascii") for instance in row.instances]

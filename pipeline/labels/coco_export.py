@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +52,6 @@ class LabelResult(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     gate_confidence: float | None = None
 
 
-@dataclass(frozen=True)
-class Exported:
-    """The number of instances in a written file, and of images that a dataset lists or a results list mentions."""
-
-    images: int
-    instances: int
-
-
 def coco_annotations(labels: ImageLabels, first_id: int, *, include_dropped: bool = False) -> list[LabelAnnotation]:
     """Return the annotations of an image, numbered from `first_id`.
 
@@ -82,10 +73,11 @@ def coco_annotations(labels: ImageLabels, first_id: int, *, include_dropped: boo
     ]
 
 
-def export_dataset(store: LabelStore, path: Path, *, include_dropped: bool = False) -> Exported:
-    """Write a store as a COCO dataset without its failed images, which would read as images without instances.
+def export_dataset(store: LabelStore, path: Path, *, include_dropped: bool = False) -> tuple[int, int]:
+    """Write a store as a COCO dataset; return the numbers of its images and instances.
 
-    Raises DatasetError for an image with a file name that no COCO file may have.
+    Failed images are left out, since they would read as images without instances. Raises DatasetError for an image
+    with a file name that no COCO file may have.
     """
     images = _images(store, path)
     instances = 0
@@ -98,11 +90,14 @@ def export_dataset(store: LabelStore, path: Path, *, include_dropped: bool = Fal
             yield from of_image
 
     write_coco(path, images, store.attributes.categories, annotations())
-    return Exported(len(images), instances)
+    return len(images), instances
 
 
-def export_results(store: LabelStore, path: Path) -> Exported:
-    """Write a store as a COCO results list, one entry a line, without dropped instances."""
+def export_results(store: LabelStore, path: Path) -> tuple[int, int]:
+    """Write a store as a COCO results list without dropped instances, one entry a line.
+
+    Returns the numbers of images with an entry and of entries.
+    """
     images = instances = 0
     with open_atomically(path) as file:
         separator = b"[\n"
@@ -114,7 +109,7 @@ def export_results(store: LabelStore, path: Path) -> Exported:
             images += bool(results)
             instances += len(results)
         file.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
-    return Exported(images, instances)
+    return images, instances
 
 
 def _images(store: LabelStore, path: Path) -> list[CocoImage]:

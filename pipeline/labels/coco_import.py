@@ -28,7 +28,7 @@ from pipeline.labels.rows import ImageLabels, InstanceLabel
 _ABSENT = (b"null", b"[]", b"{}")
 _MASKS_NEEDED = "boxes alone cannot be refined: export masks, as RLE or polygons"
 
-Listed = TypeVar("Listed", CocoImage, CocoCategory)
+Listed = TypeVar("Listed", CocoImage, CocoCategory, msgspec.Raw)
 Known = TypeVar("Known")
 
 
@@ -121,13 +121,9 @@ def _opened(
     if absent:
         problems = [Problem(name, "is missing; a results list is a JSON list") for name in absent]
         raise DatasetError(str(path), problems)
-    try:
-        entry_texts = msgspec.json.decode(top["annotations"], type=list[msgspec.Raw])
-    except ValueError as error:
-        raise DatasetError(str(path), [Problem(*field_problem("annotations", top["annotations"], error))]) from error
     return _File(
         key="annotations",
-        entry_texts=entry_texts,
+        entry_texts=_listed(top, "annotations", msgspec.Raw, problems),
         image_by_id=_images_by_name(_listed(top, "images", CocoImage, problems), images, problems),
         category_by_id=_categories_by_name(_listed(top, "categories", CocoCategory, problems), categories, problems),
         scores_required=False,

@@ -59,7 +59,7 @@ def show(
     colours: as for `draw_panels`.
     """
     panels = [Panel(title, store.by_id(image_id)) for title, store in stores.items()]
-    names = {each.id: each.name for store in stores.values() for each in store.attributes.categories}
+    names = {key: name for store in stores.values() for key, name in store.attributes.names.items()}
     return draw_panels(image, panels, names, colours)
 
 
@@ -202,7 +202,6 @@ def _beside(drawings: Sequence[RgbImage]) -> RgbImage:
 
 
 def _legend(width: int, colours: Mapping[int, Rgb], names: Mapping[int, str], panels: Sequence[Panel]) -> RgbImage:
-    """Draw the categories with their colours, in as many lines as necessary."""
     font = ImageFont.load_default(_LABEL_SIZE)
     entries = [(names[category], colour) for category, colour in colours.items()]
     if any(each.decision is Decision.DROPPED for panel in panels for each in panel.labels.instances):

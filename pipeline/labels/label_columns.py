@@ -51,6 +51,11 @@ class LabelAttributes(TableAttributes, frozen=True, kw_only=True, forbid_unknown
         """Count the instances, dropped ones included."""
         return self.rows["instance"]
 
+    @property
+    def names(self) -> dict[int, str]:
+        """Return the names of the categories by id."""
+        return {category.id: category.name for category in self.categories}
+
 
 _STATUS_MEANING = ", ".join(f"{code} {name}" for code, name in enumerate(STATUSES))
 _DECISION_MEANING = ", ".join(f"{code} {name}" for code, name in enumerate(DECISIONS))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from markupsafe import Markup
 
 from pipeline.presentation import words
+
+NEGLIGIBLE: Final = 0.0005
+"""Smaller changes of a share count as no change."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,8 @@ def change_cell(before: float | None, after: float | None, *, in_points: bool) -
     return TableCell(shown, change, tone(change))
 
 
-def tone(change: float | None, smallest: float = 0.0005) -> str:
-    """Return `better` or `worse`, or an empty text for a change below `smallest`."""
-    if change is None or abs(change) < smallest:
+def tone(change: float | None) -> str:
+    """Return `better` or `worse`, or an empty text for a change that is unknown or negligible."""
+    if change is None or abs(change) < NEGLIGIBLE:
         return ""
     return "better" if change > 0 else "worse"

@@ -181,7 +181,6 @@ def _histogram(runs: Sequence[Run]) -> Markup | None:
 
 
 def _losses(runs: Sequence[Run]) -> Markup | None:
-    """Draw the loss of every experiment's last training."""
     last = [(index, run.name, list(run.logs.values())[-1]) for index, run in enumerate(runs) if run.logs]
     lines = [Line(name, _tone(index), log.losses[TOTAL]) for index, name, log in last if TOTAL in log.losses]
     axis, title = "loss of the last training by iteration", "Losses of the last trainings"

@@ -80,7 +80,6 @@ def collect(run: Run, image_root: Path, truth: Path | None, limit: int) -> Extra
 
 
 def _failures(run: Run, stores: Mapping[str, LabelStore]) -> Iterator[Failure]:
-    """Yield everything that failed, stage by stage."""
     for each in run.stages:
         key = each.node.key
         if each.folder is None:

@@ -61,14 +61,42 @@ class Gallery:
     legend: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True)
 class Round:
-    """The labels of one round before and after refinement, with the same instances in the same order."""
+    """Draws the labels of one round before and after refinement, which have the same instances in the same order.
 
-    teacher: LabelStore
-    refined: LabelStore
-    image_root: Path
-    truth: CocoDataset | None
+    It caches images, since neighbours in a list are often of one image.
+    """
+
+    def __init__(self, teacher: LabelStore, refined: LabelStore, image_root: Path, truth: CocoDataset | None) -> None:
+        self.teacher = teacher
+        self.refined = refined
+        self.names = refined.attributes.names
+        self._image_root = image_root
+        self._truth = truth
+        self._truth_by_id = {each.id: each for each in truth.annotations} if truth else {}
+        self._read = lru_cache(_IMAGES_KEPT)(self._read_image)
+
+    def panels(
+        self, image_id: int, position: int, box_xyxy: BoxXyxy, name: str, truth_id: int | None
+    ) -> tuple[tuple[str, InlineImage], ...]:
+        """Draw the surroundings of an instance twice: with its mask before and after refinement."""
+        image = self._read(image_id)
+        x0, y0, x1, y1 = crop_around(box_xyxy, image.shape[1], image.shape[0])
+        shown = []
+        for store, caption, colour in ((self.teacher, "teacher", BEFORE), (self.refined, "refined", AFTER)):
+            labels = store.by_id(image_id)
+            canvas = rescaled(image[y0:y1, x0:x1], _PANEL_PX)
+            mask = labels.mask(labels.instances[position])
+            paint(canvas, mask[y0:y1, x0:x1], colour, dashed=False, fill_share=_FILL_SHARE)
+            if self._truth is not None and truth_id is not None:
+                truth = self._truth.mask(self._truth_by_id[truth_id])
+                paint(canvas, truth[y0:y1, x0:x1], _WHITE, dashed=True)
+            shown.append((caption, inline(canvas, f"{name} in {labels.file_name}, {caption} mask")))
+        return tuple(shown)
+
+    def _read_image(self, image_id: int) -> RgbImage:
+        labels = self.refined.by_id(image_id)
+        return read_image(resolve_image_path(self._image_root, labels.file_name), (labels.width, labels.height))
 
 
 MASK_LEGEND: Final = (("before", "teacher’s outline"), ("after", "refined outline"), ("truth", "truth, dashed"))
@@ -76,11 +104,9 @@ MASK_LEGEND: Final = (("before", "teacher’s outline"), ("after", "refined outl
 
 def changes(round_: Round, listed: Sequence[InstanceChange], limit: int, *, harmed: bool) -> Gallery:
     """Show the instances that refinement improved most, or harmed most."""
-    names = _names(round_.refined)
-    draw = _Drawing(round_)
     sign = -1 if harmed else 1
     changed = (each for each in listed if sign * (each.iou_after - each.iou_before) > 0)
-    cards, unreadable = _made(changed, limit, lambda change: _change_card(draw, change, names))
+    cards, unreadable = _made(changed, limit, lambda change: _change_card(round_, change))
     if harmed:
         key, heading, explanation = "harmed", "Most harmed", "Where SAM moved the mask furthest away from the truth."
     else:
@@ -90,10 +116,8 @@ def changes(round_: Round, listed: Sequence[InstanceChange], limit: int, *, harm
 
 def disagreements(round_: Round, limit: int) -> Gallery:
     """Show instances with high scores whose masks SAM changed most, where SAM's mask was kept."""
-    names = _names(round_.refined)
-    draw = _Drawing(round_)
     found = _disagreeing(round_.refined)
-    cards, unreadable = _made(found, limit, lambda instance: _disagreement_card(draw, *instance, names))
+    cards, unreadable = _made(found, limit, lambda instance: _disagreement_card(round_, *instance))
     explanation = (
         "The teacher was sure of the object, SAM’s mask differs much from the teacher’s, and SAM’s mask was kept. "
         "These are found without truth: check them first when a student is worse than expected."
@@ -103,7 +127,7 @@ def disagreements(round_: Round, limit: int) -> Gallery:
 
 def composites(folder: Path, store: LabelStore, limit: int) -> Gallery:
     """Show composites, evenly spread over all. folder: the result of the augment stage."""
-    names = _names(store)
+    names = store.attributes.names
     colours = category_colours(names)
     usable = np.flatnonzero(store.column("images/status") != STATUSES.index(Status.FAILED))
     chosen = np.unique(np.linspace(0, len(usable) - 1, min(limit, len(usable))).round().astype(int))
@@ -115,62 +139,28 @@ def composites(folder: Path, store: LabelStore, limit: int) -> Gallery:
     return Gallery("composites", "ARP composites", explanation, cards, unreadable, legend)
 
 
-class _Drawing:
-    """Draws instances of a round. It caches images, since neighbours in a list are often of one image."""
-
-    def __init__(self, round_: Round) -> None:
-        self._round = round_
-        self._read = lru_cache(_IMAGES_KEPT)(self._read_image)
-        self._truth_by_id = {each.id: each for each in round_.truth.annotations} if round_.truth else {}
-
-    def rows(self, image_id: int) -> tuple[ImageLabels, ImageLabels]:
-        """Return the labels of an image before and after refinement."""
-        return self._round.teacher.by_id(image_id), self._round.refined.by_id(image_id)
-
-    def panels(
-        self, image_id: int, position: int, box_xyxy: BoxXyxy, name: str, truth_id: int | None
-    ) -> tuple[tuple[str, InlineImage], ...]:
-        """Draw the surroundings of an instance twice: with its mask before and after refinement."""
-        image = self._read(image_id)
-        x0, y0, x1, y1 = crop_around(box_xyxy, image.shape[1], image.shape[0])
-        shown = []
-        for labels, caption, colour in zip(self.rows(image_id), ("teacher", "refined"), (BEFORE, AFTER), strict=True):
-            canvas = rescaled(image[y0:y1, x0:x1], _PANEL_PX)
-            mask = labels.mask(labels.instances[position])
-            paint(canvas, mask[y0:y1, x0:x1], colour, dashed=False, fill_share=_FILL_SHARE)
-            if self._round.truth is not None and truth_id is not None:
-                truth = self._round.truth.mask(self._truth_by_id[truth_id])
-                paint(canvas, truth[y0:y1, x0:x1], _WHITE, dashed=True)
-            shown.append((caption, inline(canvas, f"{name} in {labels.file_name}, {caption} mask")))
-        return tuple(shown)
-
-    def _read_image(self, image_id: int) -> RgbImage:
-        labels = self._round.refined.by_id(image_id)
-        path = resolve_image_path(self._round.image_root, labels.file_name)
-        return read_image(path, (labels.width, labels.height))
-
-
-def _change_card(draw: _Drawing, change: InstanceChange, names: Mapping[int, str]) -> Card:
-    name = names[change.category_id]
+def _change_card(round_: Round, change: InstanceChange) -> Card:
+    name = round_.names[change.category_id]
     facts = [f"IoU {change.iou_before:.2f} → {change.iou_after:.2f}", f"score {change.score:.2f}"]
     if change.decision is not Decision.SAM:
         facts.append(f"decision: {change.decision}")
     if change.truth_category_id != change.category_id:
-        facts.append(f"truth: {names[change.truth_category_id]}")
-    images = draw.panels(change.image_id, change.position, change.box_xyxy, name, change.truth_id)
+        facts.append(f"truth: {round_.names[change.truth_category_id]}")
+    images = round_.panels(change.image_id, change.position, change.box_xyxy, name, change.truth_id)
     return Card(images, name, tuple(facts), change.file_name)
 
 
-def _disagreement_card(draw: _Drawing, image_id: int, position: int, names: Mapping[int, str]) -> Card:
-    before, after = (labels.instances[position] for labels in draw.rows(image_id))
+def _disagreement_card(round_: Round, image_id: int, position: int) -> Card:
+    labels = round_.refined.by_id(image_id)
+    before, after = round_.teacher.by_id(image_id).instances[position], labels.instances[position]
     first, second = before.box_xyxy, after.box_xyxy
     box = (min(first[0], second[0]), min(first[1], second[1]), max(first[2], second[2]), max(first[3], second[3]))
-    name = names[after.category_id]
+    name = round_.names[after.category_id]
     facts = [f"agreement {after.agreement or 0.0:.2f}", f"score {after.score:.2f}"]
     if after.predicted_iou is not None:
         facts.append(f"SAM expects {after.predicted_iou:.2f}")
-    images = draw.panels(image_id, position, box, name, None)
-    return Card(images, name, tuple(facts), draw.rows(image_id)[1].file_name)
+    images = round_.panels(image_id, position, box, name, None)
+    return Card(images, name, tuple(facts), labels.file_name)
 
 
 def _composite_card(folder: Path, row: ImageLabels, colours: Mapping[int, Rgb], names: Mapping[int, str]) -> Card:
@@ -211,7 +201,3 @@ def _made(items: Iterable[Item], limit: int, make: Callable[[Item], Card]) -> tu
         except ImageError:
             unreadable += 1
     return tuple(cards), unreadable
-
-
-def _names(store: LabelStore) -> dict[int, str]:
-    return {each.id: each.name for each in store.attributes.categories}

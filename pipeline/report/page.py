@@ -27,9 +27,8 @@ def render_page(run: Run, extras: Extras, ablation: Ablation | None = None) -> s
             "classes": class_table(models) if models else None,
             "trainings": [sections.training(key, log) for key, log in run.logs.items()],
             "notes": run.evaluation.notes if run.evaluation else (),
-            "artefacts": sections.artefacts(run),
+            "artefacts": sections.provenance(run),
             "ablation": None if ablation is None else ablation_values(ablation),
             "extras": extras,
-            "remarks": extras.remarks,
         },
     )

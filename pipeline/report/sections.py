@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from markupsafe import Markup
 
 from pipeline.detection.training_log import TOTAL, TrainingLog
 from pipeline.evaluation.results import PseudoLabelResult
 from pipeline.presentation import words
 from pipeline.presentation.charts import Distribution, Line, Part, histogram, line_chart, sparkline, stacked_bar
-from pipeline.presentation.tables import Table, tone
+from pipeline.presentation.tables import NEGLIGIBLE, tone
 from pipeline.report.gather import Run, StageResult
 from pipeline.report.tables import decision_table, quality_table
 from pipeline.workflow.graph import STAGES
@@ -31,50 +28,6 @@ class Tile:
     tone: str = ""
 
 
-@dataclass(frozen=True)
-class StageRow:
-    """One line of the list of stages. share: of the time of the longest stage, 0 to 1."""
-
-    key: str
-    purpose: str
-    figures: str
-    duration: str
-    share: float
-    skipped: str
-
-
-@dataclass(frozen=True)
-class Artefact:
-    """The provenance of one result. groups: by title, the names of facts with their values."""
-
-    key: str
-    id: str
-    groups: Mapping[str, Mapping[str, str]]
-
-
-@dataclass(frozen=True)
-class RoundQuality:
-    """The quality of the pseudo-labels of one round."""
-
-    number: int
-    measured: str
-    chart: Markup
-    bar: Markup
-    figures: Table
-    decisions: Table
-
-
-@dataclass(frozen=True)
-class TrainingCurves:
-    """The curves of one training."""
-
-    key: str
-    iterations: int
-    total: Markup | None
-    parts: tuple[tuple[str, str, Markup], ...]
-    note: str
-
-
 def verdict(run: Run) -> str:
     """Sum up the experiment in one sentence."""
     labelled, unlabelled = run.count("split", "labelled"), run.count("split", "unlabelled")
@@ -83,7 +36,7 @@ def verdict(run: Run) -> str:
         images = f", with {words.count(labelled, 'labelled image')} and {unlabelled:,} unlabelled"
     change = _gain(run)
     if change is not None:
-        if abs(change) < 0.0005:
+        if abs(change) < NEGLIGIBLE:
             return f"The student is on a par with its teacher in mask AP{images}."
         how = "beats its teacher by" if change > 0 else "falls behind its teacher by"
         return f"The student {how} {100 * abs(change):.1f} points of mask AP{images}."
@@ -100,13 +53,13 @@ def tiles(run: Run) -> tuple[Tile, ...]:
     )
 
 
-def stage_rows(run: Run) -> tuple[StageRow, ...]:
-    """Return all stages in the order in which they run."""
+def stage_rows(run: Run) -> list[dict[str, Any]]:
+    """Return all stages in the order in which they run. share: of the time of the longest stage, 0 to 1."""
     longest = max((each.seal.seconds for each in run.stages if each.seal), default=0.0) or 1.0
-    return tuple(_stage_row(each, longest) for each in run.stages)
+    return [_stage_row(each, longest) for each in run.stages]
 
 
-def round_quality(result: PseudoLabelResult) -> RoundQuality:
+def round_quality(result: PseudoLabelResult) -> dict[str, Any]:
     """Return the charts and tables of the labels of one round."""
     distributions = [
         Distribution(name, name, quality.iou_histogram, quality.paired.mean_iou)
@@ -119,18 +72,18 @@ def round_quality(result: PseudoLabelResult) -> RoundQuality:
     parts = [Part(str(each.decision), f"fill-{each.decision}", each.instances) for each in result.decisions]
     accuracy = "" if result.class_accuracy is None else f", {words.percent(result.class_accuracy)} with the right class"
     failed = f"; {words.count(result.failed_images, 'image')} could not be used" if result.failed_images else ""
-    return RoundQuality(
-        number=result.round,
-        measured=f"{result.paired:,} of {words.count(result.before.labels, 'label')} match one of "
+    return {
+        "number": result.round,
+        "measured": f"{result.paired:,} of {words.count(result.before.labels, 'label')} match one of "
         f"{words.count(result.truths, 'true instance')} in {words.count(result.images, 'image')}{accuracy}{failed}.",
-        chart=histogram(distributions, "instances by mask IoU", title),
-        bar=stacked_bar(parts, "; ".join(f"{part.name}: {part.count}" for part in parts)),
-        figures=quality_table(result),
-        decisions=decision_table(result),
-    )
+        "chart": histogram(distributions, "instances by mask IoU", title),
+        "bar": stacked_bar(parts, "; ".join(f"{part.name}: {part.count}" for part in parts)),
+        "figures": quality_table(result),
+        "decisions": decision_table(result),
+    }
 
 
-def training(key: str, log: TrainingLog) -> TrainingCurves:
+def training(key: str, log: TrainingLog) -> dict[str, Any]:
     """Draw the curves of a training: the sum of the losses large, each of its parts small."""
     curve_tone = "before" if key == "train-teacher" else "after"
     title = f"{key}: loss over {log.iterations} iterations"
@@ -145,18 +98,13 @@ def training(key: str, log: TrainingLog) -> TrainingCurves:
         chart = sparkline(log.learning_rate, "quiet", f"{key}: learning rate", noisy=False)
         parts.append(("learning rate", f"{rate:.2g}", chart))
     note = f"{words.count(log.unreadable, 'line')} of the log cannot be read." if log.unreadable else ""
-    return TrainingCurves(
-        key=key,
-        iterations=log.iterations,
-        total=line_chart([Line(TOTAL, curve_tone, total)], "loss by iteration", title) if total else None,
-        parts=tuple(parts),
-        note=note,
-    )
+    large = line_chart([Line(TOTAL, curve_tone, total)], "loss by iteration", title) if total else None
+    return {"key": key, "iterations": log.iterations, "total": large, "parts": parts, "note": note}
 
 
-def artefacts(run: Run) -> tuple[Artefact, ...]:
-    """Return the provenance of every result."""
-    return tuple(_artefact(each.node.key, each.seal) for each in run.stages if each.seal is not None)
+def provenance(run: Run) -> list[dict[str, Any]]:
+    """Return what every result was made from: names and values in groups with a title."""
+    return [_artefact(each.node.key, each.seal) for each in run.stages if each.seal is not None]
 
 
 def _gain(run: Run) -> float | None:
@@ -223,24 +171,22 @@ def _time_tile(run: Run) -> Tile | None:
     return Tile("time", words.duration(run.seconds), note)
 
 
-def _stage_row(stage: StageResult, longest: float) -> StageRow:
-    seal = stage.seal
-    return StageRow(
-        key=stage.node.key,
-        purpose=STAGES[stage.node.stage].purpose,
-        figures=words.figures(_plain(seal.summary), seal.stage) if seal else "",
-        duration=words.duration(seal.seconds) if seal else "",
-        share=seal.seconds / longest if seal else 0.0,
-        skipped="" if seal else (stage.node.skipped or "it has not run"),
-    )
+def _stage_row(stage: StageResult, longest: float) -> dict[str, Any]:
+    seal, key = stage.seal, stage.node.key
+    if seal is None:
+        return {"key": key, "skipped": stage.node.skipped or "it has not run"}
+    plain = {name: value for name, value in seal.summary.items() if isinstance(value, int | float | str)}
+    return {
+        "key": key,
+        "skipped": "",
+        "purpose": STAGES[seal.stage].purpose,
+        "figures": words.figures(plain, seal.stage),
+        "duration": words.duration(seal.seconds),
+        "share": seal.seconds / longest,
+    }
 
 
-def _plain(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a summary that are not nested."""
-    return {name: value for name, value in summary.items() if isinstance(value, int | float | str)}
-
-
-def _artefact(key: str, seal: Seal) -> Artefact:
+def _artefact(key: str, seal: Seal) -> dict[str, Any]:
     made_by = dict(seal.made_by)
     by = " of ".join(made_by.pop(name) for name in ("user", "experiment") if name in made_by)
     host = made_by.pop("host", "")
@@ -259,4 +205,4 @@ def _artefact(key: str, seal: Seal) -> Artefact:
         "Libraries": made_by,
     }
     shown = {title: {name: words.setting(value) for name, value in group.items()} for title, group in groups.items()}
-    return Artefact(key, seal.id, shown)
+    return {"key": key, "id": seal.id, "groups": shown}
