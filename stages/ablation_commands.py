@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.ablation.cells import MEASURED, Unit
 from pipeline.ablation.running import make_units, run_units, settings_with_effect, with_measured
-from pipeline.ablation.units import MEASURED, Unit
 from pipeline.errors import StageError
 from pipeline.workflow.graph import Node
 from pipeline.workflow.workspace import Workspace, ablation_folder, work_root

@@ -7,7 +7,6 @@ import shutil
 from pipeline.augment.making import LABELLED_STORE, augment_store, composite_sources
 from pipeline.augment.sources import LabelledFolder
 from pipeline.labels.label_store import LabelStore
-from pipeline.labels.summary import count_labels
 from pipeline.workflow.graph import node_key
 from pipeline.workflow.result_files import LABELS
 from stages.context import StageContext, Summary
@@ -28,4 +27,4 @@ def run(context: StageContext) -> Summary:
         context.say(f"{context.node.key}: {reason}")
     augment_store(sources, folder, sealed, context.provenance, context.execution)
     shutil.rmtree(folder / LABELLED_STORE, ignore_errors=True)
-    return count_labels(LabelStore.open(sealed))
+    return LabelStore.open(sealed).counts()

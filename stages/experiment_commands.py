@@ -15,7 +15,7 @@ from pipeline.workflow.describe import schema_text
 from pipeline.workflow.loading import to_yaml
 from pipeline.workflow.starter import starter_text
 from pipeline.workflow.workspace import NodeStatus, State
-from stages.console import figures, out
+from stages.console import out
 from stages.options import ExperimentOption, RoundOption, SetOption, complete_experiments, load, workspace
 
 STYLES = {
@@ -116,7 +116,7 @@ def preview(
         sources = composite_sources(
             refined, labelled, experiment.data.labelled_source.images, experiment.augment, Path(scratch)
         )
-        names = {each.id: each.name for each in sources.refined_store.attributes.categories}
+        names = sources.refined_store.attributes.names
         sheet, shown = draw_sheet(sources, count, names)
     output.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).save(output)
@@ -142,7 +142,7 @@ def compare(
 
 def _lines(status: NodeStatus) -> list[str]:
     seal = status.seal
-    summary = [figures(seal.summary, seal.stage)] if seal is not None and seal.summary else []
+    summary = [words.figures(seal.summary, seal.stage)] if seal is not None and seal.summary else []
     about = "; ".join([*status.reasons, *summary])
     made = f"{seal.made_at}  {words.size(seal.size_bytes):>8}  " if seal else ""
     lines = [f"{status.node.key:<18}{status.state.value:<13}{made}{about}".rstrip()]

@@ -38,10 +38,12 @@ def export(
         raise typer.BadParameter("a results list has no crowds: leave out --results", param_hint="--dropped")
     refuse_existing([output])
     opened = open_store(store, overrides)
-    written = export_results(opened, output) if results else export_dataset(opened, output, include_dropped=dropped)
-    out.print(f"{output}: {written.images} images, {written.instances} instances")
+    images, instances = (
+        export_results(opened, output) if results else export_dataset(opened, output, include_dropped=dropped)
+    )
+    out.print(f"{output}: {images} images, {instances} instances")
     left_out = {
-        "dropped instances": opened.attributes.instances - written.instances,
+        "dropped instances": opened.attributes.instances - instances,
         "images that failed": opened.attributes.statuses["failed"],
     }
     if any(left_out.values()):

@@ -8,7 +8,6 @@ from pipeline.detection.predicting import ImagesToLabel, Labeller, label_images,
 from pipeline.detection.published import read_published
 from pipeline.labels.filling import NewStore
 from pipeline.labels.label_store import LabelStore
-from pipeline.labels.summary import count_labels
 from pipeline.workflow.graph import labelling_model
 from pipeline.workflow.result_files import LABELS
 from stages.context import StageContext, Summary
@@ -27,7 +26,7 @@ def run(context: StageContext) -> Summary:
         )
         if repeated:
             context.say(f"{repeated:,} instances left out: the file has their mask and category more than once")
-    return count_labels(LabelStore.open(sealed))
+    return LabelStore.open(sealed).counts()
 
 
 def _predict(context: StageContext) -> None:

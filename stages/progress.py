@@ -10,7 +10,8 @@ from typing import Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline.compute.execution import ShardProgress
-from stages.console import err, figures
+from pipeline.presentation import words
+from stages.console import err
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -75,7 +76,7 @@ class _Bar:
             err.print(f"{name}: {reason}")
         now = time.monotonic()
         rate = (progress.done - progress.done_before) / max(now - self._begun, 1e-9)
-        about = f"{rate:.1f} images/s" + (f", {figures(self._counts)}" if self._counts else "")
+        about = f"{rate:.1f} images/s" + (f", {words.figures(self._counts)}" if self._counts else "")
         self._bar.update(self._task, completed=progress.done, about=about)
         if not err.is_terminal and now - self._said > SECONDS_BETWEEN_LINES:
             self._said = now

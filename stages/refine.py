@@ -7,7 +7,6 @@ from dataclasses import replace
 from pipeline.detection.predicting import Labeller
 from pipeline.files.identity import IdentityCache
 from pipeline.labels.label_store import LabelStore
-from pipeline.labels.summary import count_labels
 from pipeline.refinement.calibrate import CalibratedGate
 from pipeline.refinement.gate import make_gate
 from pipeline.refinement.refining import Refinement, keep_teacher_labels, refine_store
@@ -27,7 +26,7 @@ def run(context: StageContext) -> Summary:
     teacher = context.results[node_key("predict", context.node.round)] / LABELS
     if experiment.refine.gate == "teacher":
         keep_teacher_labels(teacher, sealed, context.provenance)
-        return count_labels(LabelStore.open(sealed))
+        return LabelStore.open(sealed).counts()
     fitted = _fitted_gate(context) if experiment.refine.gate == "calibrated" else None
     gate = make_gate(experiment.refine, None if fitted is None else fitted.gate)
     refinement = Refinement(teacher, context.unlabelled_images(), experiment.sam, experiment.refine)
@@ -36,7 +35,7 @@ def run(context: StageContext) -> Summary:
         refinement, encoded = _with_embeddings(context, refinement)
     encoded += refine_store(refinement, gate, sealed, context.provenance, context.execution)
     said = {} if fitted is None else {"gate": fitted.summary}
-    return count_labels(LabelStore.open(sealed)) | {ENCODED_IMAGES: encoded} | said
+    return LabelStore.open(sealed).counts() | {ENCODED_IMAGES: encoded} | said
 
 
 def _fitted_gate(context: StageContext) -> CalibratedGate:

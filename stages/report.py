@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.ablation.writing import read_ablation
 from pipeline.files.writing import write_atomically
-from pipeline.report.extras import Sources, collect
+from pipeline.report.extras import collect
 from pipeline.report.gather import gather
 from pipeline.report.page import render_page
 from pipeline.workflow.graph import plan
@@ -18,9 +18,9 @@ def run(context: StageContext) -> Summary:
     if context.split_folder is not None:
         results["split"] = context.split_folder
     gathered = gather(experiment.name, plan(experiment), results)
-    sources = Sources(image_root=context.unlabelled_images(), truth=context.unlabelled_truth())
-    extras = collect(gathered, sources, experiment.report.gallery)
+    truth = context.unlabelled_truth()
+    extras = collect(gathered, context.unlabelled_images(), truth, experiment.report.gallery)
     ablation = None if context.ablation is None else read_ablation(context.ablation)
     write_atomically(context.folder / REPORT, render_page(gathered, extras, ablation))
-    shown = sum(len(card.pictures) for gallery in extras.galleries for card in gallery.cards)
+    shown = sum(len(card.images) for gallery in extras.galleries for card in gallery.cards)
     return {"images": shown, "page": REPORT}

@@ -16,7 +16,7 @@ from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.graph import STAGES, downstream, node_key
 from pipeline.workflow.waiting import held
 from pipeline.workflow.workspace import Workspace
-from stages.console import err, figures, out
+from stages.console import err, out
 from stages.context import StageContext, Summary
 from stages.options import workspace
 from stages.progress import ProgressDisplay
@@ -103,5 +103,7 @@ def _run(space: Workspace, key: str) -> None:
         )
         summary = module.run(context)
     seal = space.store.seal(fingerprint, space.experiment.name, time.monotonic() - begun, summary, library_versions())
-    out.print(f"{key}: done in {words.duration(seal.seconds)}{', ' if summary else ''}{figures(summary, node.stage)}")
+    out.print(
+        f"{key}: done in {words.duration(seal.seconds)}{', ' if summary else ''}{words.figures(summary, node.stage)}"
+    )
     out.print(f"  {space.result(key)} ({words.size(seal.size_bytes)})")

@@ -10,9 +10,10 @@ import typer
 
 from pipeline.compute.settings import Device
 from pipeline.files.writing import refuse_existing
+from pipeline.presentation import words
 from pipeline.refinement.settings import RefinePreset
 from pipeline.sam.settings import SamModel
-from stages.console import err, figures, out
+from stages.console import err, out
 from stages.options import complete_settings
 from stages.stopping import stoppable
 
@@ -91,6 +92,6 @@ def refine_coco(
         raise typer.BadParameter(f"no such folder: {images}", param_hint="IMAGE_DIR")
     with stoppable(f"{output}"), ProgressDisplay() as progress:
         result = refine_coco_file(annotations, images, output, wanted.sam, wanted.refine, wanted.compute, progress)
-    out.print(f"{output}: {figures(dict(sorted(result.decisions.items())))}")
+    out.print(f"{output}: {words.figures(dict(sorted(result.decisions.items())))}")
     if result.failures:
         out.print(f"{len(result.failures)} images could not be used; their annotations are unchanged")

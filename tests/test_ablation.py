@@ -16,10 +16,9 @@ import typer
 from typer.testing import CliRunner
 
 from pipeline.ablation import tables, writing
-from pipeline.ablation.cells import CELLS, cells_of, overrides_of
+from pipeline.ablation.cells import CELLS, Unit, cells_of, overrides_of
 from pipeline.ablation.figures import Ablation, CellFigures, SeedFigures, Spread, collect, spread
 from pipeline.ablation.running import make_units, run_units
-from pipeline.ablation.units import Unit
 from pipeline.coco.reading import read_coco
 from pipeline.datasets.lists import write_lists
 from pipeline.errors import StageError
@@ -209,7 +208,7 @@ def test_without_one_annotated_set_there_is_no_ceiling(exp, tmp_path):
     ]
     experiment = load_experiment(Path(exp), apart)
     assert "ceiling" not in [cell.key for cell in cells_of(experiment)]
-    with pytest.raises(StageError, match=r"known only where data\.annotated gives them"):
+    with pytest.raises(StageError, match=r"known only if data\.annotated gives them"):
         cells_of(experiment, ["ceiling"])
 
 
@@ -357,11 +356,11 @@ def test_settings_over_the_experiment_have_tables_of_their_own(command, tmp_path
     command(Fake(), "--seeds", 1, "--cells", "supervised", "--set", "compute.cache_embeddings=true")
     plain = tmp_path / "work" / "tiny" / "ablation" / "ablation.md"
     before = plain.read_text()
-    assert "Set over the experiment" not in before
+    assert "Overrides:" not in before
     command(Fake(), "--seeds", 1, "--cells", "sd", "--set", "teacher.iterations=7")
     assert plain.read_text() == before
     (other,) = (tmp_path / "work" / "tiny").glob("ablation-*/ablation.md")
-    assert "Set over the experiment: teacher.iterations=7." in other.read_text()
+    assert "Overrides: teacher.iterations=7." in other.read_text()
 
 
 # ---- figures and tables -----------------------------------------------------------------------------
@@ -439,7 +438,7 @@ def test_figures_are_read_as_they_were_written(ablation, tmp_path):
 def test_what_is_no_ablation_is_refused_with_what_to_do(text, tmp_path):
     path = tmp_path / ABLATION_FIGURES
     path.write_text(text, errors="surrogateescape")
-    with pytest.raises(StageError, match="remove the file, or give the command"):
+    with pytest.raises(StageError, match="remove the file, or run `s4m ablation` again"):
         writing.read_ablation(path)
 
 

@@ -135,7 +135,7 @@ def test_an_image_that_cannot_be_drawn_is_named(s4m, made, tmp_path):
     told = s4m(*words, made.image_root)
     assert told.status == 1
     assert "0002.png, image 2: not an image" in told.err
-    assert "it failed when it was to be labelled, too: was cut off" in told.err
+    assert "labelling it failed too: was cut off" in told.err
 
 
 def test_files_that_are_there_are_left_alone(s4m, made, tmp_path):

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 
 from pipeline.coco.reading import read_coco
 from pipeline.errors import DatasetError
-from pipeline.labels.coco_export import Exported, coco_annotations, coco_results, export_dataset, export_results
+from pipeline.labels.coco_export import coco_annotations, export_dataset, export_results
 from pipeline.labels.coco_import import read_detections
 from pipeline.labels.rows import Decision, ImageLabels, Status
 from tests.tiny_labels import CATEGORIES, coco_images, tiny_row, tiny_store
@@ -59,7 +59,13 @@ def test_a_results_list_is_one_that_pycocotools_loads(labels, tmp_path):
     export_dataset(labels, tmp_path / "labels.json")
     export_results(labels, tmp_path / "results.json")
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results == [each for row in ROWS for each in coco_results(row)]
+    assert len(results) == len(KEPT)
+    for (row, instance), entry in zip(KEPT, results, strict=True):
+        assert (entry["image_id"], entry["category_id"]) == (row.image_id, instance.category_id)
+        assert (entry["decision"], entry["area"]) == (instance.decision, instance.area)
+        assert np.float32(entry["score"]) == np.float32(instance.score)
+        assert entry.get("candidate") == instance.candidate
+        assert entry.get("gate_confidence") == pytest.approx(instance.gate_confidence)
     loaded = COCO(tmp_path / "labels.json").loadRes(results)
     for (row, instance), annotation in zip(KEPT, loaded.loadAnns(sorted(loaded.anns)), strict=True):
         assert np.array_equal(loaded.annToMask(annotation), row.mask(instance))
@@ -70,10 +76,10 @@ def test_what_is_counted_is_what_is_in_the_file(labels, tmp_path):
     for dropped in (False, True):
         written = export_dataset(labels, tmp_path / "labels.json", include_dropped=dropped)
         content = json.loads((tmp_path / "labels.json").read_text())
-        assert written == Exported(len(content["images"]), len(content["annotations"]))
+        assert written == (len(content["images"]), len(content["annotations"]))
     written = export_results(labels, tmp_path / "results.json")
     results = json.loads((tmp_path / "results.json").read_text())
-    assert written == Exported(len({each["image_id"] for each in results}), len(results))
+    assert written == (len({each["image_id"] for each in results}), len(results))
 
 
 def test_numbers_have_no_more_digits_than_the_store():

@@ -164,7 +164,7 @@ def test_repeated_annotations_of_a_dataset_are_taken_once(tmp_path):
 def test_a_file_of_boxes_alone_is_refused_in_one_line(tmp_path):
     content = [{key: value for key, value in each.items() if key != "segmentation"} for each in results_list()]
     assert problems_of(write_json(tmp_path / "a.json", content)) == [
-        "there is no mask in the file: boxes alone cannot be refined: export masks, as RLE or polygons"
+        "the file has no masks: boxes alone cannot be refined: export masks, as RLE or polygons"
     ]
 
 

@@ -51,7 +51,7 @@ def test_a_difference_is_counted_by_kind(tmp_path):
     assert difference.statuses == {("ok", "failed"): 1, ("empty", "ok"): 1}
     assert (difference.matched, difference.added, difference.removed, difference.dropped) == (2, 2, 2, 1)
     assert difference.decisions == {("teacher", "dropped"): 1, ("teacher", "sam"): 1}
-    assert difference.iou_counts == (0, 0, 0, 0, 1, 0, 0, 1)
+    assert difference.iou_counts == [0, 0, 0, 0, 1, 0, 0, 1]
     assert difference.mean_iou == pytest.approx(0.9)
     table = diff_table(difference, ("teacher", "refined"))
     for line in ("images only in refined 1", "teacher -> sam 1", "mean IoU of matched 0.9000", "IoU identical 1 50.0%"):

@@ -87,7 +87,7 @@ def test_a_shard_that_is_there_is_never_replaced(tmp_path, monkeypatch, hard_lin
 
 
 def test_rows_that_are_not_fit_are_all_told_and_nothing_is_written(tmp_path):
-    with pytest.raises(ProblemsError, match="labels of shard 2: 1 problem\n  image 1: is there twice"):
+    with pytest.raises(ProblemsError, match="labels of shard 2: 1 problem\n  image 1: is in the rows twice"):
         write_label_shard(tmp_path, 2, [tiny_row(1), tiny_row(1)])
     assert list(tmp_path.iterdir()) == []
 

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from pipeline.compute.execution import ShardProgress
 from pipeline.compute.shards import ShardReport
+from pipeline.presentation.words import figures
 from stages import progress
-from stages.console import figures
 from stages.progress import ProgressDisplay
 from stages.stopping import stoppable
 

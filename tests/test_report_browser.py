@@ -1,4 +1,4 @@
-"""The report as a browser has it: scripts run, tables sort, pictures load, nothing complains."""
+"""The report as a browser has it: scripts run, tables sort, images load, nothing complains."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_the_page_runs_under_its_own_policy_without_a_complaint(page, tmp_path):
 
 
 @pytest.mark.parametrize("width", [1280, 500])
-def test_tables_sort_pictures_load_and_colours_change(page, tmp_path, width):
+def test_tables_sort_images_load_and_colours_change(page, tmp_path, width):
     dom, console = browse(probed(page), tmp_path / "profile", width)
     assert console == []
     match = re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL)

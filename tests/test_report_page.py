@@ -69,7 +69,7 @@ def space(tmp_path, monkeypatch) -> Workspace:
 def write_report(
     space: Workspace, results: TinyResults, folder: Path, gallery: int = 2, ablation: Path | None = None
 ) -> str:
-    """Run the stage as the runner does, on results that are there; two pictures of a kind are quickly made."""
+    """Run the stage as the runner does, on results that are there; two images of a kind are quickly made."""
     report = space.experiment.report.model_copy(update={"gallery": gallery})
     experiment = space.experiment.model_copy(update={"report": report})
     folder.mkdir(exist_ok=True)
@@ -112,7 +112,7 @@ def test_the_ablation_is_shown_where_there_is_one(space, tmp_path):
     cell = CellFigures("arp", "+ ARP & <b>", "composites", seeds, (2,), None, None)
     write_ablation(tmp_path / "ablation", Ablation("tiny", (), (0, 1, 2), (cell,), ()))
     page = Page(write_report(space, results, tmp_path / "out", ablation=tmp_path / "ablation" / ABLATION_FIGURES))
-    assert "The method’s parts switched on one by one." in page.text
+    assert "The parts of the method, switched on one by one." in page.text
     assert "40.5 ± 0.7" in page.text
     assert "+ ARP & <b> is not measured yet with seed 2." in page.text
     assert "#ablation" in [link.get("href") for link in page.all("a")]
@@ -194,8 +194,8 @@ def test_images_that_cannot_be_read_are_counted_and_the_rest_is_shown(space, tmp
     assert page.text.count("1 could not be shown: their images cannot be read.") == 1  # harmed
     assert len(page.all("img")) == 2 * 4 + 2 * 5 + 2 * 8 + 5
     assert (
-        "In all 1 labelled image, 1 unlabelled image, 1 composite, 1 validation image. "
-        "Everything else went on without them."
+        "In total: 1 labelled image, 1 unlabelled image, 1 composite, 1 validation image. "
+        "All other images were processed."
     ) in page.text
     for name, kind, reason in (
         ("labelled.png", "labelled image", "cut off too"),
@@ -216,8 +216,8 @@ def test_what_is_absent_is_left_out_with_a_sentence(space, tmp_path):
     page = Page(write_report(space, left, tmp_path / "out"))
     for sentence in (
         "No model was measured",
-        "no truth is known of the unlabelled images",
-        "There is no log of a training.",
+        "the unlabelled images have no known truth",
+        "There is no training log.",
         "There are no composites.",
         "left out: it has not run",
     ):
@@ -225,12 +225,12 @@ def test_what_is_absent_is_left_out_with_a_sentence(space, tmp_path):
     assert len(page.all("img")) == 2 * 2  # disagreements need no truth
 
 
-def test_the_number_of_pictures_is_a_setting(space, tmp_path):
+def test_the_number_of_images_is_a_setting(space, tmp_path):
     results = make_results(space, tmp_path / "annotations.json")
     assert len(Page(write_report(space, results, tmp_path / "two", gallery=2)).all("img")) == 3 * 2 * 2 + 2
     none = Page(write_report(space, results, tmp_path / "none", gallery=0))
     assert none.all("img") == []
-    assert "There are no pictures: report.gallery is 0." in none.text
+    assert "There are no images: report.gallery is 0." in none.text
 
 
 @pytest.mark.parametrize(("gain", "said"), [(-0.02, "falls behind its teacher by 2.0 points"), (0.0, "is on a par")])

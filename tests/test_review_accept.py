@@ -133,12 +133,12 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path, known):
         "annotation 4, segmentation: is empty: an instance needs a polygon or an RLE",
         "annotation 5, image_id: 9 is not in the file",
         "image 1, file_name: 'somewhere/0003.png' and '0003.png' are both '0003.png': keep one",
-        "image 2, file_name: '../../etc/passwd' is no image of the experiment: take it out, or name the right one "
-        "by --from",
-        "image 3, width: is 32x24, '0004.png' is 64x48: labels must be of images in their own size",
-        "category 2, name: 'unused' is no category of the experiment; expected one of category 3, category 7",
+        "image 2, file_name: '../../etc/passwd' is not an image of the experiment: remove it, or name the right "
+        "experiment with --from",
+        "image 3, width: is 32x24, '0004.png' is 64x48: label images in their own size",
+        "category 2, name: 'unused' is not a category of the experiment; expected one of category 3, category 7",
         "annotation 2: has no pixel in 0003.png: remove it, or draw it again",
-        "annotation 3: is annotation 0 once more: remove one of the two",
+        "annotation 3: is the same as annotation 0: remove one of the two",
     ]
 
 

@@ -92,5 +92,5 @@ def test_the_order_of_the_store_changes_nothing(tmp_path):
 def test_labels_that_nothing_doubts_are_refused(tmp_path, measures):
     unmeasured = {"agreement": None, "predicted_iou": None, "gate_confidence": None}
     store = tiny_store(tmp_path / "s", [image(1, instance(**(unmeasured | measures)))])
-    with pytest.raises(StoreError, match="no instance is doubted.*EXPERIMENT:refine"):
+    with pytest.raises(StoreError, match="no instance is doubtful.*EXPERIMENT:refine"):
         choose(store, 10, 3)

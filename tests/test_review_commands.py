@@ -129,5 +129,5 @@ def test_bad_corrections_are_told_and_nothing_is_written(s4m, refined, tmp_path)
     write_json(tmp_path / "c.json", {"images": [{"id": 1, "file_name": "9.png", "width": 1, "height": 1}]})
     told = s4m("labels", "accept", "c.json", "--from", refined, "--output", "new.json")
     assert told.status == 1
-    assert "'9.png' is no image of the experiment" in told.err
+    assert "'9.png' is not an image of the experiment" in told.err
     assert not (tmp_path / "new.json").exists()

@@ -86,7 +86,7 @@ def test_cvat_masks_are_the_masks(review, tmp_path):
         found[image.get("name")] = [(names[each.get("label")], cvat_mask(each)) for each in image.iter("mask")]
     same_masks(found, shown(review))
     ranks = [each.text for each in root.iter("attribute") if each.get("name") == "review"]
-    assert sorted(text for text in ranks if text != "besides") == ["1", "2", "3", "4", "5"]
+    assert sorted(text for text in ranks if text != "not ranked") == ["1", "2", "3", "4", "5"]
     labels = json.loads((folder / "labels.json").read_text())
     assert [each["name"] for each in labels] == ["cat", "Hündin"]
     assert [each["name"] for each in labels[0]["attributes"]] == ["review", "reason"]

@@ -1,1 +1,1 @@
-"""Ablation of an experiment: the method's parts switched on one by one, over several seeds."""
+"""Ablation of an experiment: the parts of the method, switched on one by one, over several seeds."""

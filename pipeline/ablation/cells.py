@@ -1,4 +1,4 @@
-"""The cells of an ablation: what each sets over the experiment. docs/ablation.md says why."""
+"""Defines the cells of an ablation by the settings that each overrides. docs/ablation.md says why."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from pipeline.detection.settings import TeacherSettings
 from pipeline.errors import StageError
 from pipeline.refinement.settings import RefineSettings
 from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.workspace import Workspace
 
 Settings = Mapping[str, Any]
 """Values by dotted key of the experiment."""
 
 SUPERVISED: Final = "supervised"
 CEILING: Final = "ceiling"
+MEASURED: Final = "evaluate"
+"""The node whose result gives the figures of a cell, and the last that a cell needs."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One row of the table. settings: what it sets over an experiment."""
+    """One row of the table. settings: returns the settings of an experiment that the cell overrides."""
 
     key: str
     title: str
@@ -30,10 +33,32 @@ class Cell:
     settings: Callable[[Experiment], Settings]
 
 
-def cells_of(experiment: Experiment, wanted: Sequence[str] = ()) -> tuple[Cell, ...]:
-    """The cells that are asked for, or all that the experiment can have, in the table's order.
+@dataclass(frozen=True)
+class Unit:
+    """A cell with a seed, as an experiment of its own. overrides: all changes to the file of the experiment."""
 
-    Raises StageError for a cell that is unknown or impossible here, and where nothing can be measured.
+    cell: Cell
+    seed: int
+    overrides: tuple[str, ...]
+    space: Workspace
+
+    def __str__(self) -> str:
+        return f"{self.cell.key}, seed {self.seed}"
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Return the nodes that it needs, in the order in which they can run."""
+        return tuple(key for key in self.space.fingerprints if self.space.nodes[key].stage != "report")
+
+    def is_made(self, key: str) -> bool:
+        """Return whether the store has the result of a node, whoever made it."""
+        return self.space.is_made(key)
+
+
+def cells_of(experiment: Experiment, wanted: Sequence[str] = ()) -> tuple[Cell, ...]:
+    """Return the wanted cells, or all that the experiment can have, in the order of the table.
+
+    Raises StageError for an unknown or impossible cell, and for an experiment that cannot be measured.
     """
     if experiment.data.validation is None:
         raise StageError(
@@ -42,32 +67,28 @@ def cells_of(experiment: Experiment, wanted: Sequence[str] = ()) -> tuple[Cell, 
     unknown = [key for key in wanted if key not in CELLS]
     if unknown:
         raise StageError(f"{', '.join(unknown)}: no such cell; there are {', '.join(CELLS)}")
-    if CEILING in wanted and isinstance(experiment.data, PairedData):
+    impossible = {CEILING} if isinstance(experiment.data, PairedData) else set()
+    if impossible.intersection(wanted):
         raise StageError(
-            "ceiling trains on the labels of all images, which are known only where data.annotated gives them: "
+            "ceiling trains on the labels of all images, which are known only if data.annotated gives them: "
             "leave this cell out"
         )
-    possible = [cell for cell in CELLS.values() if cell.key != CEILING or not isinstance(experiment.data, PairedData)]
-    return tuple(cell for cell in possible if not wanted or cell.key in wanted)
+    return tuple(cell for key, cell in CELLS.items() if (key in wanted if wanted else key not in impossible))
 
 
 def overrides_of(cell: Cell, experiment: Experiment, seed: int) -> tuple[str, ...]:
-    """What to set over an experiment for one cell with one seed, as `key=value`."""
+    """Return the overrides that make one cell with one seed of an experiment, as `key=value`."""
     seeded = ("data", *_SEEDED) if isinstance(experiment.data, PercentData) else _SEEDED
     settings = {
         **{f"{section}.seed": seed for section in seeded},
         **cell.settings(experiment),
         "name": f"{experiment.name}-{cell.key}-{seed}",
     }
-    # JSON is YAML, whatever a path or a name may hold.
+    # JSON is YAML, whatever characters a path or a name has.
     return tuple(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in settings.items())
 
 
 _SEEDED: Final = ("distill", "teacher", "refine", "augment", "student")
-
-
-def _supervised(_: Experiment) -> Settings:
-    return {"teacher.distillation_weight": 0, **_TEACHER_ALONE}
 
 
 _TEACHER_ALONE: Final = {"student.rounds": 0, "predict.results": None}
@@ -78,15 +99,15 @@ def _distilled(experiment: Experiment) -> Settings:
 
 
 def _distillation(experiment: Experiment) -> Settings:
-    """Distillation as the experiment has it; where it has none, with the default weight."""
+    """Return the experiment's weight of distillation, or the default weight if it is 0."""
     default: float = TeacherSettings.model_fields["distillation_weight"].default
     return {"teacher.distillation_weight": experiment.teacher.distillation_weight or default}
 
 
 def _ceiling(experiment: Experiment) -> Settings:
-    """All labels, no distillation, as many iterations as a student; validation images play the unlabelled ones.
+    """Train on all labels without distillation, with the iterations of a student.
 
-    Nothing is predicted on those, but an experiment must have some.
+    An experiment needs unlabelled images: here these are the validation images, on which nothing is predicted.
     """
     data = experiment.data
     assert data.validation is not None and not isinstance(data, PairedData)  # by `cells_of`
@@ -102,13 +123,13 @@ def _ceiling(experiment: Experiment) -> Settings:
         "teacher.distillation_weight": 0,
         "teacher.iterations": experiment.student.iterations,
         "teacher.held_out": 0,
-        "refine.gate": "none",  # a calibrated one needs held-out images
+        "refine.gate": "none",  # a calibrated gate needs held-out images
         **_TEACHER_ALONE,
     }
 
 
 def _student(preset: str, gate: str | None = None) -> Callable[[Experiment], Settings]:
-    """A student on labels refined by a preset, whatever the experiment says of refinement; no composites."""
+    """Train a student without composites on labels refined by a preset, whatever the experiment sets in `refine`."""
 
     def settings(experiment: Experiment) -> Settings:
         chosen = {"preset": preset} if gate is None else {"preset": preset, "gate": gate}
@@ -124,37 +145,30 @@ def _student(preset: str, gate: str | None = None) -> Callable[[Experiment], Set
 
 
 def _pasted(experiment: Experiment) -> Settings:
-    """With composites as the experiment has them, materialised where it has none."""
+    """Add the composites of the experiment, or materialised ones if it has none."""
     mode = experiment.augment.mode
-    return {
-        **_student("best")(experiment),
-        "augment.mode": "materialised" if mode == "none" else mode,
-        **_composites(experiment),
-    }
+    return {**_student("best")(experiment), **_composites(experiment, "materialised" if mode == "none" else mode)}
 
 
 def _pasted_unrefined(experiment: Experiment) -> Settings:
-    return {
-        **_student("best", "teacher")(experiment),
-        "augment.mode": "materialised",
-        "augment.decisions": ["teacher"],
-        **_composites(experiment),
-    }
+    composites = _composites(experiment, "materialised")
+    return {**_student("best", "teacher")(experiment), **composites, "augment.decisions": ["teacher"]}
 
 
-def _composites(experiment: Experiment) -> Settings:
-    """Their part of the student's mixture, which must not be nothing."""
-    return {"student.mixture.composites": experiment.student.mixture.composites or 1.0}
-
-
-def _as_written(_: Experiment) -> Settings:
-    return {}
+def _composites(experiment: Experiment, mode: str) -> Settings:
+    """Return a mode and the share of composites in the student's mixture, which must not be 0."""
+    return {"augment.mode": mode, "student.mixture.composites": experiment.student.mixture.composites or 1.0}
 
 
 CELLS: Final[dict[str, Cell]] = {
     cell.key: cell
     for cell in (
-        Cell(SUPERVISED, "supervised", "the teacher on the labelled images alone", _supervised),
+        Cell(
+            SUPERVISED,
+            "supervised",
+            "the teacher on the labelled images alone",
+            lambda _: {"teacher.distillation_weight": 0, **_TEACHER_ALONE},
+        ),
         Cell("sd", "+ SD", "the teacher with structural distillation from SAM", _distilled),
         Cell(
             "self-training",
@@ -162,15 +176,15 @@ CELLS: Final[dict[str, Cell]] = {
             "a student on the teacher's labels as they are, without SAM",
             _student("best", "teacher"),
         ),
-        Cell("pr-s4m", "+ PR (s4m)", "labels refined by the paper's recipe instead", _student("s4m")),
+        Cell("pr-s4m", "+ PR (s4m)", "labels refined by the recipe of the paper instead", _student("s4m")),
         Cell("pr-best", "+ PR (best)", "labels refined by the preset best, without its gate", _student("best", "none")),
         Cell("gate", "+ gate", "the preset best with its gate", _student("best")),
-        Cell("arp", "+ ARP", "composites of refined instances as well", _pasted),
+        Cell("arp", "+ ARP", "composites of refined instances too", _pasted),
         Cell(
             "arp-unrefined", "ARP, unrefined", "self-training with composites of unrefined instances", _pasted_unrefined
         ),
-        Cell("all", "as written", "the experiment itself", _as_written),
+        Cell("all", "as written", "the experiment itself", lambda _: {}),
         Cell(CEILING, "all labels", "the supervised detector, trained on the labels of all images", _ceiling),
     )
 }
-"""All cells by key, in the table's order."""
+"""All cells by key, in the order of the table."""

@@ -1,4 +1,4 @@
-"""The chart of an ablation: mask AP of every cell, a dot a seed, mean and standard deviation over them."""
+"""Draws the chart of an ablation: the mask AP of every cell, a dot for each seed, with mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pipeline.presentation import words
 
 _WIDTH: Final = 760
 _LEFT, _RIGHT, _TOP, _BOTTOM = 150, 110, 34, 34
-"""Space around the plot, for the names of the cells and their figures."""
+"""Margins of the plot, for the names of the cells and their figures."""
 _ROW_PX: Final = 30
 
-# The page's colours where the chart stands in the page, its light ones where it stands alone.
+# The colours of the page if the chart is part of one, else those of the light theme.
 _STYLE: Final = """<style>
 .ablation { font: 12.5px ui-sans-serif, system-ui, "Segoe UI", Roboto, Arial, sans-serif; }
 .ablation .paper { fill: var(--card, #ffffff); }
@@ -34,7 +34,7 @@ _STYLE: Final = """<style>
 
 
 def chart(ablation: Ablation) -> Markup:
-    """Inline SVG, which is a whole SVG file as well."""
+    """Draw the chart as inline SVG, which is a complete SVG file too."""
     height = _TOP + _ROW_PX * len(ablation.cells) + _BOTTOM
     bottom = height - _BOTTOM
     ticks = _ticks(ablation)
@@ -44,26 +44,24 @@ def chart(ablation: Ablation) -> Markup:
 
     body = [f'<rect class="paper" width="{_WIDTH}" height="{height}"/>']
     for tick in ticks:
-        place = x(tick / 100)
-        body.append(f'<line class="grid" x1="{place:.1f}" x2="{place:.1f}" y1="{_TOP}" y2="{bottom}"/>')
-        body.append(f'<text class="tick" x="{place:.1f}" y="{bottom + 18}" text-anchor="middle">{tick}</text>')
+        at = x(tick / 100)
+        body.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{bottom}"/>')
+        body.append(f'<text class="tick" x="{at:.1f}" y="{bottom + 18}" text-anchor="middle">{tick}</text>')
     body.append(f'<text class="tick" x="{_LEFT}" y="18">mask AP, in points; each faint dot is a seed</text>')
     for cell in ablation.cells:
-        spread = cell.spread("ap")
-        if spread is not None and cell.key in (SUPERVISED, CEILING):
-            place = x(spread.mean)
-            body.append(f'<line class="level" x1="{place:.1f}" x2="{place:.1f}" y1="{_TOP}" y2="{bottom}"/>')
+        if cell.key in (SUPERVISED, CEILING) and (spread := cell.spread("ap")) is not None:
+            at = x(spread.mean)
+            body.append(f'<line class="level" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{bottom}"/>')
     for row, cell in enumerate(ablation.cells):
         body += _row(cell, _TOP + _ROW_PX * (row + 0.5), x)
     title = f"Mask AP of the cells of the ablation of {ablation.experiment}"
-    return Markup(  # noqa: S704 - made here, of numbers and escaped text only
+    return Markup(  # noqa: S704 - made of numbers and escaped text only
         f'<svg xmlns="http://www.w3.org/2000/svg" class="ablation" viewBox="0 0 {_WIDTH} {height}" '
         f'width="{_WIDTH}" height="{height}" role="img" aria-label="{escape(title)}">{_STYLE}{"".join(body)}</svg>\n'
     )
 
 
 def _row(cell: CellFigures, middle: float, x: Callable[[float], float]) -> Iterator[str]:
-    """A cell's name, its dots, and its figure."""
     spread = cell.spread("ap")
     text_y = f"{middle + 4:.1f}"
     yield f'<text class="name" x="{_LEFT - 16}" y="{text_y}" text-anchor="end">{escape(cell.title)}</text>'
@@ -83,19 +81,18 @@ def _row(cell: CellFigures, middle: float, x: Callable[[float], float]) -> Itera
 
 
 def _ticks(ablation: Ablation) -> list[int]:
-    """Round numbers of points, from under the lowest to over the highest of what is drawn."""
-    drawn = [0.0, 0.1]
+    """Return round numbers of points, from below the lowest to above the highest value in the chart."""
+    drawn: list[float] = []
     for cell in ablation.cells:
-        spread = cell.spread("ap")
-        if spread is not None:
+        if (spread := cell.spread("ap")) is not None:
             around = spread.deviation or 0.0
             drawn += [
                 spread.mean - around,
                 spread.mean + around,
                 *(each.ap for each in cell.seeds if each.ap is not None),
             ]
-    points = [100 * value for value in (drawn[2:] or drawn)]
+    points = [100 * value for value in (drawn or [0.0, 0.1])]
     span = max(points) - min(points)
     step = next((step for step in (1, 2, 5, 10) if span / step <= 8), 20)
     first, last = math.floor(min(points) / step), math.ceil(max(points) / step)
-    return [step * number for number in range(first, max(last, first + 1) + 1)]
+    return [step * index for index in range(first, max(last, first + 1) + 1)]

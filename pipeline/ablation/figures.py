@@ -1,13 +1,13 @@
-"""The figures of an ablation: what each cell reached, and what its cells had in common."""
+"""Reads the figures of an ablation: the accuracy of each cell, and the results that cells share."""
 
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.ablation.cells import CEILING, SUPERVISED
-from pipeline.ablation.units import MEASURED, Unit
+from pipeline.ablation.cells import CEILING, MEASURED, SUPERVISED, Unit
 from pipeline.evaluation.results import EVALUATION, Evaluation, read_evaluation
 from pipeline.sam.encoded import ENCODED_IMAGES
 from pipeline.workflow.graph import STAGES
@@ -16,7 +16,7 @@ from pipeline.workflow.result_store import Seal
 
 @dataclass(frozen=True)
 class SeedFigures:
-    """One cell with one seed. model: the node of the model that was measured. Figures are in 0..1; IoU of masks."""
+    """One cell with one seed. model: the node of the measured model. Figures are in 0..1; IoUs are of masks."""
 
     seed: int
     model: str
@@ -30,7 +30,7 @@ class SeedFigures:
 
 @dataclass(frozen=True)
 class Spread:
-    """Over seeds. deviation: the standard deviation of the sample; none for a single seed."""
+    """A figure over seeds. deviation: the standard deviation of the sample; None for a single seed."""
 
     mean: float
     deviation: float | None
@@ -41,9 +41,9 @@ class Spread:
 class CellFigures:
     """One row of the table.
 
-    seeds: those that are measured; missing: those that are not yet.
-    gain: mask AP over that of `supervised` with the same seed.
-    gap_closed: of the way from `supervised` to `ceiling`, the share; of means over the seeds that all three have.
+    seeds: the measured ones; missing: those not measured yet.
+    gain: the mask AP minus that of `supervised` with the same seed.
+    gap_closed: the share of the difference between `supervised` and `ceiling`, of means over the seeds of all three.
     `supervised` has neither, `ceiling` has no `gap_closed`.
     """
 
@@ -56,16 +56,16 @@ class CellFigures:
     gap_closed: float | None
 
     def spread(self, name: str) -> Spread | None:
-        """A figure over the seeds, by the name of its field."""
+        """Return a figure over the seeds, by the name of its field."""
         return spread(getattr(each, name) for each in self.seeds)
 
 
 @dataclass(frozen=True)
 class StageSharing:
-    """One stage over all cells. asked: how often a cell needed a result that is there; made: how many there are.
+    """One stage over all cells. asked: how often cells need an existing result; made: the number of these results.
 
-    seconds: what these took to make; seconds_saved: what it would have taken to make them again for every cell.
-    encoded, encoded_saved: how often SAM's encoder ran, likewise.
+    seconds: the time to make them; seconds_saved: the time that making them again for every cell would have taken.
+    encoded, encoded_saved: the runs of SAM's encoder, likewise.
     """
 
     stage: str
@@ -79,7 +79,7 @@ class StageSharing:
 
 @dataclass(frozen=True)
 class Ablation:
-    """All figures of an ablation. settings: those set over the experiment in every cell, as `KEY=VALUE`."""
+    """All figures of an ablation. settings: the overrides of every cell, as `KEY=VALUE`."""
 
     experiment: str
     settings: tuple[str, ...]
@@ -89,14 +89,17 @@ class Ablation:
 
 
 def collect(experiment: str, settings: Sequence[str], units: Sequence[Unit]) -> Ablation:
-    """Read what the store has of all units; what is not made yet is missing."""
+    """Read the figures of all units from the store; units without a result are missing."""
     measured: dict[str, dict[int, SeedFigures]] = {}
     for unit in units:
         found = measured.setdefault(unit.cell.key, {})
         if unit.is_made(MEASURED):
             found[unit.seed] = _figures(unit.seed, read_evaluation(unit.space.result(MEASURED) / EVALUATION))
     seeds = tuple(dict.fromkeys(unit.seed for unit in units))
-    aps = {key: _aps(found) for key, found in measured.items()}
+    aps = {
+        key: {seed: each.ap for seed, each in found.items() if each.ap is not None} for key, found in measured.items()
+    }
+    supervised, ceiling = aps.get(SUPERVISED, {}), aps.get(CEILING, {})
     cells = tuple(
         CellFigures(
             key=cell.key,
@@ -104,10 +107,8 @@ def collect(experiment: str, settings: Sequence[str], units: Sequence[Unit]) -> 
             about=cell.about,
             seeds=tuple(measured[cell.key].values()),
             missing=tuple(seed for seed in seeds if seed not in measured[cell.key]),
-            gain=None if cell.key == SUPERVISED else _gain(aps[cell.key], aps.get(SUPERVISED, {})),
-            gap_closed=None
-            if cell.key in (SUPERVISED, CEILING)
-            else _gap_closed(aps[cell.key], aps.get(SUPERVISED, {}), aps.get(CEILING, {})),
+            gain=None if cell.key == SUPERVISED else _gain(aps[cell.key], supervised),
+            gap_closed=None if cell.key in (SUPERVISED, CEILING) else _gap_closed(aps[cell.key], supervised, ceiling),
         )
         for cell in dict.fromkeys(unit.cell for unit in units)
     )
@@ -115,7 +116,7 @@ def collect(experiment: str, settings: Sequence[str], units: Sequence[Unit]) -> 
 
 
 def spread(values: Iterable[float | None]) -> Spread | None:
-    """Mean and standard deviation of what is known; None where nothing is."""
+    """Return mean and standard deviation of the known values; None if there are none."""
     known = [value for value in values if value is not None]
     if not known:
         return None
@@ -123,7 +124,7 @@ def spread(values: Iterable[float | None]) -> Spread | None:
 
 
 def _figures(seed: int, evaluation: Evaluation) -> SeedFigures:
-    """Of the last student, or of the teacher where there is none."""
+    """Return the figures of the last student, or of the teacher if there is no student."""
     model = evaluation.models[-1] if evaluation.models else None
     labels = evaluation.pseudo_labels[-1] if evaluation.pseudo_labels else None
     return SeedFigures(
@@ -138,10 +139,6 @@ def _figures(seed: int, evaluation: Evaluation) -> SeedFigures:
     )
 
 
-def _aps(found: Mapping[int, SeedFigures]) -> dict[int, float]:
-    return {seed: each.ap for seed, each in found.items() if each.ap is not None}
-
-
 def _gain(cell: Mapping[int, float], supervised: Mapping[int, float]) -> Spread | None:
     return spread(ap - supervised[seed] for seed, ap in cell.items() if seed in supervised)
 
@@ -153,29 +150,24 @@ def _gap_closed(
     if not common:
         return None
     reached, low, high = (statistics.fmean(each[seed] for seed in common) for each in (cell, supervised, ceiling))
-    # Where all labels are no better than few, there is no way to be gone.
+    # Without a difference between few and all labels there is no gap.
     return (reached - low) / (high - low) if high > low else None
 
 
 def _sharing(units: Sequence[Unit]) -> tuple[StageSharing, ...]:
-    """What is made, by stage, and how often it served."""
-    asked: dict[tuple[str, str], int] = {}
+    asked: Counter[tuple[str, str]] = Counter()
     seals: dict[tuple[str, str], Seal] = {}
     for unit in units:
         for key in unit.nodes:
             fingerprint = unit.space.fingerprints[key]
             result = (fingerprint.stage, fingerprint.id)
-            if result not in seals:
-                seal = unit.space.store.seal_of(*result)
-                if seal is None:
-                    continue
+            if result not in seals and (seal := unit.space.store.seal_of(*result)) is not None:
                 seals[result] = seal
-            asked[result] = asked.get(result, 0) + 1
-    return tuple(
-        _stage_sharing(stage, [(seal, asked[result]) for result, seal in seals.items() if result[0] == stage])
-        for stage in STAGES
-        if any(result[0] == stage for result in seals)
-    )
+            asked[result] += 1
+    by_stage = {
+        stage: [(seal, asked[result]) for result, seal in seals.items() if result[0] == stage] for stage in STAGES
+    }
+    return tuple(_stage_sharing(stage, results) for stage, results in by_stage.items() if results)
 
 
 def _stage_sharing(stage: str, results: Sequence[tuple[Seal, int]]) -> StageSharing:
@@ -185,11 +177,6 @@ def _stage_sharing(stage: str, results: Sequence[tuple[Seal, int]]) -> StageShar
         made=len(results),
         seconds=round(sum(seal.seconds for seal, _ in results), 3),
         seconds_saved=round(sum(seal.seconds * (asked - 1) for seal, asked in results), 3),
-        encoded=sum(_encoded(seal) for seal, _ in results),
-        encoded_saved=sum(_encoded(seal) * (asked - 1) for seal, asked in results),
+        encoded=sum(seal.summary.get(ENCODED_IMAGES, 0) for seal, _ in results),
+        encoded_saved=sum(seal.summary.get(ENCODED_IMAGES, 0) * (asked - 1) for seal, asked in results),
     )
-
-
-def _encoded(seal: Seal) -> int:
-    count = seal.summary.get(ENCODED_IMAGES, 0)
-    return count if isinstance(count, int) else 0

@@ -1,4 +1,4 @@
-"""The tables of an ablation, for Markdown and for the page."""
+"""Makes the tables and sentences of an ablation, for Markdown and for HTML."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from pipeline.presentation.tables import Heading, Table, TableCell, text_cell, t
 _POINTS: Final = (("mask AP", "ap"), ("AP50", "ap_50"), ("AP75", "ap_75"), ("boundary AP", "boundary_ap"))
 _LABELS: Final = (("labels before", "label_iou_before"), ("labels after", "label_iou_after"))
 
+_ABSENT: Final = TableCell(words.ABSENT)
 _LABELS_NOTE: Final = (
-    "mean mask IoU of the pseudo-labels that overlap a truth by half before or after refinement; so the same labels "
-    "have another mean before another refinement"
+    "mean mask IoU of the pseudo-labels whose IoU with a true instance is at least 0.5 before or after refinement; "
+    "the same labels therefore have another mean before another refinement"
 )
 
 
 def accuracy_table(ablation: Ablation) -> Table:
-    """What every cell reached."""
+    """Return the accuracy of every cell."""
     columns = (
         Heading("cell", is_number=False),
-        Heading("seeds", note="how many are measured"),
+        Heading("seeds", note="the number of measured seeds"),
         Heading("mask AP", note="of the cell's last model, in points: mean ± standard deviation over the seeds"),
         Heading("gain", note="mask AP over the supervised teacher of the same seed"),
-        Heading("gap closed", note="of the way from the supervised teacher to all labels"),
+        Heading("gap closed", note="share of the difference between the supervised teacher and all labels"),
         *(Heading(name) for name, _ in _POINTS[1:]),
         *(Heading(name, note=_LABELS_NOTE) for name, _ in _LABELS),
     )
@@ -33,28 +34,28 @@ def accuracy_table(ablation: Ablation) -> Table:
 
 
 def cell_table(ablation: Ablation) -> Table:
-    """What every cell is."""
+    """Return what every cell is."""
     rows = tuple((text_cell(cell.title), text_cell(cell.about), text_cell(cell.key)) for cell in ablation.cells)
     columns = tuple(Heading(name, is_number=False) for name in ("cell", "what it is", "name for CELLS"))
     return Table("What every cell is", columns, rows)
 
 
 def sharing_table(ablation: Ablation) -> Table:
-    """How often results were asked for and made."""
+    """Return how often results are needed and made."""
     columns = (
         Heading("stage", is_number=False),
-        Heading("asked for", note="by a cell with a seed"),
+        Heading("needed", note="by a cell with a seed"),
         Heading("made"),
-        Heading("time", note="that making them took"),
-        Heading("time saved", note="that making them again for every cell would have taken"),
-        Heading("encoder runs", note="of SAM, while refining"),
+        Heading("time", note="to make them"),
+        Heading("time saved", note="to make them again for every cell"),
+        Heading("encoder runs", note="of SAM, in refinement"),
         Heading("runs saved"),
     )
-    return Table("What the cells share", columns, tuple(map(_sharing_row, ablation.sharing)))
+    return Table("Results that the cells share", columns, tuple(map(_sharing_row, ablation.sharing)))
 
 
 def sharing_sentence(ablation: Ablation) -> str:
-    """What sharing saved in all; empty where nothing is made yet."""
+    """Return what sharing saved in total; empty if no result is made yet."""
     if not ablation.sharing:
         return ""
     asked, made = (sum(getattr(each, name) for each in ablation.sharing) for name in ("asked", "made"))
@@ -62,15 +63,15 @@ def sharing_sentence(ablation: Ablation) -> str:
         words.duration(sum(getattr(each, name) for each in ablation.sharing)) for name in ("seconds", "seconds_saved")
     )
     return (
-        f"The cells need {words.count(asked, 'result')}, of which {made:,} are different: these took {spent} to make. "
+        f"The cells need {words.count(asked, 'result')}, of which {made:,} are different; these took {spent} to make. "
         f"Sharing them saves {saved}."
     )
 
 
 def about(ablation: Ablation) -> str:
-    """What the figures are."""
+    """Return a sentence on what the figures are."""
     over = "with" if len(ablation.seeds) == 1 else "mean ± standard deviation over"
-    settings = f" Set over the experiment: {', '.join(ablation.settings)}." if ablation.settings else ""
+    settings = f" Overrides: {', '.join(ablation.settings)}." if ablation.settings else ""
     return (
         f"Mask AP of each cell's last model on the validation images, in points; {over} {_seeds(ablation.seeds)}."
         f"{settings}"
@@ -78,14 +79,14 @@ def about(ablation: Ablation) -> str:
 
 
 def missing_sentences(ablation: Ablation) -> tuple[str, ...]:
-    """What is not measured yet, a sentence a cell."""
+    """Return one sentence for each cell that is not measured yet with all seeds."""
     return tuple(
         f"{cell.title} is not measured yet with {_seeds(cell.missing)}." for cell in ablation.cells if cell.missing
     )
 
 
 def spread_text(spread: Spread | None, show: Callable[[float], str]) -> str:
-    """`29.4 ± 1.2`; the mean alone where there is one seed."""
+    """Return `29.4 ± 1.2`, or the mean alone for a single seed."""
     if spread is None:
         return words.ABSENT
     if spread.deviation is None:
@@ -102,20 +103,13 @@ def _accuracy_row(cell: CellFigures) -> tuple[TableCell, ...]:
     labels = [_spread_cell(cell.spread(name), words.share) for _, name in _LABELS]
     closed = words.ABSENT if cell.gap_closed is None else f"{100 * cell.gap_closed:.0f} %".replace("-", words.MINUS)
     seeds = TableCell(str(len(cell.seeds)), len(cell.seeds))
-    return (
-        text_cell(cell.title),
-        seeds,
-        points[0],
-        _gain_cell(cell.gain),
-        TableCell(closed, cell.gap_closed),
-        *points[1:],
-        *labels,
-    )
+    compared = (_gain_cell(cell.gain), TableCell(closed, cell.gap_closed))
+    return (text_cell(cell.title), seeds, points[0], *compared, *points[1:], *labels)
 
 
 def _gain_cell(gain: Spread | None) -> TableCell:
     if gain is None:
-        return TableCell(words.ABSENT)
+        return _ABSENT
     text = words.signed(100 * gain.mean, 1)
     if gain.deviation is not None:
         text += f" ± {words.points(gain.deviation)}"
@@ -127,13 +121,7 @@ def _spread_cell(spread: Spread | None, show: Callable[[float], str]) -> TableCe
 
 
 def _sharing_row(each: StageSharing) -> tuple[TableCell, ...]:
-    encodes = each.stage == "refine"
-    return (
-        text_cell(each.stage),
-        TableCell(f"{each.asked:,}", each.asked),
-        TableCell(f"{each.made:,}", each.made),
-        TableCell(words.duration(each.seconds), each.seconds),
-        TableCell(words.duration(each.seconds_saved), each.seconds_saved),
-        TableCell(f"{each.encoded:,}" if encodes else words.ABSENT, each.encoded if encodes else None),
-        TableCell(f"{each.encoded_saved:,}" if encodes else words.ABSENT, each.encoded_saved if encodes else None),
-    )
+    counts = [TableCell(f"{count:,}", count) for count in (each.asked, each.made)]
+    times = [TableCell(words.duration(seconds), seconds) for seconds in (each.seconds, each.seconds_saved)]
+    encoded = [TableCell(f"{count:,}", count) for count in (each.encoded, each.encoded_saved)]
+    return (text_cell(each.stage), *counts, *times, *(encoded if each.stage == "refine" else [_ABSENT, _ABSENT]))

@@ -1,6 +1,6 @@
-"""The files of an ablation: ablation.md, ablation.json, ablation.svg and ablation.html, all of the same figures.
+"""Writes the files of an ablation: ablation.md, ablation.json, ablation.svg and ablation.html.
 
-The same results give the same bytes, whenever they are written.
+The same figures always give the same bytes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import msgspec
 from pipeline.ablation import tables
 from pipeline.ablation.chart import chart
 from pipeline.ablation.figures import Ablation, CellFigures
-from pipeline.ablation.page import ablation_page
 from pipeline.errors import StageError
 from pipeline.files.writing import write_atomically
+from pipeline.presentation.page import render
 from pipeline.presentation.tables import Table
 from pipeline.workflow.workspace import ABLATION_FIGURES
 
@@ -39,15 +39,15 @@ _SPREADS: Final = ("ap", "ap_50", "ap_75", "boundary_ap", "label_iou_before", "l
 
 
 def write_ablation(folder: Path, ablation: Ablation) -> None:
-    """Write all files into a folder, over those of an earlier run."""
+    """Write all files into a folder; replace those of an earlier run."""
     write_atomically(folder / MARKDOWN, markdown(ablation))
     write_atomically(folder / ABLATION_FIGURES, json.dumps(_as_json(ablation), indent=1, ensure_ascii=False) + "\n")
     write_atomically(folder / CHART, str(chart(ablation)))
-    write_atomically(folder / PAGE, ablation_page(ablation))
+    write_atomically(folder / PAGE, _page(ablation))
 
 
 def read_ablation(path: Path) -> Ablation:
-    """The figures as they were written; StageError for a file that holds something else."""
+    """Read the figures of an ablation; raise StageError for a file with other content."""
     try:
         text = path.read_bytes()
         given = msgspec.json.decode(text, type=_Header)
@@ -56,14 +56,34 @@ def read_ablation(path: Path) -> Ablation:
         return msgspec.json.decode(text, type=Ablation)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StageError(
-            f"{path}: not an ablation's figures as they are written now ({error}): "
-            "remove the file, or give the command `s4m ablation` again"
+            f"{path}: not the figures of an ablation in format {FORMAT} {FORMAT_VERSION} ({error}): "
+            "remove the file, or run `s4m ablation` again"
         ) from error
 
 
 def markdown(ablation: Ablation) -> str:
-    """The tables as Markdown."""
+    """Return the tables as Markdown."""
     return "\n".join(_paragraphs(ablation))
+
+
+def ablation_values(ablation: Ablation) -> dict[str, Any]:
+    """Return the values with which templates show the accuracy of an ablation."""
+    return {
+        "about": tables.about(ablation),
+        "chart": chart(ablation),
+        "accuracy": tables.accuracy_table(ablation),
+        "missing": tables.missing_sentences(ablation),
+    }
+
+
+def _page(ablation: Ablation) -> str:
+    values = {
+        "name": ablation.experiment,
+        "cells": tables.cell_table(ablation),
+        "sharing": tables.sharing_table(ablation),
+        "saved": tables.sharing_sentence(ablation),
+    }
+    return render("ablation.html", values | ablation_values(ablation))
 
 
 def _paragraphs(ablation: Ablation) -> Iterator[str]:
@@ -76,7 +96,7 @@ def _paragraphs(ablation: Ablation) -> Iterator[str]:
     yield "## The cells\n"
     yield _markdown_table(tables.cell_table(ablation))
     if ablation.sharing:
-        yield "## What they share\n"
+        yield "## Shared results\n"
         yield f"{tables.sharing_sentence(ablation)}\n"
         yield _markdown_table(tables.sharing_table(ablation))
 
@@ -91,19 +111,11 @@ def _markdown_table(table: Table) -> str:
 
 
 def _as_json(ablation: Ablation) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
-        "experiment": ablation.experiment,
-        "settings": ablation.settings,
-        "seeds": ablation.seeds,
-        "cells": [_cell_as_json(cell) for cell in ablation.cells],
-        "sharing": [asdict(each) for each in ablation.sharing],
-    }
+    cells = [_cell_as_json(cell) for cell in ablation.cells]
+    return {"format": FORMAT, "version": FORMAT_VERSION} | asdict(ablation) | {"cells": cells}
 
 
 def _cell_as_json(cell: CellFigures) -> dict[str, Any]:
-    """Every figure with mean, standard deviation and count, and of every seed by itself."""
     spreads = {name: cell.spread(name) for name in _SPREADS}
     means = {name: None if spread is None else asdict(spread) for name, spread in spreads.items()}
     return asdict(cell) | {"over_seeds": means}

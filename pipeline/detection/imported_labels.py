@@ -13,7 +13,7 @@ from pipeline.detection.settings import PredictSettings
 from pipeline.errors import StageError
 from pipeline.labels.coco_import import is_results_list, read_detections
 from pipeline.labels.label_writing import write_label_store
-from pipeline.labels.summary import best_instances
+from pipeline.labels.rows import best_instances
 
 
 def import_labels(

@@ -1,4 +1,4 @@
-"""What must hold of rows before they are stored: afterwards everybody takes it on trust."""
+"""Checks rows before they are stored: readers of a store trust them."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _CANDIDATES = range(128)
 
 
 def row_problems(rows: Sequence[ImageLabels]) -> list[Problem]:
-    """Everything that keeps rows from being stored; the place is the image's id and the field."""
+    """Return every reason why rows cannot be stored, each with the image's id and the field."""
     problems: list[Problem] = []
     seen_ids: set[int] = set()
     for row in rows:
         found = [*_image_problems(row)]
         if row.image_id in seen_ids:
-            found.append(("", "is there twice"))
+            found.append(("", "is in the rows twice"))
         seen_ids.add(row.image_id)
         for index, instance in enumerate(row.instances):
             found += [
                 (f"instances[{index}].{field}", message)
                 for field, message in _instance_problems(instance, row.width, row.height)
             ]
-        if not found:  # the sums need texts and sizes that passed
+        if not found:  # the sums need valid texts and sizes
             found += _rle_sum_problems(row)
         problems += [Problem(f"image {row.image_id}, {field}".removesuffix(", "), message) for field, message in found]
     return problems
@@ -60,9 +60,9 @@ def _instance_problems(instance: InstanceLabel, width: int, height: int) -> Iter
     for field in ("predicted_iou", "stability", "agreement"):
         value = getattr(instance, field)
         if value is not None and not isfinite(value):
-            yield field, f"is {value}; what does not apply is None"
+            yield field, f"is {value}; a measure that does not apply is None"
     if instance.gate_confidence is not None and not 0 <= instance.gate_confidence <= 1:
-        yield "gate_confidence", f"is {instance.gate_confidence}, not between 0 and 1; what does not apply is None"
+        yield "gate_confidence", f"is {instance.gate_confidence}, not between 0 and 1; None if it does not apply"
     if instance.candidate is not None and instance.candidate not in _CANDIDATES:
         yield "candidate", f"is {instance.candidate}"
     if instance.soft_mask is not None:
@@ -86,7 +86,6 @@ def _soft_mask_problems(soft_mask: SoftMask, width: int, height: int) -> Iterato
 
 
 def _rle_sum_problems(row: ImageLabels) -> Iterator[tuple[str, str]]:
-    """Run lengths that do not add up to the image, areas that are not the masks'."""
     if not row.instances:
         return
     texts = [instance.rle_counts.decode("ascii") for instance in row.instances]

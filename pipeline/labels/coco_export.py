@@ -1,9 +1,8 @@
-"""From the store to COCO: for any tool that reads it, and for a look with pycocotools."""
+"""Writes a label store as a COCO dataset or as a COCO results list."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ BoxXywh = tuple[float, float, float, float]
 
 
 class LabelAnnotation(CocoAnnotation, frozen=True, gc=False, omit_defaults=True, kw_only=True):
-    """An annotation of a dataset, with the store's measures; a dropped instance has iscrowd 1."""
+    """An annotation with the store's measures; a dropped instance has iscrowd 1."""
 
     score: float
     decision: str
@@ -53,18 +52,10 @@ class LabelResult(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     gate_confidence: float | None = None
 
 
-@dataclass(frozen=True)
-class Exported:
-    """What a written file holds: its instances, and the images that it lists or, in a results list, has any of."""
-
-    images: int
-    instances: int
-
-
 def coco_annotations(labels: ImageLabels, first_id: int, *, include_dropped: bool = False) -> list[LabelAnnotation]:
     """Return the annotations of an image, numbered from `first_id`.
 
-    Dropped instances, where wanted, are crowds: what COCO's tools neither reward nor punish.
+    include_dropped: return dropped instances too, as crowds, which COCO's tools ignore.
     """
     wanted = [each for each in labels.instances if include_dropped or each.decision is not Decision.DROPPED]
     return [
@@ -82,16 +73,11 @@ def coco_annotations(labels: ImageLabels, first_id: int, *, include_dropped: boo
     ]
 
 
-def coco_results(labels: ImageLabels) -> list[dict[str, Any]]:
-    """Return the entries of an image in a results list, as pycocotools loads them; without dropped ones."""
-    return [msgspec.json.decode(msgspec.json.encode(result)) for result in _results(labels)]
+def export_dataset(store: LabelStore, path: Path, *, include_dropped: bool = False) -> tuple[int, int]:
+    """Write a store as a COCO dataset; return the numbers of its images and instances.
 
-
-def export_dataset(store: LabelStore, path: Path, *, include_dropped: bool = False) -> Exported:
-    """Write a COCO dataset of a store: images, categories, annotations.
-
-    Failed images are left out: without labels they would pass for images of nothing. DatasetError where an
-    image has a file name that no COCO file may have.
+    Failed images are left out, since they would read as images without instances. Raises DatasetError for an image
+    with a file name that no COCO file may have.
     """
     images = _images(store, path)
     instances = 0
@@ -104,11 +90,14 @@ def export_dataset(store: LabelStore, path: Path, *, include_dropped: bool = Fal
             yield from of_image
 
     write_coco(path, images, store.attributes.categories, annotations())
-    return Exported(len(images), instances)
+    return len(images), instances
 
 
-def export_results(store: LabelStore, path: Path) -> Exported:
-    """Write a COCO results list of a store, one entry a line, without dropped instances."""
+def export_results(store: LabelStore, path: Path) -> tuple[int, int]:
+    """Write a store as a COCO results list without dropped instances, one entry a line.
+
+    Returns the numbers of images with an entry and of entries.
+    """
     images = instances = 0
     with open_atomically(path) as file:
         separator = b"[\n"
@@ -120,7 +109,7 @@ def export_results(store: LabelStore, path: Path) -> Exported:
             images += bool(results)
             instances += len(results)
         file.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
-    return Exported(images, instances)
+    return images, instances
 
 
 def _images(store: LabelStore, path: Path) -> list[CocoImage]:
@@ -151,16 +140,10 @@ def _results(labels: ImageLabels) -> Iterator[LabelResult]:
 
 
 def _measures(instance: InstanceLabel) -> dict[str, Any]:
-    """Return the fields of an annotation or a result that COCO's tools do not need but the score."""
-    return {
-        "score": _shortest(instance.score),
-        "decision": str(instance.decision),
-        "predicted_iou": _shortest_or_none(instance.predicted_iou),
-        "stability": _shortest_or_none(instance.stability),
-        "agreement": _shortest_or_none(instance.agreement),
-        "candidate": instance.candidate,
-        "gate_confidence": _shortest_or_none(instance.gate_confidence),
-    }
+    names = ("score", "predicted_iou", "stability", "agreement", "gate_confidence")
+    measured = {name: value for name in names if (value := getattr(instance, name)) is not None}
+    shortest = {name: _shortest(value) for name, value in measured.items()}
+    return {"decision": str(instance.decision), "candidate": instance.candidate, **shortest}
 
 
 def _box_xywh(box_xyxy: BoxXyxy) -> BoxXywh:
@@ -169,9 +152,5 @@ def _box_xywh(box_xyxy: BoxXyxy) -> BoxXywh:
 
 
 def _shortest(value: float) -> float:
-    """Return the number of the fewest digits that is the same in 32 bits: 0.9 for 0.8999999761581421."""
+    """Return the number with the fewest digits that is the same in 32 bits: 0.9 for 0.8999999761581421."""
     return float(str(np.float32(value)))
-
-
-def _shortest_or_none(value: float | None) -> float | None:
-    return None if value is None else _shortest(value)

@@ -1,10 +1,10 @@
-"""From COCO to labels: the results list or the dataset of any detector or annotation tool.
+"""Reads labels from a COCO file: the results list or the dataset of any detector or annotation tool.
 
-A results list names images and categories by the ids of the dataset that the labels are for. A dataset has
-ids of its own: its images are known by file name and its categories by name. Scores are the file's, 1 where
-a dataset has none. Boxes and areas are those of the masks; crowds and masks without a pixel are what `dataset_rows`
-says. Every mask counts as the teacher's. Of instances with the same mask and category, as detectors without
-suppression give them, the one with the highest score is kept.
+A results list names images and categories by the ids of the dataset that the labels are for. A dataset has its own
+ids: its images are matched by file name and its categories by name. A dataset may leave out scores, which are 1 then.
+Boxes and areas are computed from the masks; `dataset_rows` says what crowds and masks without a pixel become. Every
+mask counts as the teacher's. Of instances with the same mask and category, which detectors without suppression
+return, the one with the highest score is kept.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ from pipeline.errors import DatasetError, Problem
 from pipeline.labels.dataset_rows import label_from_annotation, row_of_image
 from pipeline.labels.rows import ImageLabels, InstanceLabel
 
-_NO_SEGMENTATION = msgspec.Raw(b"null")
 _ABSENT = (b"null", b"[]", b"{}")
 _MASKS_NEEDED = "boxes alone cannot be refined: export masks, as RLE or polygons"
 
-Listed = TypeVar("Listed", CocoImage, CocoCategory)
+Listed = TypeVar("Listed", CocoImage, CocoCategory, msgspec.Raw)
 Known = TypeVar("Known")
 
 
@@ -38,7 +37,7 @@ class _EntryJson(msgspec.Struct, frozen=True, gc=False):
 
     image_id: Id
     category_id: Id
-    segmentation: msgspec.Raw = _NO_SEGMENTATION
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
     score: float | None = None
     iscrowd: int = 0
 
@@ -47,9 +46,8 @@ class _EntryJson(msgspec.Struct, frozen=True, gc=False):
 class _File:
     """The entries of a file and what its ids mean.
 
-    key: the key of the entries, which the fields in problems begin with.
-    image_by_id: the image to be labelled by the file's id; None where there is no such image, which is a problem
-        of its own.
+    key: the key of the entries in the file, with which the fields of problems begin.
+    image_by_id: the image to be labelled by the file's id; None for an image that is already reported as unknown.
     category_by_id: the category's id in the dataset by the file's id; None likewise.
     """
 
@@ -70,9 +68,9 @@ class _Detection:
 
 @dataclass(frozen=True)
 class ImportedLabels:
-    """The labels of a COCO file, checked. A mask stays text until its image's labels are asked for.
+    """The checked labels of a COCO file. A mask stays text until the labels of its image are requested.
 
-    repeated: instances left out because another one has the same mask and category.
+    repeated: the number of instances left out because another one has the same mask and category.
     """
 
     path: Path
@@ -84,12 +82,12 @@ class ImportedLabels:
         return map(self.labels, self.images)
 
     def labels(self, image: CocoImage) -> ImageLabels:
-        """Return the labels of one of the images, in the order of the file; empty where the file has none."""
+        """Return the labels of one of the images, in the order of the file; empty where the file has no label of it."""
         return row_of_image(image, (_instance(each, image) for each in self._by_image.get(image.id, ())))
 
 
 def read_detections(path: Path, images: Sequence[CocoImage], categories: Sequence[CocoCategory]) -> ImportedLabels:
-    """Read and check a results list or a dataset; DatasetError with every problem where there is any.
+    """Read and check a results list or a dataset; raise DatasetError with every problem of it.
 
     images, categories: those of the dataset that the labels are for.
     """
@@ -123,13 +121,9 @@ def _opened(
     if absent:
         problems = [Problem(name, "is missing; a results list is a JSON list") for name in absent]
         raise DatasetError(str(path), problems)
-    try:
-        entry_texts = msgspec.json.decode(top["annotations"], type=list[msgspec.Raw])
-    except ValueError as error:
-        raise DatasetError(str(path), [Problem(*field_problem("annotations", top["annotations"], error))]) from error
     return _File(
         key="annotations",
-        entry_texts=entry_texts,
+        entry_texts=_listed(top, "annotations", msgspec.Raw, problems),
         image_by_id=_images_by_name(_listed(top, "images", CocoImage, problems), images, problems),
         category_by_id=_categories_by_name(_listed(top, "categories", CocoCategory, problems), categories, problems),
         scores_required=False,
@@ -137,7 +131,7 @@ def _opened(
 
 
 def is_results_list(path: Path) -> bool:
-    """Say whether a file is a results list, which knows images by their ids alone."""
+    """Return whether a file is a results list, which names images by their ids alone."""
     try:
         with path.open("rb") as file:
             return file.read(64).lstrip().startswith(b"[")
@@ -149,7 +143,7 @@ def _read_results_list(path: Path) -> list[msgspec.Raw]:
     try:
         return msgspec.json.decode(path.read_bytes(), type=list[msgspec.Raw])
     except ValueError as error:
-        message = f"not JSON: {error}. JSON knows no NaN and no Infinity"
+        message = f"not JSON: {error}. JSON has no NaN and no Infinity"
         raise DatasetError(str(path), [Problem("", message)]) from error
 
 
@@ -199,7 +193,7 @@ def _categories_by_name(
 
 
 class _EntryReader:
-    """Reads the annotations or results of one file and adds what is wrong with them to `problems`."""
+    """Reads the annotations or results of one file and adds their problems to `problems`."""
 
     def __init__(self, file: _File, problems: list[Problem]) -> None:
         self._file = file
@@ -213,7 +207,7 @@ class _EntryReader:
         by_image: dict[int, list[_Detection]] = defaultdict(list)
         entries = list(self._entries())
         if entries and all(bytes(entry.segmentation) in _ABSENT for _, entry in entries):
-            self._problems.append(Problem(self._file.key, f"there is no mask in the file: {_MASKS_NEEDED}"))
+            self._problems.append(Problem(self._file.key, f"the file has no masks: {_MASKS_NEEDED}"))
             return by_image
         for index, entry in entries:
             image = self._known(index, "image_id", entry.image_id, self._file.image_by_id)
@@ -260,7 +254,7 @@ class _EntryReader:
             self._checker.check(index, text, image.width, image.height)
 
     def _add(self, detection: _Detection, image: CocoImage, known: list[_Detection]) -> None:
-        """Add a detection to those of its image, unless the same mask and category is there with as high a score."""
+        """Add a detection to those of its image; keep the better one of two with the same mask and category."""
         content = (image.id, detection.category_id, xxhash.xxh3_128_digest(bytes(detection.segmentation)))
         index = self._index_by_content.setdefault(content, len(known))
         if index == len(known):

@@ -1,11 +1,11 @@
-"""What differs between two stores of labels of the same images, such as the teacher's and the refined."""
+"""Compares two stores of labels of the same images, such as the teacher's and the refined labels."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,33 +16,52 @@ from pipeline.masks.matching import best_pairs
 from pipeline.masks.overlap import rle_ious
 
 MATCH_MIN_IOU = 0.1
-"""With less than this in common, two masks are rather two objects than one drawn differently."""
+"""Two masks with a smaller IoU count as two objects, not as one object drawn differently."""
 
 IOU_EDGES = (MATCH_MIN_IOU, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
-"""Lower edges of the classes that matched pairs are counted in; the last is of identical masks."""
+"""Lower edges of the bins in which matched pairs are counted; the last bin is for identical masks."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class LabelDiff:
-    """What differs from a first store to a second; instances of one category are matched by mask.
+    """The changes from a first store to a second, counted image by image; instances of one category match by mask.
 
     images: in both stores; only_first, only_second: images in one of them.
-    statuses: how many images have which two statuses, where they differ.
+    statuses: the number of images by their two statuses, where these differ.
     matched: pairs of instances; added, removed: instances of one store without a partner in the other.
-    iou_counts: matched pairs by IoU, one class an edge of `IOU_EDGES`. mean_iou: NaN where nothing matched.
-    decisions: how many matched pairs have which two decisions, equal ones included.
+    iou_counts: matched pairs by IoU, a bin for each edge of `IOU_EDGES`.
+    decisions: the number of matched pairs by their two decisions, equal ones included.
     """
 
-    images: int
-    only_first: int
-    only_second: int
-    statuses: Mapping[tuple[str, str], int]
-    matched: int
-    added: int
-    removed: int
-    iou_counts: tuple[int, ...]
-    mean_iou: float
-    decisions: Mapping[tuple[str, str], int]
+    images: int = 0
+    only_first: int = 0
+    only_second: int = 0
+    statuses: Counter[tuple[str, str]] = field(default_factory=Counter)
+    matched: int = 0
+    added: int = 0
+    removed: int = 0
+    iou_counts: list[int] = field(default_factory=lambda: [0] * len(IOU_EDGES))
+    iou_sum: float = 0.0
+    decisions: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def add(self, first: ImageLabels, second: ImageLabels) -> None:
+        """Count an image that both stores have."""
+        self.images += 1
+        if first.status is not second.status:
+            self.statuses[str(first.status), str(second.status)] += 1
+        pairs = list(match_instances(first, second))
+        for index, other_index, iou in pairs:
+            self.iou_sum += iou
+            self.iou_counts[bisect_right(IOU_EDGES, iou) - 1] += 1
+            self.decisions[str(first.instances[index].decision), str(second.instances[other_index].decision)] += 1
+        self.matched += len(pairs)
+        self.removed += len(first.instances) - len(pairs)
+        self.added += len(second.instances) - len(pairs)
+
+    @property
+    def mean_iou(self) -> float:
+        """Return the mean IoU of the matched pairs; NaN where nothing matched."""
+        return self.iou_sum / self.matched if self.matched else float("nan")
 
     @property
     def dropped(self) -> int:
@@ -52,30 +71,19 @@ class LabelDiff:
 
 
 def diff(first: LabelStore, second: LabelStore) -> LabelDiff:
-    """Compare two stores image by image; StoreError where an id is not of the same image in both."""
+    """Compare two stores image by image; raise StoreError for an id that names another image in the second store."""
     positions = {image_id: position for position, image_id in enumerate(second.image_ids.tolist())}
-    tally = _Tally()
-    only_first = 0
+    difference = LabelDiff()
     for labels in first:
         position = positions.pop(labels.image_id, None)
         if position is None:
-            only_first += 1
+            difference.only_first += 1
             continue
         other = second[position]
         _require_same_image(first, labels, second, other)
-        tally.add(labels, other)
-    return LabelDiff(
-        images=len(first) - only_first,
-        only_first=only_first,
-        only_second=len(positions),
-        statuses=dict(tally.statuses),
-        matched=tally.matched,
-        added=tally.added,
-        removed=tally.removed,
-        iou_counts=tuple(tally.iou_counts),
-        mean_iou=tally.iou_sum / tally.matched if tally.matched else float("nan"),
-        decisions=dict(tally.decisions),
-    )
+        difference.add(labels, other)
+    difference.only_second = len(positions)
+    return difference
 
 
 def match_instances(first: ImageLabels, second: ImageLabels) -> Iterator[tuple[int, int, float]]:
@@ -111,33 +119,8 @@ def diff_table(difference: LabelDiff, names: tuple[str, str] = ("first", "second
     return "\n".join(lines)
 
 
-class _Tally:
-    """Counts, one image at a time, so that stores of any size are compared in the same memory."""
-
-    def __init__(self) -> None:
-        self.statuses: Counter[tuple[str, str]] = Counter()
-        self.decisions: Counter[tuple[str, str]] = Counter()
-        self.iou_counts = [0] * len(IOU_EDGES)
-        self.iou_sum = 0.0
-        self.matched = self.added = self.removed = 0
-
-    def add(self, first: ImageLabels, second: ImageLabels) -> None:
-        if first.status is not second.status:
-            self.statuses[str(first.status), str(second.status)] += 1
-        matched = 0
-        for index, other_index, iou in match_instances(first, second):
-            matched += 1
-            self.iou_sum += iou
-            self.iou_counts[bisect_right(IOU_EDGES, iou) - 1] += 1
-            pair = (first.instances[index].decision, second.instances[other_index].decision)
-            self.decisions[str(pair[0]), str(pair[1])] += 1
-        self.matched += matched
-        self.removed += len(first.instances) - matched
-        self.added += len(second.instances) - matched
-
-
 def _require_same_image(first: LabelStore, labels: ImageLabels, second: LabelStore, other: ImageLabels) -> None:
-    sized = bool(labels.instances and other.instances)  # others may have failed before their size was known
+    sized = bool(labels.instances and other.instances)  # failed images may have no known size
     ours, theirs = (
         f"{each.file_name!r}" + (f" of {each.width}x{each.height}" if sized else "") for each in (labels, other)
     )

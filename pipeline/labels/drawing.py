@@ -1,4 +1,4 @@
-"""Draws one image with its labels: a panel for each store, side by side, with a legend below."""
+"""Draws one image with its labels: a panel for each store, side by side, and a legend below."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Box = tuple[int, int, int, int]
 RgbImage = NDArray[np.uint8]
 """(height, width, 3) uint8, RGB."""
 
-# Far apart from each other and from most photographs, in this order.
+# Colours that differ from each other and from most photographs, the first ones most.
 _PALETTE: Final[tuple[Rgb, ...]] = (
     (255, 99, 71), (56, 189, 248), (163, 230, 53), (250, 204, 21), (217, 70, 239), (45, 212, 191),
     (251, 146, 60), (129, 140, 248), (244, 114, 182), (34, 197, 94), (203, 213, 225), (180, 130, 90),
@@ -32,7 +32,7 @@ _TEXT: Final[Rgb] = (232, 234, 238)
 _QUIET: Final[Rgb] = (150, 155, 165)
 
 _PANEL_SIDES_PX: Final = (640, 1280)
-"""The longer side of a panel's image is brought into this range."""
+"""The range of the longer side of a panel's image."""
 _GAP_PX: Final = 16
 _TITLE_PX: Final = 34
 _LEGEND_LINE_PX: Final = 28
@@ -45,7 +45,7 @@ _DASH_PX: Final = 8
 
 @dataclass(frozen=True)
 class Panel:
-    """One version of an image's labels, and what to write above it."""
+    """One version of an image's labels, with the title above it."""
 
     title: str
     labels: ImageLabels
@@ -54,12 +54,12 @@ class Panel:
 def show(
     stores: Mapping[str, LabelStore], image_id: int, image: RgbImage, colours: Mapping[int, Rgb] | None = None
 ) -> RgbImage:
-    """Draw an image with its labels from every store, in that order, under the names given to the stores.
+    """Draw an image with its labels from every store, in order, under the names given to the stores.
 
     colours: as for `draw_panels`.
     """
     panels = [Panel(title, store.by_id(image_id)) for title, store in stores.items()]
-    names = {each.id: each.name for store in stores.values() for each in store.attributes.categories}
+    names = {key: name for store in stores.values() for key, name in store.attributes.names.items()}
     return draw_panels(image, panels, names, colours)
 
 
@@ -74,10 +74,10 @@ def draw_panels(
     category_names: Mapping[int, str],
     colours: Mapping[int, Rgb] | None = None,
 ) -> RgbImage:
-    """Draw the image once a panel, with outlines, category names and scores; a colour is a category's throughout.
+    """Draw the image once for each panel, with outlines, category names and scores; each category has one colour.
 
-    Dropped instances have dashed outlines. Labels for which there is no room are left out.
-    colours: of all categories, for drawings that belong together; by default chosen for this one.
+    Dropped instances have dashed outlines. Names and scores that would overlap others are left out.
+    colours: of all categories, for several drawings in the same colours; by default chosen for this one.
     """
     height, width = image.shape[:2]
     for panel in panels:
@@ -96,9 +96,10 @@ def draw_panels(
 
 
 def _draw_panel(image: RgbImage, panel: Panel, colours: Mapping[int, Rgb], names: Mapping[int, str]) -> RgbImage:
-    canvas = _rescaled(image)
+    smallest, largest = _PANEL_SIDES_PX
+    canvas = rescaled(image, min(max(*image.shape[:2], smallest), largest))
     scale = canvas.shape[1] / image.shape[1]
-    # Large ones first: what lies in front of them stays to be seen.
+    # The largest first, so that smaller ones in front of them stay visible.
     instances = sorted(panel.labels.instances, key=lambda each: -each.area)
     for instance in instances:
         mask = panel.labels.mask(instance)
@@ -110,21 +111,20 @@ def _draw_panel(image: RgbImage, panel: Panel, colours: Mapping[int, Rgb], names
     return np.vstack([_title(drawing.width, panel), np.asarray(drawing)])
 
 
-def _rescaled(image: RgbImage) -> RgbImage:
-    smallest, largest = _PANEL_SIDES_PX
-    side = max(image.shape[:2])
-    scale = min(max(side, smallest), largest) / side
+def rescaled(image: RgbImage, longer_side_px: int) -> RgbImage:
+    """Return a copy of the image whose longer side has the given length."""
+    scale = longer_side_px / max(image.shape[:2])
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    return np.ascontiguousarray(resized)
+    return np.ascontiguousarray(resized, dtype=np.uint8)
 
 
 def paint(
     canvas: RgbImage, mask: NDArray[np.bool_], colour: Rgb, *, dashed: bool, fill_share: float = _FILL_SHARE
 ) -> None:
-    """Draw one mask (h, w) onto a canvas of its image, rescaled or not, in place.
+    """Draw one mask (h, w) in place onto a canvas of its image, rescaled or not.
 
-    Its outline, and, unless that is dashed, a filling that covers so much of what lies under it.
+    An outline, and unless that is dashed a filling. fill_share: the opacity of the filling, 0 to 1.
     """
     size = (canvas.shape[1], canvas.shape[0])
     shrinks = size[0] < mask.shape[1]
@@ -157,7 +157,7 @@ def _write_labels(
     taken: list[Box] = []
     for instance in sorted(instances, key=lambda each: -each.score):
         text = f"{instance.score:.2f}"
-        if len(names) > 1:  # else the legend has said it
+        if len(names) > 1:  # a single category stands in the legend
             text = f"{names[instance.category_id]} {text}"
         if tells_decisions and instance.decision is not Decision.SAM:
             text += f" · {instance.decision}"
@@ -198,14 +198,10 @@ def _title(width: int, panel: Panel) -> RgbImage:
 
 def _beside(drawings: Sequence[RgbImage]) -> RgbImage:
     gap = np.full((drawings[0].shape[0], _GAP_PX, 3), _BACKGROUND, dtype=np.uint8)
-    parts: list[RgbImage] = [gap]
-    for drawing in drawings:
-        parts += [drawing, gap]
-    return np.hstack(parts)
+    return np.hstack([gap, *(part for drawing in drawings for part in (drawing, gap))])
 
 
 def _legend(width: int, colours: Mapping[int, Rgb], names: Mapping[int, str], panels: Sequence[Panel]) -> RgbImage:
-    """Draw the categories with their colours, in as many lines as they need."""
     font = ImageFont.load_default(_LABEL_SIZE)
     entries = [(names[category], colour) for category, colour in colours.items()]
     if any(each.decision is Decision.DROPPED for panel in panels for each in panel.labels.instances):

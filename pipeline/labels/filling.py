@@ -1,4 +1,4 @@
-"""Makes a store shard by shard: an interrupted run goes on at its first missing shard."""
+"""Makes a store shard by shard: an interrupted run continues at its first missing shard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.tables.shard_files import ShardPlan, completed_shards
 
 
 class WorkAside(ShardWork[Any, ShardReport], Protocol):
-    """Work whose shards lie beside the store until it is sealed."""
+    """Work that keeps its shards beside the store until the store is sealed."""
 
     @property
     def shards_folder(self) -> Path:
@@ -27,7 +27,7 @@ class WorkAside(ShardWork[Any, ShardReport], Protocol):
 
 @dataclass(frozen=True)
 class NewStore:
-    """A label store to make. provenance: JSON that tells what made the labels."""
+    """A label store to make. provenance: JSON that says what made the labels."""
 
     path: Path
     categories: Sequence[CocoCategory]
@@ -35,7 +35,7 @@ class NewStore:
 
 
 def shards_beside(sealed: Path) -> Path:
-    """Return the folder where the shards of a store lie until it is sealed."""
+    """Return the folder of a store's shards, which exists until the store is sealed."""
     return sealed.with_name("shards").absolute()
 
 
@@ -47,9 +47,9 @@ def fill_store(
     seal_shards: Callable[[ShardPlan], object],
     execution: Execution,
 ) -> Counter[str]:
-    """Make the store at `sealed`, unless it exists; shards of an earlier run are used again.
+    """Make the store at `sealed`, unless it exists; reuse the shards of an earlier run.
 
-    seal_shards: makes the store of all shards. Returns what the shards that ran now have counted.
+    seal_shards: makes the store from all shards. Returns the counts of the shards that ran now.
     """
     counts: Counter[str] = Counter()
     if not sealed.exists():
@@ -63,11 +63,8 @@ def fill_label_store(
     what: str, work: WorkAside, plan: ShardPlan, store: NewStore, execution: Execution
 ) -> Counter[str]:
     """Make a label store as `fill_store` does."""
-    return fill_store(
-        what,
-        work,
-        plan,
-        store.path,
-        lambda plan: seal_labels(work.shards_folder, plan, store.path, store.categories, store.provenance),
-        execution,
-    )
+
+    def seal_shards(plan: ShardPlan) -> object:
+        return seal_labels(work.shards_folder, plan, store.path, store.categories, store.provenance)
+
+    return fill_store(what, work, plan, store.path, seal_shards, execution)

@@ -1,10 +1,11 @@
-"""The declaration of label stores: their columns, their attributes; from labels to columns and back.
+"""The format of label stores: columns and attributes, and the conversion between labels and columns.
 
-`docs/label-store.md` tells the same to users. Whatever changes here raises the version.
+`docs/label-store.md` describes the same format. Every change of it raises the version.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Final
@@ -34,7 +35,7 @@ NO_CANDIDATE: Final = -1
 
 
 class LabelAttributes(TableAttributes, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The attributes of a label store. statuses, decisions: how many images and instances have each."""
+    """The attributes of a label store. statuses, decisions: the number of images and instances with each."""
 
     statuses: dict[str, int]
     decisions: dict[str, int]
@@ -42,13 +43,18 @@ class LabelAttributes(TableAttributes, frozen=True, kw_only=True, forbid_unknown
 
     @property
     def images(self) -> int:
-        """Number of images, failed ones included."""
+        """Count the images, failed ones included."""
         return self.rows["image"]
 
     @property
     def instances(self) -> int:
-        """Number of instances, dropped ones included."""
+        """Count the instances, dropped ones included."""
         return self.rows["instance"]
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Return the names of the categories by id."""
+        return {category.id: category.name for category in self.categories}
 
 
 _STATUS_MEANING = ", ".join(f"{code} {name}" for code, name in enumerate(STATUSES))
@@ -91,11 +97,7 @@ LABEL_FORMAT: Final = TableFormat(
         Column("instances/candidate", "instance", "int8", "which of SAM's candidates was chosen, or -1"),
         Column("instances/gate_confidence", "instance", "float32", "how sure the gate is of the mask, 0 to 1, or NaN"),
         Column(
-            "instances/rle_offsets",
-            "instance",
-            "int64",
-            "where each mask begins in rle_bytes",
-            points_into="mask byte",
+            "instances/rle_offsets", "instance", "int64", "where each mask begins in rle_bytes", points_into="mask byte"
         ),
         Column("instances/rle_bytes", "mask byte", "uint8", "masks as COCO's compressed RLE, end to end", bulk=True),
         Column(
@@ -123,20 +125,22 @@ LABEL_FORMAT: Final = TableFormat(
     ),
 )
 
-_STATUS_CODES = {status: code for code, status in enumerate(STATUSES)}
-_DECISION_CODES = {decision: code for code, decision in enumerate(DECISIONS)}
 _MEASURES = ("predicted_iou", "stability", "agreement", "gate_confidence")
 
 
 def columns_from_labels(rows: Sequence[ImageLabels]) -> dict[str, NDArray[Any]]:
-    """Return the columns of some images; `row_problems` says beforehand what would not fit."""
+    """Return the columns of a batch of images that `row_problems` has checked."""
     instances = [instance for row in rows for instance in row.instances]
     soft_masks = [instance.soft_mask for instance in instances if instance.soft_mask is not None]
+
+    def optional(name: str, absent: float) -> list[float]:
+        return [absent if (value := getattr(instance, name)) is None else value for instance in instances]
+
     values: dict[str, Any] = {
         "images/id": [row.image_id for row in rows],
         "images/width": [row.width for row in rows],
         "images/height": [row.height for row in rows],
-        "images/status": [_STATUS_CODES[row.status] for row in rows],
+        "images/status": [STATUSES.index(row.status) for row in rows],
         **text_values("images/file_name", [row.file_name for row in rows]),
         **text_values("images/message", [row.message for row in rows]),
         "images/instance_offsets": offsets_of([len(row.instances) for row in rows]),
@@ -144,11 +148,9 @@ def columns_from_labels(rows: Sequence[ImageLabels]) -> dict[str, NDArray[Any]]:
         "instances/score": [instance.score for instance in instances],
         "instances/box_xyxy": [instance.box_xyxy for instance in instances],
         "instances/area": [instance.area for instance in instances],
-        "instances/decision": [_DECISION_CODES[instance.decision] for instance in instances],
-        **{f"instances/{name}": [_or_nan(getattr(instance, name)) for instance in instances] for name in _MEASURES},
-        "instances/candidate": [
-            NO_CANDIDATE if instance.candidate is None else instance.candidate for instance in instances
-        ],
+        "instances/decision": [DECISIONS.index(instance.decision) for instance in instances],
+        **{f"instances/{name}": optional(name, math.nan) for name in _MEASURES},
+        "instances/candidate": optional("candidate", NO_CANDIDATE),
         **bytes_values("instances/rle", [instance.rle_counts for instance in instances]),
         "instances/soft_mask_offsets": offsets_of([instance.soft_mask is not None for instance in instances]),
         "instances/soft_mask_crop_xyxy": [soft_mask.crop_box_xyxy for soft_mask in soft_masks],
@@ -158,8 +160,8 @@ def columns_from_labels(rows: Sequence[ImageLabels]) -> dict[str, NDArray[Any]]:
 
 
 def labels_from_columns(columns: ColumnData) -> list[ImageLabels]:
-    """Return the labels that some images' columns hold."""
-    instances = list(_instances(columns))
+    """Return the labels of a batch of images from their columns."""
+    instances = _instances(columns)
     owned = pairwise(columns["images/instance_offsets"].tolist())
     return [
         ImageLabels(image_id, name, width, height, STATUSES[status], message, tuple(instances[first:end]))
@@ -176,34 +178,30 @@ def labels_from_columns(columns: ColumnData) -> list[ImageLabels]:
     ]
 
 
-def _instances(columns: ColumnData) -> Iterator[InstanceLabel]:
+def _instances(columns: ColumnData) -> list[InstanceLabel]:
     def values(name: str) -> list[Any]:
         return list(columns[f"instances/{name}"].tolist())
 
     rle_bytes = columns["instances/rle_bytes"].tobytes()
-    offsets = values("rle_offsets")
-    for (
-        category_id, score, box, area, decision, predicted_iou, stability, agreement, candidate,
-        gate_confidence, rle_start, rle_end, soft_mask,
-    ) in zip(
-        values("category_id"), values("score"), values("box_xyxy"), values("area"), values("decision"),
-        values("predicted_iou"), values("stability"), values("agreement"), values("candidate"),
-        values("gate_confidence"), offsets[:-1], offsets[1:], _soft_masks(columns), strict=True,
-    ):  # fmt: skip
-        yield InstanceLabel(
-            category_id,
-            score,
-            tuple(box),
-            rle_bytes[rle_start:rle_end],
-            area,
-            DECISIONS[decision],
-            _or_none(predicted_iou),
-            _or_none(stability),
-            _or_none(agreement),
-            None if candidate == NO_CANDIDATE else candidate,
-            _or_none(gate_confidence),
-            soft_mask,
-        )
+    predicted_iou, stability, agreement, gate_confidence = (
+        [None if math.isnan(value) else value for value in values(name)] for name in _MEASURES
+    )
+    fields = zip(
+        values("category_id"),
+        values("score"),
+        map(tuple, values("box_xyxy")),
+        (rle_bytes[start:end] for start, end in pairwise(values("rle_offsets"))),
+        values("area"),
+        (DECISIONS[code] for code in values("decision")),
+        predicted_iou,
+        stability,
+        agreement,
+        (None if candidate == NO_CANDIDATE else candidate for candidate in values("candidate")),
+        gate_confidence,
+        _soft_masks(columns),
+        strict=True,
+    )
+    return [InstanceLabel(*each) for each in fields]
 
 
 def _soft_masks(columns: ColumnData) -> Iterator[SoftMask | None]:
@@ -211,11 +209,3 @@ def _soft_masks(columns: ColumnData) -> Iterator[SoftMask | None]:
     probabilities = columns["instances/soft_mask_probability"]
     for index, end in pairwise(columns["instances/soft_mask_offsets"].tolist()):
         yield SoftMask(tuple(crops[index]), probabilities[index]) if end > index else None
-
-
-def _or_nan(value: float | None) -> float:
-    return float("nan") if value is None else value
-
-
-def _or_none(value: float) -> float | None:
-    return None if value != value else value  # NaN is the only value that differs from itself

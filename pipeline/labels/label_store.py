@@ -1,4 +1,4 @@
-"""Reading a sealed label store: an image at a time, by position, id or file name."""
+"""Reads a sealed label store: one image at a time, by position, id or file name."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
-from pipeline.labels.label_columns import LABEL_FORMAT, LabelAttributes, labels_from_columns
-from pipeline.labels.rows import ImageLabels
+from pipeline.labels.label_columns import LABEL_FORMAT, STATUSES, LabelAttributes, labels_from_columns
+from pipeline.labels.rows import ImageLabels, Status
 from pipeline.tables.columns import texts_of
 from pipeline.tables.table_store import TableStore
 
@@ -32,7 +32,7 @@ class LabelStore(TableStore[LabelAttributes]):
         return labels_from_columns(self.columns_of(index, index + 1))[0]
 
     def rows(self, start: int, end: int) -> list[ImageLabels]:
-        """Return the labels of the images from one position to before another; both are cut to what is there."""
+        """Return the labels of the images at positions from `start` to before `end`, cut to the length of the store."""
         wanted = range(len(self))[start:end]
         return labels_from_columns(self.columns_of(wanted.start, wanted.stop)) if wanted else []
 
@@ -41,7 +41,7 @@ class LabelStore(TableStore[LabelAttributes]):
         return self[self.position(image_id)]
 
     def by_name(self, file_name: str) -> ImageLabels:
-        """Return the labels of the image of a file name, the last of several; StoreError where there is none."""
+        """Return the labels of the last image with a file name; StoreError where the store has no such image."""
         try:
             return self[self._position_by_name[file_name]]
         except KeyError as error:
@@ -49,13 +49,24 @@ class LabelStore(TableStore[LabelAttributes]):
 
     @property
     def image_ids(self) -> NDArray[np.int64]:
-        """The ids of all images, in the order of the store."""
+        """Return the ids of all images, in the order of the store."""
         return self.ids
 
     def file_names(self) -> list[str]:
         """Return the file names of all images, in the order of the store."""
         name = "images/file_name"
         return texts_of(name, {each: self.column(each) for each in (f"{name}_offsets", f"{name}_bytes")})
+
+    def failed(self) -> list[ImageLabels]:
+        """Return the rows of all failed images, in the order of the store."""
+        positions = np.flatnonzero(self.column("images/status") == STATUSES.index(Status.FAILED))
+        return [self[position] for position in positions.tolist()]
+
+    def counts(self) -> dict[str, int]:
+        """Count images and instances, and those of every status but `ok` and of every decision that occurs."""
+        counts = {"images": self.attributes.images, "instances": self.attributes.instances}
+        details = {**self.attributes.statuses, **self.attributes.decisions}
+        return counts | {name: count for name, count in details.items() if count and name != Status.OK}
 
     @cached_property
     def _position_by_name(self) -> dict[str, int]:

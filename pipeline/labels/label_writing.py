@@ -1,4 +1,4 @@
-"""Writing labels: shard by shard and then sealed, or all at once where they are there already."""
+"""Writes labels: shard by shard and then sealed, or all at once."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _IMAGES_PER_SHARD = 256
 
 
 def write_label_shard(folder: Path, index: int, rows: Sequence[ImageLabels]) -> Path:
-    """Publish the labels of some images, atomically. Of two writers of the same shard, the first wins.
+    """Publish the labels of a batch of images atomically. Of two writers of the same shard, the first wins.
 
-    ProblemsError where a row is not fit to be stored; StageError where the disk is full.
+    Raises ProblemsError for rows that cannot be stored, StageError where the disk is full.
     """
     return write_shard(LABEL_FORMAT, folder, index, _checked(f"labels of shard {index}", rows))
 
@@ -36,17 +36,14 @@ def seal_labels(
     categories: Sequence[CocoCategory],
     provenance: Mapping[str, Any],
 ) -> LabelAttributes:
-    """Make the store of all shards of a plan, see `pipeline.tables.sealing.seal`."""
+    """Make the store from all shards of a plan, see `pipeline.tables.sealing.seal`."""
     return seal(LABEL_FORMAT, shards_folder, plan, store_path, _facts(categories), provenance)
 
 
 def write_label_store(
-    store_path: Path,
-    labels: Iterable[ImageLabels],
-    categories: Sequence[CocoCategory],
-    provenance: Mapping[str, Any],
+    store_path: Path, labels: Iterable[ImageLabels], categories: Sequence[CocoCategory], provenance: Mapping[str, Any]
 ) -> LabelAttributes:
-    """Make a store of labels that are there already, such as imported ones, in their order."""
+    """Make a store of labels that exist already, such as imported ones, in their order."""
     return write_table(LABEL_FORMAT, store_path, _parts(labels), _facts(categories), provenance)
 
 

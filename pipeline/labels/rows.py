@@ -11,7 +11,7 @@ from pipeline.masks.windows import BoolMask, BoxXyxy
 
 
 class Status(StrEnum):
-    """What became of an image."""
+    """The outcome of an image."""
 
     OK = "ok"
     EMPTY = "empty"
@@ -19,7 +19,7 @@ class Status(StrEnum):
 
 
 class Decision(StrEnum):
-    """Whose mask an instance has. A dropped one keeps the teacher's mask: its pixels are to be ignored."""
+    """Whose mask an instance has. A dropped instance keeps the teacher's mask: its pixels are ignored."""
 
     SAM = "sam"
     TEACHER = "teacher"
@@ -28,7 +28,7 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class InstanceLabel:
-    """One instance of an image. What does not apply is None.
+    """One instance of an image. A measure that does not apply is None.
 
     score: the detector's confidence in the class, 0 to 1.
     box_xyxy: left, top, right, bottom in pixels of the full image, right and bottom exclusive.
@@ -103,5 +103,15 @@ def label_from_mask(mask: BoolMask, category_id: int, score: float, decision: De
 
 
 def with_mask(label: InstanceLabel, rle: CompressedRle) -> InstanceLabel:
-    """Return the instance with another mask, and the area and the tight box of that; its soft mask goes."""
+    """Return the instance with another mask, the area and the tight box of it, and without a soft mask."""
     return replace(label, box_xyxy=box_xyxy(rle), rle_counts=rle["counts"], area=area_px(rle), soft_mask=None)
+
+
+def best_instances(labels: ImageLabels, min_score: float, most: int) -> ImageLabels:
+    """Return the image with at most `most` instances of at least `min_score`, the best first if some are left out."""
+    if labels.status is Status.FAILED:
+        return labels
+    kept = [instance for instance in labels.instances if instance.score >= min_score]
+    if len(kept) > most:
+        kept = sorted(kept, key=lambda instance: -instance.score)[:most]
+    return replace(labels, instances=tuple(kept), status=Status.OK if kept else Status.EMPTY)

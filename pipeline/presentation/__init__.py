@@ -1,1 +1,1 @@
-"""Figures, sizes and charts as people read them."""
+"""Numbers, tables, charts and HTML pages for people."""

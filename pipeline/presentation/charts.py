@@ -1,9 +1,9 @@
-"""Charts as inline SVG: drawn from numbers, coloured by the page's style sheet, each with a title in words."""
+"""Draws charts as inline SVG, coloured by the page's style sheet, each with a title in words."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,17 +14,17 @@ from pipeline.presentation.curves import Point, smoothed
 _WIDTH: Final = 520
 _HEIGHT: Final = 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 26, 32
-"""Space around the plot, for the axes' numbers."""
+"""Margins of the plot, for the numbers of the axes."""
 _SMALL: Final = (240, 84)
 _LETTER_PX: Final = 7.5
-"""About the width of a letter of a name in a chart."""
+"""The approximate width of a letter of a name in a chart."""
 _LONGEST_NAME: Final = 18
-"""Letters of a name in a chart; keys beside charts have them whole."""
+"""The most letters of a name in a chart; the key beside the chart has the whole name."""
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Counts in equal bins from 0 to 1. mean: marked where it is known. tone: `before` or `after`."""
+    """Counts in equal bins from 0 to 1. mean: marked if it is known. tone: `before` or `after`."""
 
     name: str
     tone: str
@@ -51,11 +51,12 @@ class Part:
 
 
 def histogram(distributions: Sequence[Distribution], axis: str, title: str) -> Markup:
-    """Distributions over 0..1, laid over one another."""
+    """Draw distributions over 0..1, one over the other."""
     most = max((max(each.counts, default=0) for each in distributions), default=0) or 1
     ticks = _ticks(0, most)
     top = max(most, ticks[-1])
-    body = [_grid(ticks, top), _axis_01(axis), *(_steps(each, top) for each in distributions)]
+    quarters = [(share, f"{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)]
+    body = [_grid(ticks, top), _axis(quarters, axis), *(_steps(each, top) for each in distributions)]
     marked = [each for each in distributions if each.mean is not None]
     highest = max((each.mean or 0.0 for each in marked), default=0.0)
     body += [_mean_mark(each, row, is_highest=each.mean == highest) for row, each in enumerate(marked)]
@@ -63,57 +64,55 @@ def histogram(distributions: Sequence[Distribution], axis: str, title: str) -> M
 
 
 def line_chart(lines: Sequence[Line], axis: str, title: str) -> Markup:
-    """Curves over iterations: as they are, faint, and smoothed."""
+    """Draw curves over iterations: the raw values faint, and smoothed."""
     points = [point for line in lines for point in line.points]
     last = max((x for x, _ in points), default=1) or 1
     low, high = _range(points)
     ticks = _ticks(low, high)
     low, high = min(low, ticks[0]), max(high, ticks[-1])
-    body = [_grid([tick - low for tick in ticks], high - low, ticks), _axis_x(last, axis)]
-    for line in lines:
-        places = [(_x(x / last), _y((y - low) / (high - low))) for x, y in line.points]
-        smooth = [(_x(x / last), _y((y - low) / (high - low))) for x, y in smoothed(tuple(line.points))]
-        body.append(f'<g class="{_attribute(line.tone)}">{_path(places, "raw")}{_path(smooth, "curve")}</g>')
+    iterations = [(tick / last, _short(tick)) for tick in _ticks(0, last) if tick <= last]
+    body = [_grid([tick - low for tick in ticks], high - low, ticks), _axis(iterations, axis)]
+
+    def position(point: Point) -> Point:
+        return _x(point[0] / last), _y((point[1] - low) / (high - low))
+
+    body += [_curve(line.points, line.tone, position) for line in lines]
     return _svg(_WIDTH, _HEIGHT, title, body)
 
 
 def sparkline(points: Sequence[Point], tone: str, title: str, *, noisy: bool = True) -> Markup:
-    """One small curve without axes; what is noisy is smoothed as well."""
+    """Draw one small curve without axes. noisy: draw the raw values faint, and the curve smoothed."""
     width, height = _SMALL
     low, high = _range(points)
     last = max((x for x, _ in points), default=1) or 1
-    span = (high - low) or 1.0
 
-    def place(point: Point) -> Point:
-        return 2 + point[0] / last * (width - 4), 4 + (1 - min(max((point[1] - low) / span, 0), 1)) * (height - 8)
+    def position(point: Point) -> Point:
+        share = min(max((point[1] - low) / (high - low), 0), 1)
+        return 2 + point[0] / last * (width - 4), 4 + (1 - share) * (height - 8)
 
-    raw = _path([place(each) for each in points], "raw" if noisy else "curve")
-    smooth = _path([place(each) for each in smoothed(tuple(points))], "curve") if noisy else ""
-    return _svg(width, height, title, [f'<g class="{_attribute(tone)}">{raw}{smooth}</g>'])
+    return _svg(width, height, title, [_curve(points, tone, position, noisy=noisy)])
 
 
 def dumbbell(before: float | None, after: float | None, top: float, title: str) -> Markup:
-    """From one figure to another on a line from 0 to `top`."""
+    """Draw the step from one figure to another on a line from 0 to `top`."""
     width, height = 150, 18
     middle = height / 2
 
-    def place(value: float) -> float:
+    def x(value: float) -> float:
         return 6 + min(max(value / (top or 1), 0), 1) * (width - 12)
 
     body = [f'<line class="rail" x1="6" x2="{width - 6}" y1="{middle}" y2="{middle}"/>']
     if before is not None and after is not None:
         worse = " worse" if after < before else ""
-        body.append(
-            f'<line class="span{worse}" x1="{place(before):.1f}" x2="{place(after):.1f}" y1="{middle}" y2="{middle}"/>'
-        )
+        body.append(f'<line class="span{worse}" x1="{x(before):.1f}" x2="{x(after):.1f}" y1="{middle}" y2="{middle}"/>')
     for value, tone in ((before, "before"), (after, "after")):
         if value is not None:
-            body.append(f'<circle class="dot {tone}" cx="{place(value):.1f}" cy="{middle}" r="5"/>')
+            body.append(f'<circle class="dot {tone}" cx="{x(value):.1f}" cy="{middle}" r="5"/>')
     return _svg(width, height, title, body)
 
 
 def stacked_bar(parts: Iterable[Part], title: str) -> Markup:
-    """Shares of a whole, one beside the other."""
+    """Draw the parts of a whole, one beside the other."""
     shown = [part for part in parts if part.count > 0]
     total = sum(part.count for part in shown) or 1
     width, height, gap = _WIDTH, 16, 2.0
@@ -121,7 +120,7 @@ def stacked_bar(parts: Iterable[Part], title: str) -> Markup:
     for part in shown:
         extent = part.count / total * width
         body.append(
-            f'<rect class="{_attribute(part.tone)}" x="{left:.1f}" width="{max(extent - gap, 1.5):.1f}" '
+            f'<rect class="{escape(part.tone)}" x="{left:.1f}" width="{max(extent - gap, 1.5):.1f}" '
             f'height="{height}" rx="3"><title>{escape(part.name)}: {part.count:,}</title></rect>'
         )
         left += extent
@@ -129,7 +128,7 @@ def stacked_bar(parts: Iterable[Part], title: str) -> Markup:
 
 
 def _svg(width: int, height: int, title: str, body: Iterable[str]) -> Markup:
-    """`body` is SVG made here, of numbers and escaped text only."""
+    """Return an SVG of `body`, which this module makes of numbers and escaped text only."""
     inner = "".join(body)
     return Markup(  # noqa: S704
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
@@ -142,25 +141,17 @@ def _x(share: float) -> float:
 
 
 def _y(share: float) -> float:
-    """Vertical place of a share of the plot's height; what lies outside is cut."""
+    """Return the height of a share of the plot, cut to 0..1."""
     return _HEIGHT - _BOTTOM - min(max(share, 0), 1) * (_HEIGHT - _TOP - _BOTTOM)
 
 
-def _grid(places: Sequence[float], top: float, values: Sequence[float] | None = None) -> str:
+def _grid(heights: Sequence[float], top: float, values: Sequence[float] | None = None) -> str:
     parts = []
-    for place, value in zip(places, values if values is not None else places, strict=True):
-        y = _y(place / top)
+    for height, value in zip(heights, values if values is not None else heights, strict=True):
+        y = _y(height / top)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_short(value)}</text>')
     return "".join(parts)
-
-
-def _axis_01(name: str) -> str:
-    return _axis([(share, f"{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)], name)
-
-
-def _axis_x(last: float, name: str) -> str:
-    return _axis([(tick / last, _short(tick)) for tick in _ticks(0, last) if tick <= last], name)
 
 
 def _axis(ticks: Sequence[tuple[float, str]], name: str) -> str:
@@ -174,19 +165,19 @@ def _axis(ticks: Sequence[tuple[float, str]], name: str) -> str:
 
 def _steps(distribution: Distribution, top: float) -> str:
     bins = len(distribution.counts)
-    places: list[Point] = [(_x(0), _y(0))]
-    for number, count in enumerate(distribution.counts):
+    corners: list[Point] = [(_x(0), _y(0))]
+    for index, count in enumerate(distribution.counts):
         y = _y(count / top)
-        places += [(_x(number / bins), y), (_x((number + 1) / bins), y)]
-    places.append((_x(1), _y(0)))
-    shape = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    return f'<polygon class="area {_attribute(distribution.tone)}" points="{shape}"/>'
+        corners += [(_x(index / bins), y), (_x((index + 1) / bins), y)]
+    corners.append((_x(1), _y(0)))
+    shape = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
+    return f'<polygon class="area {escape(distribution.tone)}" points="{shape}"/>'
 
 
 def _mean_mark(distribution: Distribution, row: int, *, is_highest: bool) -> str:
-    """The mean as a dashed line with its name, on a line of its own so that two do not collide.
+    """Draw the mean as a dashed line with its name, each name in a row of its own so that two do not overlap.
 
-    The name of the highest goes to the right of all lines, where there is room; else to the left.
+    The name of the highest mean stands to the right of its line if it fits there, the others to the left if they fit.
     """
     mean = distribution.mean or 0.0
     x, y = _x(mean), _TOP + 2 + 15 * row
@@ -197,21 +188,23 @@ def _mean_mark(distribution: Distribution, row: int, *, is_highest: bool) -> str
     on_right = (is_highest and x + width < _WIDTH) or x - width < _LEFT
     anchor, shift = ("start", 6) if on_right else ("end", -6)
     return (
-        f'<g class="{_attribute(distribution.tone)}"><line class="mark" x1="{x:.1f}" x2="{x:.1f}" '
+        f'<g class="{escape(distribution.tone)}"><line class="mark" x1="{x:.1f}" x2="{x:.1f}" '
         f'y1="{_TOP - 6}" y2="{_HEIGHT - _BOTTOM}"/><text class="mean" x="{x + shift:.1f}" y="{y}" '
         f'text-anchor="{anchor}">{escape(text)}</text></g>'
     )
 
 
-def _path(places: Sequence[Point], css_class: str) -> str:
-    if not places:
-        return ""
-    steps = " ".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    return f'<path class="{css_class}" d="M{steps}"/>'
+def _curve(points: Sequence[Point], tone: str, position: Callable[[Point], Point], *, noisy: bool = True) -> str:
+    shown = [(points, "raw"), (smoothed(tuple(points)), "curve")] if noisy else [(points, "curve")]
+    paths = ""
+    for each, css_class in shown if points else ():
+        steps = " ".join(f"{x:.1f} {y:.1f}" for x, y in map(position, each))
+        paths += f'<path class="{css_class}" d="M{steps}"/>'
+    return f'<g class="{escape(tone)}">{paths}</g>'
 
 
 def _range(points: Sequence[Point]) -> tuple[float, float]:
-    """From 0 to what all but the highest hundredth reach: the first steps of a training would hide the rest."""
+    """Return the range from 0 to the 99th percentile: the first steps of a training would hide the rest."""
     values = sorted(y for _, y in points)
     if not values:
         return 0.0, 1.0
@@ -221,18 +214,12 @@ def _range(points: Sequence[Point]) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Three to six round numbers that reach from one value to the other."""
+    """Return three to six round numbers that reach from one value to the other."""
     step = 10 ** math.floor(math.log10((high - low) / 3))
     step = next(step * factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 5)
     first = math.floor(low / step)
-    return [number * step for number in range(first, math.ceil(high / step - 1e-9) + 1)]
+    return [index * step for index in range(first, math.ceil(high / step - 1e-9) + 1)]
 
 
 def _short(value: float) -> str:
-    if abs(value) >= 10_000:
-        return f"{value / 1000:g}k"
-    return f"{value:.4g}"
-
-
-def _attribute(text: str) -> str:
-    return str(escape(text))
+    return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:.4g}"

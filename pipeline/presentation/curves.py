@@ -1,4 +1,4 @@
-"""Curves of many points, thinned out and smoothed to what a chart can show."""
+"""Thins out and smooths curves of many points for charts."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ Point = tuple[float, float]
 
 
 def thinned(points: list[Point], most: int = MOST_POINTS) -> tuple[Point, ...]:
-    """At most so many points, each the mean of as many neighbours."""
+    """Return at most `most` points, each the mean of equally many neighbours."""
     size = math.ceil(len(points) / most) or 1
     groups = (points[start : start + size] for start in range(0, len(points), size))
     return tuple((sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups)
 
 
 def smoothed(points: tuple[Point, ...]) -> tuple[Point, ...]:
-    """The running mean over a twelfth of the curve to either side."""
+    """Return the running mean over a twelfth of the curve on either side."""
     reach = max(1, len(points) // 12)
     result = []
-    for place, (x, _) in enumerate(points):
-        window = points[max(0, place - reach) : place + reach + 1]
+    for index, (x, _) in enumerate(points):
+        window = points[max(0, index - reach) : index + reach + 1]
         result.append((x, sum(y for _, y in window) / len(window)))
     return tuple(result)

@@ -1,4 +1,4 @@
-"""Pages of HTML from templates, each in one file that needs nothing else."""
+"""Renders HTML pages from templates, each page in one self-contained file."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
-_SCRIPT: Final = "page.js.html"
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:
-    """A template as a whole page, that UTF-8 can hold.
+    """Return a template as a whole page, without text that UTF-8 cannot encode.
 
-    Whatever comes from data is escaped, and no script but the page's own may run.
+    Everything that comes from data is escaped, and only the page's own script can run.
     """
     html = _environment().get_template(template).render(**values, script_hash=_script_hash())
-    # File names may be bytes that are no text at all.
+    # File names may be bytes that are not UTF-8.
     return html.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -39,6 +38,6 @@ def _environment() -> Environment:
 
 @cache
 def _script_hash() -> str:
-    """The page's script as its content security policy names it."""
-    script = _environment().get_template(_SCRIPT).render()
+    """Return the hash by which the content security policy names the page's script."""
+    script = _environment().get_template("page.js.html").render()
     return base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")

@@ -1,1 +1,1 @@
-"""The report: one HTML page an experiment, and one that lays several side by side. No network, no plotting library."""
+"""The report: an HTML page of one experiment, and one that compares several. It needs no network."""

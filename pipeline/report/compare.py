@@ -1,4 +1,4 @@
-"""The page that lays experiments side by side: what they were told differently, and what came of it."""
+"""Renders the page that compares experiments: the settings that differ, and the results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pipeline.presentation.tables import (
 from pipeline.report.gather import Run, gather
 from pipeline.report.sections import Tile
 from pipeline.report.tables import metric_cells, metric_columns
-from pipeline.workflow.experiment import WITHOUT_EFFECT, Experiment
+from pipeline.workflow.experiment import WITHOUT_EFFECT
 from pipeline.workflow.workspace import Workspace
 
 _TONES: Final = ("after", "before", "tone-1", "tone-2", "tone-3", "quiet")
@@ -35,20 +35,21 @@ _TONES: Final = ("after", "before", "tone-1", "tone-2", "tone-3", "quiet")
 
 @dataclass(frozen=True)
 class Compared:
-    """One of the experiments. settings: by dotted key, those that can change a result."""
+    """One of the experiments. settings: those that can change a result, by dotted key."""
 
     run: Run
     settings: Mapping[str, Any]
 
 
 def compared_of(space: Workspace) -> Compared:
-    """Return an experiment with those of its results that the store has."""
+    """Return an experiment with the results that the store has."""
     results = {key: space.result(key) for key in space.fingerprints if space.is_made(key)}
-    return Compared(gather(space.experiment.name, space.nodes, results), settings_of(space.experiment))
+    values = space.experiment.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
+    return Compared(gather(space.experiment.name, space.nodes, results), _flattened("", values))
 
 
 def require_comparable(experiments: Sequence[Compared]) -> None:
-    """Raise StageError for fewer than two experiments, and for two of one name."""
+    """Raise StageError for fewer than two experiments, and for two with the same name."""
     if len(experiments) < 2:
         raise StageError("a comparison needs two experiments or more")
     names = Counter(each.run.name for each in experiments)
@@ -56,19 +57,14 @@ def require_comparable(experiments: Sequence[Compared]) -> None:
         raise StageError(f"{', '.join(twice)}: the name of more than one experiment; set `name` in their files")
 
 
-def settings_of(experiment: Experiment) -> dict[str, Any]:
-    """An experiment's values by dotted key, without what cannot change a result."""
-    return _flattened("", experiment.model_dump(mode="json", exclude=set(WITHOUT_EFFECT)))
-
-
 def render_comparison(experiments: Sequence[Compared]) -> str:
-    """The comparison as an HTML page."""
+    """Return the comparison as an HTML page."""
     runs = [each.run for each in experiments]
     return render(
         "compare.html",
         {
             "names": [run.name for run in runs],
-            "keys": [(_tone(place), run.name) for place, run in enumerate(runs)],
+            "keys": [(_tone(index), run.name) for index, run in enumerate(runs)],
             "tiles": [_tile(run) for run in runs],
             "settings": _settings_table(experiments),
             "models": _model_table(runs),
@@ -93,7 +89,7 @@ def _flattened(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _settings_table(experiments: Sequence[Compared]) -> Table | None:
-    """The settings that differ; None where all are the same."""
+    """Return the settings that differ; None if all are the same."""
     keys = list(dict.fromkeys(key for each in experiments for key in each.settings))
     absent = object()
     rows = []
@@ -141,7 +137,7 @@ def _model_table(runs: Sequence[Run]) -> Table | None:
 
 
 def _class_table(runs: Sequence[Run]) -> Table | None:
-    """Mask AP by class of every experiment's last model; classes are the same if their names are."""
+    """Return the mask AP of every experiment's last model by the name of the class."""
     measured = [(run.name, model) for run in runs if (model := run.student or run.teacher) is not None]
     if not measured:
         return None
@@ -157,17 +153,10 @@ def _label_table(runs: Sequence[Run]) -> Table | None:
     for run in runs:
         if (result := run.pseudo_labels) is not None:
             before, after = result.before.paired, result.after.paired
-            values = (before.mean_iou, after.mean_iou)
-            boundary = (before.mean_boundary_iou, after.mean_boundary_iou)
-            shares = (after.share_75, after.share_90)
-            rows.append(
-                (
-                    text_cell(run.name),
-                    *share_cells(*values),
-                    change_cell(*values, in_points=False),
-                    *share_cells(*boundary, *shares),
-                )
-            )
+            change = change_cell(before.mean_iou, after.mean_iou, in_points=False)
+            others = (before.mean_boundary_iou, after.mean_boundary_iou, after.share_75, after.share_90)
+            ious = share_cells(before.mean_iou, after.mean_iou)
+            rows.append((text_cell(run.name), *ious, change, *share_cells(*others)))
     columns = (
         Heading("experiment", is_number=False),
         Heading("IoU before"),
@@ -183,8 +172,8 @@ def _label_table(runs: Sequence[Run]) -> Table | None:
 
 def _histogram(runs: Sequence[Run]) -> Markup | None:
     shown = [
-        Distribution(run.name, _tone(place), result.after.iou_histogram, result.after.paired.mean_iou)
-        for place, run in enumerate(runs)
+        Distribution(run.name, _tone(index), result.after.iou_histogram, result.after.paired.mean_iou)
+        for index, run in enumerate(runs)
         if (result := run.pseudo_labels) is not None
     ]
     title = "Mask IoU of refined labels: " + ", ".join(f"{each.name} {words.share(each.mean)}" for each in shown)
@@ -192,19 +181,14 @@ def _histogram(runs: Sequence[Run]) -> Markup | None:
 
 
 def _losses(runs: Sequence[Run]) -> Markup | None:
-    """The loss of every experiment's last training."""
-    lines = []
-    for place, run in enumerate(runs):
-        log = list(run.logs.values())[-1:]
-        if log and TOTAL in log[0].losses:
-            lines.append(Line(run.name, _tone(place), log[0].losses[TOTAL]))
-    return (
-        line_chart(lines, "loss of the last training by iteration", "Losses of the last trainings") if lines else None
-    )
+    last = [(index, run.name, list(run.logs.values())[-1]) for index, run in enumerate(runs) if run.logs]
+    lines = [Line(name, _tone(index), log.losses[TOTAL]) for index, name, log in last if TOTAL in log.losses]
+    axis, title = "loss of the last training by iteration", "Losses of the last trainings"
+    return line_chart(lines, axis, title) if lines else None
 
 
 def _time_table(runs: Sequence[Run]) -> Table:
-    """Seconds by stage; a result is shared where all experiments that have one have the same."""
+    """Return the time by stage; it says so if all experiments that have a result have the same one."""
     keys = list(dict.fromkeys(each.node.key for run in runs for each in run.stages))
     rows = []
     for key in keys:
@@ -227,5 +211,5 @@ def _missing(run: Run) -> list[str]:
     return [f"{run.name}: {note}" for note in run.evaluation.notes]
 
 
-def _tone(place: int) -> str:
-    return _TONES[place % len(_TONES)]
+def _tone(index: int) -> str:
+    return _TONES[index % len(_TONES)]

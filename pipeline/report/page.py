@@ -1,9 +1,9 @@
-"""The page of one experiment: everything gathered, drawn and tabulated, in one file that needs nothing else."""
+"""Renders the page of one experiment."""
 
 from __future__ import annotations
 
 from pipeline.ablation.figures import Ablation
-from pipeline.ablation.page import ablation_values
+from pipeline.ablation.writing import ablation_values
 from pipeline.presentation.page import render
 from pipeline.report import sections
 from pipeline.report.extras import Extras
@@ -12,8 +12,8 @@ from pipeline.report.tables import class_table, precision_table
 
 
 def render_page(run: Run, extras: Extras, ablation: Ablation | None = None) -> str:
-    """The experiment's page as HTML."""
-    models = run.evaluation.models if run.evaluation else ()
+    """Return the page of an experiment as HTML."""
+    models = run.models
     rounds = run.evaluation.pseudo_labels if run.evaluation else ()
     return render(
         "report.html",
@@ -27,9 +27,8 @@ def render_page(run: Run, extras: Extras, ablation: Ablation | None = None) -> s
             "classes": class_table(models) if models else None,
             "trainings": [sections.training(key, log) for key, log in run.logs.items()],
             "notes": run.evaluation.notes if run.evaluation else (),
-            "artefacts": sections.artefacts(run),
+            "artefacts": sections.provenance(run),
             "ablation": None if ablation is None else ablation_values(ablation),
             "extras": extras,
-            "remarks": extras.remarks,
         },
     )

@@ -1,32 +1,24 @@
-"""The parts of an experiment's page, made from what was gathered: headline, stages, charts, failures."""
+"""Makes the parts of an experiment's page: headline, stages, charts and provenance."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
-
-from markupsafe import Markup
+from typing import Any
 
 from pipeline.detection.training_log import TOTAL, TrainingLog
 from pipeline.evaluation.results import PseudoLabelResult
-from pipeline.labels.label_columns import STATUSES
-from pipeline.labels.label_store import LabelStore
-from pipeline.labels.rows import Status
 from pipeline.presentation import words
 from pipeline.presentation.charts import Distribution, Line, Part, histogram, line_chart, sparkline, stacked_bar
-from pipeline.presentation.tables import Table, tone
+from pipeline.presentation.tables import NEGLIGIBLE, tone
 from pipeline.report.gather import Run, StageResult
 from pipeline.report.tables import decision_table, quality_table
-from pipeline.structure.target_store import StructureStore
-
-_MOST_FAILURES: Final = 50
+from pipeline.workflow.graph import STAGES
+from pipeline.workflow.result_store import Seal
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One figure of the headline strip; `before` and `change` are empty where nothing is compared."""
+    """One figure of the headline; `before` and `change` are empty if nothing is compared."""
 
     label: str
     value: str
@@ -36,99 +28,42 @@ class Tile:
     tone: str = ""
 
 
-@dataclass(frozen=True)
-class StageRow:
-    """What one stage did. share: of the longest stage's time, 0 to 1."""
-
-    key: str
-    purpose: str
-    figures: str
-    duration: str
-    share: float
-    skipped: str
-
-
-@dataclass(frozen=True)
-class Artefact:
-    """Where one result comes from, as pairs of names and values."""
-
-    key: str
-    id: str
-    facts: tuple[tuple[str, str], ...]
-    settings: tuple[tuple[str, str], ...]
-    inputs: tuple[tuple[str, str], ...]
-    libraries: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class RoundQuality:
-    """The pseudo-labels of one round."""
-
-    number: int
-    measured: str
-    chart: Markup
-    bar: Markup
-    figures: Table
-    decisions: Table
-
-
-@dataclass(frozen=True)
-class TrainingCurves:
-    """The curves of one training."""
-
-    key: str
-    iterations: int
-    total: Markup | None
-    parts: tuple[tuple[str, str, Markup], ...]
-    note: str
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An image that could not be used, or a composite that could not be made; `kind` says which images it is of."""
-
-    kind: str
-    stage: str
-    file_name: str
-    reason: str
-
-
 def verdict(run: Run) -> str:
-    """The experiment in one sentence."""
+    """Sum up the experiment in one sentence."""
     labelled, unlabelled = run.count("split", "labelled"), run.count("split", "unlabelled")
     images = ""
     if labelled is not None and unlabelled is not None:
         images = f", with {words.count(labelled, 'labelled image')} and {unlabelled:,} unlabelled"
     change = _gain(run)
     if change is not None:
-        if abs(change) < 0.0005:
+        if abs(change) < NEGLIGIBLE:
             return f"The student is on a par with its teacher in mask AP{images}."
         how = "beats its teacher by" if change > 0 else "falls behind its teacher by"
         return f"The student {how} {100 * abs(change):.1f} points of mask AP{images}."
     model = run.student or run.teacher
     if model is not None:
         return f"The {model.role} reaches {words.points(model.mask.ap)} points of mask AP{images}."
-    return f"An experiment{images}; its models have not been measured." if images else "Not measured yet."
+    return f"An experiment{images}; its models are not measured." if images else "Not measured yet."
 
 
 def tiles(run: Run) -> tuple[Tile, ...]:
-    """The headline strip."""
+    """Return the figures of the headline."""
     return tuple(
         tile for tile in (_precision_tile(run), _quality_tile(run), _images_tile(run), _time_tile(run)) if tile
     )
 
 
-def stage_rows(run: Run) -> tuple[StageRow, ...]:
-    """All stages in the order in which they run."""
+def stage_rows(run: Run) -> list[dict[str, Any]]:
+    """Return all stages in the order in which they run. share: of the time of the longest stage, 0 to 1."""
     longest = max((each.seal.seconds for each in run.stages if each.seal), default=0.0) or 1.0
-    return tuple(_stage_row(each, longest) for each in run.stages)
+    return [_stage_row(each, longest) for each in run.stages]
 
 
-def round_quality(result: PseudoLabelResult) -> RoundQuality:
-    """Distributions and tables of one round's labels."""
-    pairs = (("before", result.before), ("after", result.after))
+def round_quality(result: PseudoLabelResult) -> dict[str, Any]:
+    """Return the charts and tables of the labels of one round."""
     distributions = [
-        Distribution(name, name, quality.iou_histogram, quality.paired.mean_iou) for name, quality in pairs
+        Distribution(name, name, quality.iou_histogram, quality.paired.mean_iou)
+        for name, quality in (("before", result.before), ("after", result.after))
     ]
     title = (
         f"Mask IoU of {result.paired} instances before and after refinement, in 20 bins; "
@@ -137,19 +72,19 @@ def round_quality(result: PseudoLabelResult) -> RoundQuality:
     parts = [Part(str(each.decision), f"fill-{each.decision}", each.instances) for each in result.decisions]
     accuracy = "" if result.class_accuracy is None else f", {words.percent(result.class_accuracy)} with the right class"
     failed = f"; {words.count(result.failed_images, 'image')} could not be used" if result.failed_images else ""
-    return RoundQuality(
-        number=result.round,
-        measured=f"{result.paired:,} of {words.count(result.before.labels, 'label')} show one of "
+    return {
+        "number": result.round,
+        "measured": f"{result.paired:,} of {words.count(result.before.labels, 'label')} match one of "
         f"{words.count(result.truths, 'true instance')} in {words.count(result.images, 'image')}{accuracy}{failed}.",
-        chart=histogram(distributions, "instances by mask IoU", title),
-        bar=stacked_bar(parts, "; ".join(f"{part.name}: {part.count}" for part in parts)),
-        figures=quality_table(result),
-        decisions=decision_table(result),
-    )
+        "chart": histogram(distributions, "instances by mask IoU", title),
+        "bar": stacked_bar(parts, "; ".join(f"{part.name}: {part.count}" for part in parts)),
+        "figures": quality_table(result),
+        "decisions": decision_table(result),
+    }
 
 
-def training(key: str, log: TrainingLog) -> TrainingCurves:
-    """The curves of a training: the sum of the losses large, every part of it small."""
+def training(key: str, log: TrainingLog) -> dict[str, Any]:
+    """Draw the curves of a training: the sum of the losses large, each of its parts small."""
     curve_tone = "before" if key == "train-teacher" else "after"
     title = f"{key}: loss over {log.iterations} iterations"
     total = log.losses.get(TOTAL)
@@ -163,46 +98,13 @@ def training(key: str, log: TrainingLog) -> TrainingCurves:
         chart = sparkline(log.learning_rate, "quiet", f"{key}: learning rate", noisy=False)
         parts.append(("learning rate", f"{rate:.2g}", chart))
     note = f"{words.count(log.unreadable, 'line')} of the log cannot be read." if log.unreadable else ""
-    return TrainingCurves(
-        key=key,
-        iterations=log.iterations,
-        total=line_chart([Line(TOTAL, curve_tone, total)], "loss by iteration", title) if total else None,
-        parts=tuple(parts),
-        note=note,
-    )
+    large = line_chart([Line(TOTAL, curve_tone, total)], "loss by iteration", title) if total else None
+    return {"key": key, "iterations": log.iterations, "total": large, "parts": parts, "note": note}
 
 
-def summed_up(failures: Iterable[Failure]) -> tuple[tuple[Failure, ...], str]:
-    """The first failures, an image once however many stages it failed in, and how many of each kind there are."""
-    first: dict[tuple[str, str], Failure] = {}
-    for failure in failures:
-        first.setdefault((failure.kind, failure.file_name), failure)
-    kinds = Counter(kind for kind, _ in first)
-    counted = ", ".join(words.count(count, kind) for kind, count in kinds.items())
-    if len(first) > _MOST_FAILURES:
-        counted += f"; the first {_MOST_FAILURES} are listed"
-    return tuple(first.values())[:_MOST_FAILURES], counted
-
-
-def failed_labels(store: LabelStore, stage: str, kind: str) -> Iterator[Failure]:
-    """The images of a label store that failed."""
-    if not store.attributes.statuses.get(str(Status.FAILED)):
-        return
-    statuses = store.column("images/status")
-    places = (statuses == STATUSES.index(Status.FAILED)).nonzero()[0].tolist()
-    for row in (store[place] for place in places):
-        yield Failure(kind, stage, row.file_name, row.message)
-
-
-def failed_targets(store: StructureStore, stage: str) -> Iterator[Failure]:
-    """The images of a store of structural targets that failed."""
-    for row in store.failed():
-        yield Failure("labelled image", stage, row.file_name, row.message)
-
-
-def artefacts(run: Run) -> tuple[Artefact, ...]:
-    """Where every result comes from."""
-    return tuple(_artefact(each) for each in run.stages if each.seal is not None)
+def provenance(run: Run) -> list[dict[str, Any]]:
+    """Return what every result was made from: names and values in groups with a title."""
+    return [_artefact(each.node.key, each.seal) for each in run.stages if each.seal is not None]
 
 
 def _gain(run: Run) -> float | None:
@@ -237,19 +139,15 @@ def _quality_tile(run: Run) -> Tile | None:
         return None
     before, after = result.before.paired.mean_iou, result.after.paired.mean_iou
     change = words.difference(before, after)
+    of_round = f", round {result.round}" if result.round > 1 else ""
     return Tile(
         label="mean mask IoU, before → after",
         before=words.share(before),
         value=words.share(after),
         change=words.signed(change, 3),
         tone=tone(change),
-        note=f"{words.count(result.paired, 'instance')} with a known truth{_of_round(result.round)}",
+        note=f"{words.count(result.paired, 'instance')} with a known truth{of_round}",
     )
-
-
-def _of_round(number: int) -> str:
-    """Said where there are several; the first may be the only one."""
-    return f", round {number}" if number > 1 else ""
 
 
 def _images_tile(run: Run) -> Tile | None:
@@ -257,7 +155,7 @@ def _images_tile(run: Run) -> Tile | None:
     if labelled is None or unlabelled is None:
         return None
     validation = run.count("split", "validation")
-    more = f", {validation:,} to validate" if validation else ""
+    more = f", {validation:,} for validation" if validation else ""
     return Tile("images", f"{labelled + unlabelled:,}", f"{labelled:,} labelled, {unlabelled:,} unlabelled{more}")
 
 
@@ -265,63 +163,46 @@ def _time_tile(run: Run) -> Tile | None:
     if not run.seconds:
         return None
     note = "for all stages"
-    refined = [each for each in run.stages if each.node.stage == "refine" and each.seal is not None]
+    refined = {each.node.key: each.seal for each in run.stages if each.node.stage == "refine" and each.seal is not None}
     if refined:
-        seconds = sum(each.seal.seconds for each in refined if each.seal)
-        images = sum(run.count(each.node.key, "images") or 0 for each in refined)
-        note = f"of it {words.duration(seconds)} for SAM to refine {words.count(images, 'image')}"
+        seconds = sum(seal.seconds for seal in refined.values())
+        images = sum(run.count(key, "images") or 0 for key in refined)
+        note = f"including {words.duration(seconds)} in which SAM refined {words.count(images, 'image')}"
     return Tile("time", words.duration(run.seconds), note)
 
 
-def _stage_row(stage: StageResult, longest: float) -> StageRow:
-    seal = stage.seal
-    return StageRow(
-        key=stage.node.key,
-        purpose=stage.purpose,
-        figures=_figures(seal.summary) if seal else "",
-        duration=words.duration(seal.seconds) if seal else "",
-        share=seal.seconds / longest if seal else 0.0,
-        skipped="" if seal else (stage.node.skipped or "it has not run"),
-    )
+def _stage_row(stage: StageResult, longest: float) -> dict[str, Any]:
+    seal, key = stage.seal, stage.node.key
+    if seal is None:
+        return {"key": key, "skipped": stage.node.skipped or "it has not run"}
+    plain = {name: value for name, value in seal.summary.items() if isinstance(value, int | float | str)}
+    return {
+        "key": key,
+        "skipped": "",
+        "purpose": STAGES[seal.stage].purpose,
+        "figures": words.figures(plain, seal.stage),
+        "duration": words.duration(seal.seconds),
+        "share": seal.seconds / longest,
+    }
 
 
-def _figures(summary: Any) -> str:
-    """A summary's plain figures in a line; what is nested is told elsewhere."""
-    return ", ".join(
-        f"{name.replace('_', ' ')} {value:,}" if isinstance(value, int) else f"{name.replace('_', ' ')} {_shown(value)}"
-        for name, value in summary.items()
-        if isinstance(value, int | float | str)
-    )
-
-
-def _shown(value: float | str) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else value
-
-
-def _artefact(stage: StageResult) -> Artefact:
-    seal = stage.seal
-    assert seal is not None  # by the caller
+def _artefact(key: str, seal: Seal) -> dict[str, Any]:
     made_by = dict(seal.made_by)
     by = " of ".join(made_by.pop(name) for name in ("user", "experiment") if name in made_by)
     host = made_by.pop("host", "")
-    facts = (
-        ("fingerprint", seal.id),
-        ("content", seal.digest),
-        ("made", f"{seal.made_at}, in {words.duration(seal.seconds)}"),
-        ("by", f"{by}, on {host}" if host else by),
-        ("size", f"{words.size(seal.size_bytes)} in {words.count(seal.files, 'file')}"),
-    )
+    facts = {
+        "fingerprint": seal.id,
+        "content": seal.digest,
+        "made": f"{seal.made_at}, in {words.duration(seal.seconds)}",
+        "by": f"{by}, on {host}" if host else by,
+        "size": f"{words.size(seal.size_bytes)} in {words.count(seal.files, 'file')}",
+    }
     fingerprint = seal.fingerprint
-    inputs = {**fingerprint.get("inputs", {}), **fingerprint.get("upstream", {})}
-    return Artefact(
-        key=stage.node.key,
-        id=seal.id,
-        facts=facts,
-        settings=_pairs(fingerprint.get("settings", {})),
-        inputs=_pairs(inputs),
-        libraries=_pairs(made_by),
-    )
-
-
-def _pairs(values: Any) -> tuple[tuple[str, str], ...]:
-    return tuple((name, words.setting(value)) for name, value in values.items())
+    groups = {
+        "Result": facts,
+        "Settings": fingerprint.get("settings", {}),
+        "Made from": {**fingerprint.get("inputs", {}), **fingerprint.get("upstream", {})},
+        "Libraries": made_by,
+    }
+    shown = {title: {name: words.setting(value) for name, value in group.items()} for title, group in groups.items()}
+    return {"key": key, "id": seal.id, "groups": shown}

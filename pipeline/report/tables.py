@@ -1,4 +1,4 @@
-"""Tables of the page: accuracy, mask quality, stages."""
+"""Makes the tables of the page: accuracy and mask quality."""
 
 from __future__ import annotations
 
@@ -8,15 +8,7 @@ from typing import Final
 from pipeline.evaluation.results import CategoryResult, Metrics, ModelResult, PseudoLabelResult
 from pipeline.presentation import words
 from pipeline.presentation.charts import dumbbell
-from pipeline.presentation.tables import (
-    Heading,
-    Table,
-    TableCell,
-    change_cell,
-    points_cell,
-    share_cells,
-    text_cell,
-)
+from pipeline.presentation.tables import Heading, Table, TableCell, change_cell, points_cell, share_cells, text_cell
 
 _SIZES: Final = (
     ("AP", "ap", "mean over IoU 0.50 to 0.95"),
@@ -29,22 +21,11 @@ _SIZES: Final = (
 )
 
 
-def model_name(model: ModelResult, students: int) -> str:
-    """`teacher`, `student`, or `student 2` where there are several."""
-    return f"student {model.round}" if model.role == "student" and students > 1 else model.role
-
-
-def model_names(models: Sequence[ModelResult]) -> list[str]:
-    """The names of all models."""
-    students = sum(model.role == "student" for model in models)
-    return [model_name(model, students) for model in models]
-
-
 def precision_table(models: Sequence[ModelResult]) -> Table:
-    """Every model by every kind of measure: of masks, of boxes, of masks' boundaries."""
+    """Return the average precision of every model: of masks, of boxes, of the boundaries of masks."""
     columns = (Heading("model", is_number=False), Heading("measured on", is_number=False))
     rows = []
-    for name, model in zip(model_names(models), models, strict=True):
+    for name, model in zip(_model_names(models), models, strict=True):
         for kind, metrics in (("masks", model.mask), ("boxes", model.box), ("boundaries", model.boundary)):
             if metrics is not None:
                 rows.append((text_cell(name), text_cell(kind), *metric_cells(metrics)))
@@ -52,41 +33,41 @@ def precision_table(models: Sequence[ModelResult]) -> Table:
 
 
 def metric_columns() -> tuple[Heading, ...]:
-    """Columns for `metric_cells`."""
+    """Return the columns for `metric_cells`."""
     return tuple(Heading(name, note=note) for name, _, note in _SIZES)
 
 
 def metric_cells(metrics: Metrics) -> tuple[TableCell, ...]:
-    """COCO's figures, in points."""
+    """Return COCO's figures in points."""
     return tuple(points_cell(getattr(metrics, field)) for _, field, _ in _SIZES)
 
 
 def class_table(models: Sequence[ModelResult]) -> Table:
-    """Every class by every model, with the change from the first to the last."""
+    """Return the mask AP of every class by every model, with the change from the first to the last."""
     first, last = models[0], models[-1]
     compared = len(models) > 1
     by_model = [{each.category_id: each for each in model.categories} for model in models]
     top = max((each.mask.ap or 0.0 for each in (*first.categories, *last.categories)), default=0.0)
     columns = [Heading("class", is_number=False), Heading("instances", note="in the validation images")]
-    columns += [Heading(f"{name} AP") for name in model_names(models)]
+    columns += [Heading(f"{name} AP") for name in _model_names(models)]
     if compared:
-        columns += [
-            Heading("change"),
-            Heading("from teacher to student" if first.role == "teacher" else "change drawn"),
-        ]
+        columns += [Heading("change"), Heading("from teacher to student" if first.role == "teacher" else "as a line")]
     rows = []
     for category in first.categories:
         results = [found.get(category.category_id) for found in by_model]
         precisions = [each.mask.ap if each else None for each in results]
-        cells = [
-            text_cell(category.name),
-            TableCell(f"{category.truths:,}", category.truths),
-            *map(points_cell, precisions),
-        ]
+        instances = TableCell(f"{category.truths:,}", category.truths)
+        cells = [text_cell(category.name), instances, *map(points_cell, precisions)]
         if compared:
             cells += _class_change(category, precisions[0], precisions[-1], top)
         rows.append(tuple(cells))
     return Table("Mask AP of every class", tuple(columns), tuple(rows))
+
+
+def _model_names(models: Sequence[ModelResult]) -> list[str]:
+    """Return `teacher`, `student`, or `student 2` if there are several students."""
+    students = sum(model.role == "student" for model in models)
+    return [f"student {each.round}" if each.role == "student" and students > 1 else each.role for each in models]
 
 
 def _class_change(category: CategoryResult, before: float | None, after: float | None, top: float) -> list[TableCell]:
@@ -98,19 +79,14 @@ def _class_change(category: CategoryResult, before: float | None, after: float |
 
 
 def quality_table(result: PseudoLabelResult) -> Table:
-    """Masks and labels before and after refinement."""
+    """Compare masks and labels before and after refinement."""
     first, second = result.before.paired, result.after.paired
     rows = [_figure_row(name, getattr(first, field), getattr(second, field)) for name, field in _FIGURES]
     for before, after in zip(result.before.at, result.after.at, strict=True):
         where = f"IoU {before.min_iou:g}"
         rows.append(_figure_row(f"precision of labels at {where}", before.precision, after.precision))
         rows.append(_figure_row(f"recall of labels at {where}", before.recall, after.recall))
-    columns = (
-        Heading("figure", is_number=False),
-        Heading("before"),
-        Heading("after"),
-        Heading("change"),
-    )
+    columns = (Heading("figure", is_number=False), Heading("before"), Heading("after"), Heading("change"))
     return Table("Pseudo-labels before and after refinement", columns, tuple(rows))
 
 
@@ -127,16 +103,16 @@ def _figure_row(name: str, before: float | None, after: float | None) -> tuple[T
 
 
 def decision_table(result: PseudoLabelResult) -> Table:
-    """What the gate decided, and what became of the masks where it did."""
+    """Return the decisions of the gate, with the quality of the masks by decision."""
     columns = (
         Heading("decision", is_number=False),
         Heading("instances"),
-        Heading("before", note="mean mask IoU of those that show a truth"),
-        Heading("after", note="mean mask IoU of those that show a truth"),
+        Heading("before", note="mean mask IoU of the instances that match a true one"),
+        Heading("after", note="mean mask IoU of the instances that match a true one"),
         Heading("change"),
-        Heading("boundary before", note="mean boundary IoU of those that show a truth"),
-        Heading("boundary after", note="mean boundary IoU of those that show a truth"),
-        Heading("right class", note="share of those that show a truth"),
+        Heading("boundary before", note="mean boundary IoU of the instances that match a true one"),
+        Heading("boundary after", note="mean boundary IoU of the instances that match a true one"),
+        Heading("right class", note="share of the instances that match a true one"),
     )
     rows = (
         (

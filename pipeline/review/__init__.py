@@ -1,1 +1,1 @@
-"""Labels for people to correct, and what they corrected taken back as labelled data."""
+"""Writes labels for people to correct, and reads corrected labels as labelled data."""

@@ -1,4 +1,4 @@
-"""Joins corrected images to the labelled ones of an experiment: one COCO file to label a new experiment with."""
+"""Joins corrected images to the labelled images of an experiment: one COCO file for a new experiment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.review.names import ImageFinder
 
 @dataclass(frozen=True)
 class KnownImages:
-    """What an experiment has: labelled and unlabelled images, and the folders that their names start from."""
+    """The labelled and unlabelled images of an experiment, and the folders that their names start from."""
 
     labelled: CocoDataset
     labelled_root: Path
@@ -30,8 +30,8 @@ class KnownImages:
 class Labelled:
     """Labelled data of a new experiment, with the folder that its file names start from.
 
-    added: images that were unlabelled. replaced: labelled ones with new annotations. empty: those of both
-    without an instance. instances, crowds: what the corrected file held. left: images still unlabelled.
+    added: images that were unlabelled. replaced: labelled images with new annotations. empty: images of both kinds
+    without instances. instances, crowds: those of the corrected file. left: images still unlabelled.
     """
 
     image_root: Path
@@ -53,16 +53,18 @@ class Labelled:
 def accept(path: Path, known: KnownImages, *, keep_crowds: bool = False) -> Labelled:
     """Read corrected labels and join them to the labelled images, whose ids stay; see `read_corrected`.
 
-    Every image of the file counts as labelled in full, also where no instance is left; images that are not in
-    it are not taken. A corrected image that was labelled before gets the new annotations.
+    Every image of the file counts as fully labelled, even without instances. A corrected image that was labelled
+    before gets the new annotations.
     """
     image_root, prefixes = _common_root(known.labelled_root, known.unlabelled_root)
     labelled = _renamed(known.labelled.images, prefixes[0])
     unlabelled = _with_free_ids(_renamed(known.unlabelled.images, prefixes[1]), {image.id for image in labelled})
-    finders = [_NamedImages(images) for images in (unlabelled, labelled)]  # what was reviewed was unlabelled
+    named = [{image.file_name: image for image in images} for images in (unlabelled, labelled)]
+    finders = [(ImageFinder(by_name), by_name) for by_name in named]  # unlabelled first: these were reviewed
 
     def find(given: str) -> Sequence[CocoImage]:
-        return finders[0].find(given) or finders[1].find(given)
+        found = ([by_name[name] for name in finder.find(given)] for finder, by_name in finders)
+        return next(filter(None, found), [])
 
     corrected = read_corrected(path, find, known.labelled.categories, keep_crowds=keep_crowds)
     changed = corrected.annotations_by_image
@@ -81,23 +83,14 @@ def accept(path: Path, known: KnownImages, *, keep_crowds: bool = False) -> Labe
     )
 
 
-class _NamedImages:
-    def __init__(self, images: Iterable[CocoImage]) -> None:
-        self._images = {image.file_name: image for image in images}
-        self._finder = ImageFinder(self._images)
-
-    def find(self, given: str) -> list[CocoImage]:
-        return [self._images[name] for name in self._finder.find(given)]
-
-
 def _common_root(first: Path, second: Path) -> tuple[Path, tuple[str, str]]:
-    """The folder that holds both, and what leads from it to each."""
+    """Return the folder that holds both, and the path from it to each, to put before file names."""
     if first.resolve() == second.resolve():
         return first, ("", "")
     paths = [first.resolve(), second.resolve()]
     root = Path(os.path.commonpath(paths))
-    prefixes = [path.relative_to(root).as_posix() + "/" for path in paths]
-    return root, (prefixes[0].removeprefix("./"), prefixes[1].removeprefix("./"))
+    prefixes = [f"{path.relative_to(root).as_posix()}/".removeprefix("./") for path in paths]
+    return root, (prefixes[0], prefixes[1])
 
 
 def _renamed(images: Iterable[CocoImage], prefix: str) -> list[CocoImage]:
@@ -105,13 +98,13 @@ def _renamed(images: Iterable[CocoImage], prefix: str) -> list[CocoImage]:
 
 
 def _with_free_ids(images: Sequence[CocoImage], taken: set[int]) -> list[CocoImage]:
-    """The same images; an id that is taken is replaced by one above all."""
+    """Return the images; an id that is taken is replaced by one above all others."""
     free = count(max(taken | {image.id for image in images}) + 1)
     return [image if image.id not in taken else msgspec.structs.replace(image, id=next(free)) for image in images]
 
 
 def _joined(labelled: Sequence[CocoAnnotation], corrected: Corrected) -> tuple[CocoAnnotation, ...]:
-    """The annotations of images that were not corrected as they were, then the corrected ones, numbered on."""
+    """Return the annotations of images that were not corrected, then the corrected ones with the next free ids."""
     changed = corrected.annotations_by_image
     kept = [annotation for annotation in labelled if annotation.image_id not in changed]
     free = count(max((annotation.id for annotation in labelled), default=0) + 1)

@@ -1,9 +1,9 @@
-"""Which instances of a refined store are most worth a human look; needs no truth.
+"""Chooses the instances of a refined store that people should check first; needs no truth.
 
 worth = score * (1 - min(agreement, predicted_iou, gate_confidence))
 
-How sure the detector is that there is something, times how little its mask is believed; measures that an
-instance lacks are left out. A dropped instance has a confidence of 0, so that its worth is its score.
+The confidence that there is an object, times the doubt about its mask; measures that an instance lacks are left out.
+A dropped instance has a gate confidence of 0, so that its worth is its score.
 """
 
 from __future__ import annotations
@@ -11,36 +11,34 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from math import ceil
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.coco.model import CocoCategory
 from pipeline.errors import StoreError
-from pipeline.labels.label_columns import STATUSES
 from pipeline.labels.label_store import LabelStore
-from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
+from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel
 
 CLASS_SHARE = 1.5
-"""No class takes more than this many times its even share of the list, as long as others have candidates."""
+"""No class gets more than this many times its even share of the list, as long as others have candidates."""
 
 _MEASURES = ("agreement", "predicted_iou", "gate_confidence")
 
 
-@dataclass(frozen=True)
-class Mark:
-    """Why to look at an instance. `rank` counts in the list, from 1; None where it is only marked for being dropped."""
+class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why to check an instance. rank: its rank in the list, from 1; None if it is dropped and not in the list."""
 
-    rank: int | None
     worth: float
     reason: str
+    rank: int | None = None
 
 
 @dataclass(frozen=True)
 class ReviewImage:
-    """An image to correct, all of it. `marks` are of the instances to look at, by their index in the image."""
+    """An image to correct as a whole. marks: of the instances to check, by their index in the image."""
 
     labels: ImageLabels
     marks: Mapping[int, Mark]
@@ -48,7 +46,7 @@ class ReviewImage:
 
 @dataclass(frozen=True)
 class Review:
-    """images: the one with the first instance of the list comes first. failed: images without labels, with reasons."""
+    """The images to correct, in the order of the list of instances. failed: images without labels, with reasons."""
 
     images: tuple[ReviewImage, ...]
     failed: tuple[ImageLabels, ...]
@@ -59,11 +57,16 @@ class Review:
         """Count the instances in the list."""
         return sum(mark.rank is not None for image in self.images for mark in image.marks.values())
 
+    @property
+    def names(self) -> dict[int, str]:
+        """Return the names of the categories by id."""
+        return {category.id: category.name for category in self.categories}
+
 
 def choose(store: LabelStore, top: int, per_image: int) -> Review:
     """Choose the `top` instances of most worth, at most `per_image` of an image; the same store gives the same list.
 
-    Equal worths go by image id, then by index in the image. StoreError where no instance is of any worth.
+    Equal worths go by image id, then by index in the image. Raises StoreError if no instance has a worth above 0.
     """
     worth = _worths(store)
     offsets = store.column("images/instance_offsets")
@@ -71,8 +74,8 @@ def choose(store: LabelStore, top: int, per_image: int) -> Review:
     candidates = np.flatnonzero(worth > 0)
     if not len(candidates):
         raise StoreError(
-            f"{store.path}: no instance is doubted. That takes SAM's measures: give refined labels (EXPERIMENT:refine, "
-            "with another refine.gate than teacher)."
+            f"{store.path}: no instance is doubtful, since the labels have no measures of SAM: give refined labels "
+            "(EXPERIMENT:refine, with another refine.gate than teacher)."
         )
     by_worth = np.lexsort((candidates, store.image_ids[image_of[candidates]], -worth[candidates]))
     ordered = candidates[by_worth]
@@ -83,13 +86,13 @@ def choose(store: LabelStore, top: int, per_image: int) -> Review:
     positions = dict.fromkeys(int(image_of[instance]) for instance in ranks)
     return Review(
         images=tuple(_review_image(store[each], int(offsets[each]), worth, ranks) for each in positions),
-        failed=tuple(store[each] for each in _failed_positions(store)),
+        failed=tuple(store.failed()),
         categories=tuple(store.attributes.categories),
     )
 
 
 def _worths(store: LabelStore) -> NDArray[np.float64]:
-    """Return the worth of every instance; 0 where nothing was measured, and where the mask has no pixel."""
+    """Return the worth of every instance; 0 for one without measures, and for a mask without a pixel."""
     belief: NDArray[np.float64] = np.fmin.reduce(
         [store.column(f"instances/{name}").astype(np.float64) for name in _MEASURES]
     )
@@ -98,43 +101,27 @@ def _worths(store: LabelStore) -> NDArray[np.float64]:
 
 
 def _spread(images: Sequence[int], categories: Sequence[int], top: int, per_image: int) -> list[int]:
-    """Return the indices of those to list, in order, given the image and the category of all in the order of worth."""
-    class_limit = ceil(CLASS_SHARE * top / len(set(categories)))
+    """Return the indices of the instances to list, given image and category of all in the order of worth."""
     by_image: Counter[int] = Counter()
     by_class: Counter[int] = Counter()
-    taken: list[int] = []
-    held_back: list[int] = []
-    for index, (image, category) in enumerate(zip(images, categories, strict=True)):
-        if len(taken) == top:
-            break
-        if by_image[image] == per_image:
-            continue
-        if by_class[category] == class_limit:
-            held_back.append(index)
-            continue
-        by_image[image] += 1
-        by_class[category] += 1
-        taken.append(index)
-    for index in held_back:
-        if len(taken) == top:
-            break
-        if by_image[images[index]] < per_image:
-            by_image[images[index]] += 1
-            taken.append(index)
-    return sorted(taken)
-
-
-def _failed_positions(store: LabelStore) -> list[int]:
-    failed: list[int] = np.flatnonzero(store.column("images/status") == STATUSES.index(Status.FAILED)).tolist()
-    return failed
+    chosen: set[int] = set()
+    for class_limit in (ceil(CLASS_SHARE * top / len(set(categories))), top):
+        for index, (image, category) in enumerate(zip(images, categories, strict=True)):
+            if len(chosen) == top:
+                break
+            if index not in chosen and by_image[image] < per_image and by_class[category] < class_limit:
+                chosen.add(index)
+                by_image[image] += 1
+                by_class[category] += 1
+    return sorted(chosen)
 
 
 def _review_image(labels: ImageLabels, first: int, worth: NDArray[np.float64], ranks: Mapping[int, int]) -> ReviewImage:
-    """Return the image whose instances begin at `first`; dropped ones are marked, in the list or not."""
+    """Return the image whose instances begin at `first`; dropped ones have a mark even if they are not in the list."""
     return ReviewImage(
         labels,
         {
-            index: Mark(ranks.get(first + index), float(worth[first + index]), _reason(instance))
+            index: Mark(float(worth[first + index]), _reason(instance), ranks.get(first + index))
             for index, instance in enumerate(labels.instances)
             if instance.area and (first + index in ranks or instance.decision is Decision.DROPPED)
         },
@@ -143,7 +130,7 @@ def _review_image(labels: ImageLabels, first: int, worth: NDArray[np.float64], r
 
 def _reason(instance: InstanceLabel) -> str:
     dropped = instance.decision is Decision.DROPPED
-    told = [
+    doubts = [
         (value, text.format(value))
         for value, text in (
             (instance.agreement, "SAM and the teacher agree to {:.2f}"),
@@ -152,5 +139,4 @@ def _reason(instance: InstanceLabel) -> str:
         )
         if value is not None
     ]
-    reasons = [min(told)[1]] if told else []
-    return ": ".join(chain(["dropped"] if dropped else [], reasons))
+    return ": ".join([*(["dropped"] if dropped else []), *([min(doubts)[1]] if doubts else [])])

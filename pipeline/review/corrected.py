@@ -1,4 +1,4 @@
-"""Reads labels that came back from an annotation tool: ids are new, names are longer, categories go by name."""
+"""Reads labels that an annotation tool exported: with other ids, longer file names, and categories by name."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Corrected:
-    """The images of the file, as the experiment has them, and their annotations by image id.
+    """The annotations of a file by the experiment's image id, with the experiment's categories, numbered from 1.
 
-    Categories are the experiment's, annotations numbered from 1. `crowds` counts those that were crowds in the file.
+    crowds: the number of annotations that are crowds in the file.
     """
 
     annotations_by_image: dict[int, list[CocoAnnotation]]
@@ -37,9 +37,10 @@ class Corrected:
 def read_corrected(
     path: Path, find: FindImage, categories: Sequence[CocoCategory], *, keep_crowds: bool = False
 ) -> Corrected:
-    """Read a COCO file of corrected images; DatasetError with everything that is wrong with it.
+    """Read a COCO file of corrected images; raise DatasetError with all of its problems.
 
-    Crowds become instances unless `keep_crowds`: CVAT writes every mask as a crowd. Boxes and areas are measured.
+    Crowds become instances unless `keep_crowds`: CVAT writes every mask as a crowd. Boxes and areas are computed from
+    the masks.
     """
     problems: list[Problem] = []
     images, dataset = _read(path, find, problems)
@@ -59,7 +60,7 @@ def read_corrected(
         if not area:
             problems.append(Problem(where, f"has no pixel in {image.file_name}: remove it, or draw it again"))
         elif first != annotation.id:
-            problems.append(Problem(where, f"is annotation {first} once more: remove one of the two"))
+            problems.append(Problem(where, f"is the same as annotation {first}: remove one of the two"))
         crowds += annotation.iscrowd
         kept = CocoAnnotation(
             id=len(seen),
@@ -77,7 +78,7 @@ def read_corrected(
 
 
 def _read(path: Path, find: FindImage, problems: list[Problem]) -> tuple[dict[int, CocoImage], CocoDataset]:
-    """Return our images by their ids in the file, and the file as `scan_coco` reads it, with our file names."""
+    """Return the experiment's images by their ids in the file, and the dataset that `scan_coco` reads from the file."""
     top = read_json_object(path)
     listed: list[Any] = []
     if "images" in top:
@@ -85,7 +86,7 @@ def _read(path: Path, find: FindImage, problems: list[Problem]) -> tuple[dict[in
             listed = msgspec.json.decode(top["images"], type=list[dict[str, Any]])
             top["images"] = msgspec.Raw(msgspec.json.encode([_named(image, find) for image in listed]))
         except ValueError:
-            pass  # the reader will say what is wrong with it
+            pass  # the reader reports it
     with TemporaryDirectory() as folder:
         renamed = Path(folder) / path.name
         renamed.write_bytes(msgspec.json.encode(top))
@@ -108,7 +109,7 @@ def _read(path: Path, find: FindImage, problems: list[Problem]) -> tuple[dict[in
 
 
 def _named(image: dict[str, Any], find: FindImage) -> dict[str, Any]:
-    """Return an image of the file with our name, and with our size where it has none."""
+    """Return an image of the file with a valid name, and with the experiment's size if it has none."""
     given = image.get("file_name")
     if not isinstance(given, str):
         return image
@@ -122,25 +123,28 @@ def _named(image: dict[str, Any], find: FindImage) -> dict[str, Any]:
 def _image_problem(
     given: str, meant: Sequence[CocoImage], read: CocoImage, given_names: dict[int, str]
 ) -> tuple[str, str] | None:
-    """Return the field that is wrong and what is wrong with it, or None."""
+    """Return the wrong field and its problem, or None."""
     if not meant:
-        return "file_name", f"{given!r} is no image of the experiment: take it out, or name the right one by --from"
+        return (
+            "file_name",
+            f"{given!r} is not an image of the experiment: remove it, or name the right experiment with --from",
+        )
     if len(meant) > 1:
         names = ", ".join(repr(image.file_name) for image in meant[:_SHOWN])
-        return "file_name", f"{given!r} may be any of {names}: keep the folders in the tool's file names"
+        return "file_name", f"{given!r} may be any of {names}: keep the folders in the file names of the tool"
     (image,) = meant
     if image.id in given_names:
         return "file_name", f"{given!r} and {given_names[image.id]!r} are both {image.file_name!r}: keep one"
     if (read.width, read.height) != (image.width, image.height):
         sizes = f"is {read.width}x{read.height}, {image.file_name!r} is {image.width}x{image.height}"
-        return "width", f"{sizes}: labels must be of images in their own size"
+        return "width", f"{sizes}: label images in their own size"
     return None
 
 
 def _match_categories(
     dataset: CocoDataset, categories: Sequence[CocoCategory], problems: list[Problem]
 ) -> dict[int, int]:
-    """Return our category ids by those of the file, for every category that annotations use."""
+    """Return the experiment's category ids by those of the file, for every category that annotations use."""
     ids_by_name: dict[str, list[int]] = {}
     for category in categories:
         ids_by_name.setdefault(category.name.strip(), []).append(category.id)
@@ -154,11 +158,11 @@ def _match_categories(
         if len(ids) == 1:
             matched[category.id] = ids[0]
         elif ids:
-            message = f"{category.name!r} names {len(ids)} categories of the experiment: give them names of their own"
+            message = f"{category.name!r} names {len(ids)} categories of the experiment: give each its own name"
             problems.append(Problem(where, message))
         else:
             known = ", ".join(sorted(ids_by_name))
             problems.append(
-                Problem(where, f"{category.name!r} is no category of the experiment; expected one of {known}")
+                Problem(where, f"{category.name!r} is not a category of the experiment; expected one of {known}")
             )
     return matched

@@ -1,4 +1,4 @@
-"""An experiment's images as a review needs them, and the data of the new experiment that comes out of it."""
+"""Reads the images of an experiment for a review, and writes the data section of the new experiment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def known_images(data: DataSettings, split_folder: Path) -> KnownImages:
 
 
 def data_section(data: DataSettings, labelled: Labelled, output: Path) -> str:
-    """Return the data of a new experiment as YAML. Its split leaves the labelled images out of the unlabelled set.
+    """Return the data section of a new experiment as YAML. Its split removes labelled images from the unlabelled set.
 
     output: the COCO file of the labelled images.
     """

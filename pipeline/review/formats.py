@@ -1,7 +1,7 @@
-"""A review as annotation tools read it: COCO, CVAT's own XML, Label Studio's tasks. Images and masks alone decide.
+"""Writes a review for annotation tools: COCO, CVAT's own XML, Label Studio's tasks.
 
-Every file holds all instances of its images, dropped ones too, since people correct whole images: what is left
-when they are done is what is there.
+Every file holds all instances of its images, dropped ones too, since people correct whole images: the instances that
+they leave are the labels of the image.
 """
 
 from __future__ import annotations
@@ -28,22 +28,14 @@ _CONTROL = ("label", "image")
 """Names of the polygon tool and of the image in Label Studio's labelling configuration."""
 
 
-class ReviewMark(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why to look at an annotation: see `Mark`."""
-
-    worth: float
-    reason: str
-    rank: int | None = None
-
-
 class ReviewAnnotation(LabelAnnotation, frozen=True, gc=False, omit_defaults=True, kw_only=True):
-    """An annotation as it is exported, with why to look at it."""
+    """An exported annotation, with the reason to check it."""
 
-    review: ReviewMark | None = None
+    review: Mark | None = None
 
 
 def write_coco_review(review: Review, path: Path) -> None:
-    """Write a COCO dataset; annotations to look at have a `review`, and dropped ones are instances like others."""
+    """Write a COCO dataset; annotations to check have a `review`, and dropped ones are instances like others."""
     images = [
         CocoImage(each.labels.image_id, each.labels.file_name, each.labels.width, each.labels.height)
         for each in review.images
@@ -56,12 +48,11 @@ def _coco_annotations(review: Review) -> Iterator[ReviewAnnotation]:
     for image in review.images:
         written = coco_annotations(image.labels, next_id, include_dropped=True)
         next_id += len(written)
-        for place, annotation in enumerate(written):
+        for index, annotation in enumerate(written):
             if annotation.area:
-                mark = image.marks.get(place)
-                review_mark = None if mark is None else ReviewMark(round(mark.worth, 4), mark.reason, mark.rank)
-                fields = msgspec.structs.asdict(annotation) | {"iscrowd": 0, "review": review_mark}
-                yield ReviewAnnotation(**fields)
+                mark = image.marks.get(index)
+                shown = None if mark is None else msgspec.structs.replace(mark, worth=round(mark.worth, 4))
+                yield ReviewAnnotation(**msgspec.structs.asdict(annotation) | {"iscrowd": 0, "review": shown})
 
 
 def write_cvat(review: Review, path: Path) -> None:
@@ -74,29 +65,26 @@ def write_cvat(review: Review, path: Path) -> None:
     labels = ET.SubElement(task, "labels")
     for category in review.categories:
         ET.SubElement(ET.SubElement(labels, "label"), "name").text = category.name
-    names = {category.id: category.name for category in review.categories}
-    for number, image in enumerate(review.images):
-        root.append(_cvat_image(number, image, names))
+    for index, image in enumerate(review.images):
+        root.append(_cvat_image(index, image, review.names))
     ET.indent(root)
     with open_atomically(path) as file:
         ET.ElementTree(root).write(file, encoding="utf-8", xml_declaration=True)
 
 
 def write_cvat_labels(review: Review, path: Path) -> None:
-    """Write the labels for the "Raw" tab of a new CVAT task, with the attributes that say what to look at."""
+    """Write the labels for the "Raw" tab of a new CVAT task, with the attributes that say what to check."""
     attributes = [
         {"name": name, "mutable": False, "input_type": "text", "default_value": "", "values": [""]}
         for name in ("review", "reason")
     ]
-    write_json(
-        path, [{"name": category.name, "type": "any", "attributes": attributes} for category in review.categories]
-    )
+    _write_json(path, ({"name": each.name, "type": "any", "attributes": attributes} for each in review.categories))
 
 
-def _cvat_image(number: int, image: ReviewImage, names: dict[int, str]) -> ET.Element:
+def _cvat_image(index: int, image: ReviewImage, names: dict[int, str]) -> ET.Element:
     labels = image.labels
     size = {"width": str(labels.width), "height": str(labels.height)}
-    element = ET.Element("image", {"id": str(number), "name": labels.file_name, **size})
+    element = ET.Element("image", {"id": str(index), "name": labels.file_name, **size})
     for _, instance, mark in _shown(image):
         shape = {"label": names[instance.category_id], "source": "auto", "occluded": "0"}
         mask = ET.SubElement(element, "mask", shape | _cvat_mask(labels, instance) | {"z_order": "0"})
@@ -107,7 +95,7 @@ def _cvat_image(number: int, image: ReviewImage, names: dict[int, str]) -> ET.El
 
 
 def _cvat_mask(labels: ImageLabels, instance: InstanceLabel) -> dict[str, str]:
-    """A mask in its box: run lengths of 0, 1, 0, … along the rows, in pixels."""
+    """Return a mask in its box: run lengths of 0, 1, 0, … along the rows, in pixels."""
     left, top, right, bottom = (int(value) for value in instance.box_xyxy)
     pixels = labels.mask(instance)[top:bottom, left:right].reshape(-1)
     changes = np.flatnonzero(np.diff(pixels, prepend=False)).tolist()
@@ -118,28 +106,27 @@ def _cvat_mask(labels: ImageLabels, instance: InstanceLabel) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Served:
-    """Where Label Studio finds the images: its document root, and their folder from there."""
+    """Where Label Studio finds the images: its document root, and their folder below it."""
 
     document_root: Path
     folder: str
 
     def url(self, file_name: str) -> str:
-        """The address of an image as tasks have it."""
+        """Return the address of an image in a task."""
         return f"/data/local-files/?d={quote(f'{self.folder}/{file_name}')}"
 
 
 def write_label_studio(review: Review, path: Path, served: Served) -> None:
-    """Write Label Studio's tasks, instances as predictions with one exact polygon each.
+    """Write Label Studio's tasks, with instances as predictions of one exact polygon each.
 
-    Polygons and not its brush masks: its COCO export splits a brush mask into an instance a part, fills holes and
-    loses the last pixels to the right and at the bottom.
+    They are not brush masks, since Label Studio's COCO export makes an instance of each part of a brush mask, fills
+    holes and loses the last pixels at the right and at the bottom.
     """
-    names = {category.id: category.name for category in review.categories}
-    write_json(path, [_task(image, names, served) for image in review.images])
+    _write_json(path, (_task(image, review.names, served) for image in review.images))
 
 
 def write_label_studio_config(review: Review, path: Path) -> None:
-    """Write the labelling configuration that the tasks go with."""
+    """Write the labelling configuration for the tasks."""
     control, image = _CONTROL
     view = ET.Element("View")
     ET.SubElement(view, "Header", {"value": "$review"})
@@ -154,7 +141,7 @@ def write_label_studio_config(review: Review, path: Path) -> None:
 
 def _task(image: ReviewImage, names: dict[int, str], served: Served) -> dict[str, Any]:
     labels = image.labels
-    regions = [_region(labels, place, names, mark) for place, _, mark in _shown(image)]
+    regions = [_region(labels, index, names, mark) for index, _, mark in _shown(image)]
     ranked = sorted((mark.rank, mark.reason) for mark in image.marks.values() if mark.rank is not None)
     scores = [instance.score for _, instance, _ in _shown(image)]
     return {
@@ -167,13 +154,13 @@ def _task(image: ReviewImage, names: dict[int, str], served: Served) -> dict[str
     }
 
 
-def _region(labels: ImageLabels, place: int, names: dict[int, str], mark: Mark | None) -> dict[str, Any]:
-    instance = labels.instances[place]
+def _region(labels: ImageLabels, index: int, names: dict[int, str], mark: Mark | None) -> dict[str, Any]:
+    instance = labels.instances[index]
     outline = outline_xy(labels.mask(instance))
     points = [[100 * x / labels.width, 100 * y / labels.height] for x, y in outline]
     control, image = _CONTROL
     region: dict[str, Any] = {
-        "id": f"{labels.image_id}-{place}",
+        "id": f"{labels.image_id}-{index}",
         "type": "polygonlabels",
         "from_name": control,
         "to_name": image,
@@ -187,17 +174,17 @@ def _region(labels: ImageLabels, place: int, names: dict[int, str], mark: Mark |
 
 
 def _shown(image: ReviewImage) -> Iterator[tuple[int, InstanceLabel, Mark | None]]:
-    """Place, label and mark of every instance that has a pixel."""
-    for place, instance in enumerate(image.labels.instances):
+    """Yield index, label and mark of every instance that has a pixel."""
+    for index, instance in enumerate(image.labels.instances):
         if instance.area:
-            yield place, instance, image.marks.get(place)
+            yield index, instance, image.marks.get(index)
 
 
 def _rank_text(mark: Mark) -> str:
-    return "besides" if mark.rank is None else str(mark.rank)
+    return "not ranked" if mark.rank is None else str(mark.rank)
 
 
-def write_json(path: Path, elements: Iterable[Any]) -> None:
+def _write_json(path: Path, elements: Iterable[Any]) -> None:
     """Write a JSON list, one element a line."""
     with open_atomically(path) as file:
         file.write(b"[" + b",".join(b"\n" + msgspec.json.encode(each) for each in elements) + b"\n]\n")

@@ -1,7 +1,7 @@
-"""Finds the image that a tool's export means by a file name.
+"""Finds the image that a file name in a tool's export means.
 
-Tools put folders, upload hashes and addresses before a name, and write some characters otherwise. Names are
-compared and never opened.
+Tools put folders, upload hashes and addresses before a name, and change some characters. Names are only compared:
+no file is opened by them.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import takewhile
 from urllib.parse import unquote
 
-# Label Studio: `1a2b3c4d-name` of an upload, `1a2b3c4d__name` of what it fetched.
+# Label Studio: `1a2b3c4d-name` of an uploaded file, `1a2b3c4d__name` of a fetched one.
 _UPLOAD_PREFIX = re.compile("[0-9a-f]{8}(?:-|__)(?=.)")
 _LOCAL_FILE = "?d="
 
 
 class ImageFinder:
-    """Finds images of a set by what their names end with."""
+    """Finds images by the ends of their file names."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = frozenset(names)
@@ -29,9 +30,9 @@ class ImageFinder:
             self._by_cleaned[_cleaned(base)].append(name)
 
     def find(self, given: str) -> list[str]:
-        """Names of all images that may be meant: the whole name, else the same base name and most folders.
+        """Return the names of all possible images: the whole name, else the same base name and most folders.
 
-        Without such a base name, the one behind an upload prefix is looked for, then one that was cleaned.
+        If no image has the base name, it is compared without an upload prefix, and then as cleaned by the tool.
         """
         folders = _parts(given)
         whole = "/".join(folders)
@@ -52,7 +53,7 @@ class ImageFinder:
 
 
 def _parts(given: str) -> list[str]:
-    """Folders and base name; of an address of a local file, those of the file."""
+    """Return folders and base name, of the file itself if the name is the address of a local file."""
     path = given
     if _LOCAL_FILE in given:
         path = unquote(given.partition(_LOCAL_FILE)[2])
@@ -60,20 +61,16 @@ def _parts(given: str) -> list[str]:
 
 
 def _closest(names: list[str], folders: list[str]) -> list[str]:
-    """Those names that share most folders with the given ones, counted from the end."""
+    """Return the names that share most folders with the given ones, counted from the end."""
     shared = {name: _shared(name.split("/")[:-1], folders) for name in names}
     return [name for name in names if shared[name] == max(shared.values())]
 
 
 def _shared(first: list[str], second: list[str]) -> int:
-    count = 0
-    for one, other in zip(reversed(first), reversed(second), strict=False):
-        if one != other:
-            break
-        count += 1
-    return count
+    pairs = zip(reversed(first), reversed(second), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _cleaned(base: str) -> str:
-    """As Django, which Label Studio stores uploads with, cleans a name."""
+    """Clean a name like Django, with which Label Studio stores uploads."""
     return re.sub(r"[^-\w.]", "", base.strip().replace(" ", "_"))

@@ -1,4 +1,4 @@
-"""The annotation tools that a review can be written for. Needs nothing heavy: the command line lists them."""
+"""The annotation tools that a review can be written for. Imports no other module: the command line lists them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class ReviewFormat(StrEnum):
-    """Whose files to write."""
+    """The annotation tool for which to write files."""
 
     COCO = "coco"
     CVAT = "cvat"

@@ -1,4 +1,4 @@
-"""One sheet of several images with their labels, stores side by side."""
+"""Draws one sheet of several images with their labels, stores side by side."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.labels.rows import ImageLabels
 def label_sheet(stores: Mapping[str, LabelStore], image_ids: Sequence[int], image_root: Path) -> NDArray[np.uint8]:
     """Draw images one below the other, each with the labels of every store; uint8 (height, width, 3), RGB.
 
-    stores: by the name to show. Raises StageError for an image that cannot be read.
+    stores: by the name to show. Raises StageError for an unreadable image.
     """
     first = next(iter(stores.values()))
     shown = (each for store in stores.values() for image_id in image_ids for each in store.by_id(image_id).instances)
@@ -30,10 +30,9 @@ def label_sheet(stores: Mapping[str, LabelStore], image_ids: Sequence[int], imag
 
 
 def _pixels(image_root: Path, labels: ImageLabels) -> NDArray[np.uint8]:
-    """The image of some labels, uint8 (height, width, 3), RGB."""
     try:
         size = (labels.width, labels.height) if labels.width else None
         return read_image(resolve_image_path(image_root, labels.file_name), size)
     except ImageError as error:
-        failed = f"; it failed when it was to be labelled, too: {labels.message}" if labels.message else ""
+        failed = f"; labelling it failed too: {labels.message}" if labels.message else ""
         raise StageError(f"{image_root / labels.file_name}, image {labels.image_id}: {error}{failed}") from error

@@ -1,4 +1,4 @@
-"""Writes a review: the files of one annotation tool, the list for people, and the images where they are wanted."""
+"""Writes a review: the files for one annotation tool, the list for people, and copies of the images if wanted."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ IMAGES = "images"
 LIST = "review.csv"
 FAILED = "failed.csv"
 
-# What XML has no way to write, escaped or not, beyond the control characters that no name has.
+# Characters that XML cannot hold, escaped or not; control characters are not valid in names anyway.
 _NOT_IN_XML = re.compile("[\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True)
 class ReviewTarget:
-    """format: whose files. image_root: the folder of the images. folder: where to write. copy: images too."""
+    """Where and for which tool to write. image_root: the folder of the images. copy: copy the images too."""
 
     format: ReviewFormat
     image_root: Path
@@ -43,13 +43,13 @@ class ReviewTarget:
 
     @property
     def served(self) -> Served:
-        """Where the images lie for Label Studio, whose storages must be folders below its root."""
+        """Return where Label Studio finds the images; its storages must be folders below its root."""
         images = (self.folder / IMAGES if self.copy else self.image_root).resolve()
         return Served(images.parent, images.name)
 
 
 def write_review(review: Review, target: ReviewTarget) -> None:
-    """Write everything, the tool's own file last. DatasetError with all images and names that cannot be used."""
+    """Write all files, the tool's own file last. Raises DatasetError with all unusable images and names."""
     _require_usable(review, target.image_root)
     if target.copy:
         for image in review.images:
@@ -73,16 +73,16 @@ def _require_usable(review: Review, image_root: Path) -> None:
     for category in review.categories:
         where = f"category {category.id}"
         if category.name in ids_by_name:
-            same = f"is named {category.name!r} as category {ids_by_name[category.name]} is: tools know them by name"
+            same = f"has the name {category.name!r} of category {ids_by_name[category.name]}: tools need unique names"
             problems.append(Problem(where, same))
         ids_by_name[category.name] = category.id
         if _NOT_IN_XML.search(category.name):
-            problems.append(Problem(where, f"{category.name!r} holds a character that XML cannot write"))
+            problems.append(Problem(where, f"{category.name!r} has a character that XML cannot hold"))
     for image in review.images:
         name = image.labels.file_name
         problem = file_name_problem(name)
         if problem is None and _NOT_IN_XML.search(name):
-            problem = f"{name!r} holds a character that XML cannot write"
+            problem = f"{name!r} has a character that XML cannot hold"
         if problem is None and not (image_root / name).is_file():
             problem = f"{name!r} is not in {image_root}"
         if problem is not None:
@@ -92,20 +92,20 @@ def _require_usable(review: Review, image_root: Path) -> None:
 
 
 def _write_lists(review: Review, folder: Path) -> None:
-    names = {category.id: category.name for category in review.categories}
+    names = review.names
     rows = [
         (
             "" if mark.rank is None else mark.rank,
             image.labels.file_name,
             image.labels.image_id,
-            names[image.labels.instances[place].category_id],
-            *(f"{value:g}" for value in image.labels.instances[place].box_xyxy),
-            f"{image.labels.instances[place].score:.4f}",
+            names[instance.category_id],
+            *(f"{value:g}" for value in instance.box_xyxy),
+            f"{instance.score:.4f}",
             f"{mark.worth:.4f}",
             mark.reason,
         )
         for image in review.images
-        for place, mark in image.marks.items()
+        for instance, mark in ((image.labels.instances[index], mark) for index, mark in image.marks.items())
     ]
     rows.sort(key=lambda row: (row[0] == "", row[0]))
     heading = (
@@ -132,5 +132,5 @@ def _write_csv(path: Path, heading: Sequence[str], rows: Iterable[Sequence[objec
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(heading)
     writer.writerows(rows)
-    # File names may hold bytes that are no UTF-8.
+    # File names may have bytes that are not UTF-8.
     write_atomically(path, text.getvalue().encode("utf-8", "backslashreplace").decode())
