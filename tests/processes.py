@@ -10,8 +10,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from multiprocessing import forkserver, get_context
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -28,6 +28,24 @@ def forked() -> ForkServerContext:
     context.set_forkserver_preload(list(IMPORTED))
     forkserver.ensure_running()
     return context
+
+
+@contextmanager
+def forked_lightly() -> Iterator[ForkServerContext]:
+    """Give the context of processes that need no torch: of another server, which is forked ten times as fast."""
+    usual = forkserver.connect_to_new_process
+    forkserver.connect_to_new_process = _light_server().connect_to_new_process
+    try:
+        yield get_context("forkserver")
+    finally:
+        forkserver.connect_to_new_process = usual
+
+
+@cache
+def _light_server() -> forkserver.ForkServer:
+    server = forkserver.ForkServer()
+    server.set_forkserver_preload(["zarr", "pipeline.labels.label_store", "pipeline.labels.sealing"])
+    return server
 
 
 def start(target: Callable[..., object], *arguments: object, output: Path | str = os.devnull) -> ForkServerProcess:

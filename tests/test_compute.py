@@ -198,7 +198,7 @@ def worker_processes(process: ForkServerProcess) -> list[int]:
         try:
             if entry.name.isdigit() and os.getsid(int(entry.name)) == process.pid != int(entry.name):
                 command = (entry / "cmdline").read_bytes()
-                if b"multiprocessing.spawn" in command or b"multiprocessing.forkserver" in command:
+                if b"multiprocessing.spawn" in command:
                     found.append(int(entry.name))
         except (OSError, ProcessLookupError):
             continue

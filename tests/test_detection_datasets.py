@@ -35,6 +35,7 @@ from pipeline.structure.target_columns import MAP_SIDE, ImageTargets
 from pipeline.structure.target_writing import seal_targets, write_target_shard
 from pipeline.tables.shard_files import divide
 from tests import test_augment_stage
+from tests.processes import forked
 from tests.test_augment_composite import rectangle
 from tests.test_augment_stage import augmented, sources
 from tests.tiny_coco import TinyCoco, tiny_coco, write_json
@@ -361,7 +362,8 @@ def test_samples_do_not_depend_on_workers_or_order(tmp_path):
 def test_samples_are_the_same_in_spawned_workers(tmp_path):
     dataset = mixture(tmp_path)
     expected = [content(batch) for batch in batches(dataset, 2)]
-    assert [content(batch) for batch in batches(dataset, 2, workers=1, start="spawn")] == expected
+    forked()
+    assert [content(batch) for batch in batches(dataset, 2, workers=1, start="forkserver")] == expected
 
 
 def test_mmengine_builds_and_resumes_the_loader(tmp_path):

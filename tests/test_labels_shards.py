@@ -10,7 +10,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from pipeline.labels.label_columns import LABEL_FORMAT, labels_from_columns
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.label_writing import write_label_shard
 from pipeline.tables.shard_files import completed_shards, divide, read_shard, shard_path, shard_rows
-from tests.processes import forked
+from tests.processes import forked_lightly
 from tests.tiny_labels import finish, tiny_row, verify_labels, write_all
 
 IDS = (4, 0, 5, 9)
@@ -169,10 +170,16 @@ def test_a_disk_that_is_really_full_keeps_what_is_finished(tmp_path):
 # From here on with real processes.
 
 
-def killed(progress: Callable[[], int], seconds: float, *arguments: object) -> bool:
+@pytest.fixture
+def processes() -> Iterator[ForkServerContext]:
+    with forked_lightly() as context:
+        yield context
+
+
+def killed(processes: ForkServerContext, progress: Callable[[], int], seconds: float, *arguments: object) -> bool:
     """Start a run and kill it so many seconds after it made progress; whether it was still at work."""
     before = progress()
-    process = forked().Process(target=finish, args=arguments)
+    process = processes.Process(target=finish, args=arguments)
     process.start()
     while process.is_alive() and progress() <= before:
         time.sleep(0.001)
@@ -187,7 +194,7 @@ def digest_of(folder: Path) -> str:
     return LabelStore.open(folder / "labels.zarr").attributes.digest
 
 
-def test_runs_killed_at_any_moment_end_as_one_that_was_not(tmp_path):
+def test_runs_killed_at_any_moment_end_as_one_that_was_not(tmp_path, processes):
     images, folder = 300, tmp_path / "killed"
     plan, moments = divide(range(images), 2), random.Random(0)
     published: dict[str, int] = {}
@@ -200,7 +207,7 @@ def test_runs_killed_at_any_moment_end_as_one_that_was_not(tmp_path):
         if len(published) == len(plan):  # faster than thought: begin again, to have enough kills
             shutil.rmtree(folder)
         published = now_published()
-        kills += killed(lambda: len(now_published()), moments.uniform(0, 0.01), folder, images, 2)
+        kills += killed(processes, lambda: len(now_published()), moments.uniform(0, 0.01), folder, images, 2)
         assert now_published().items() > published.items()  # nothing was lost, nothing was made again
         published = now_published()
     finish(folder, images, 2)
@@ -209,7 +216,7 @@ def test_runs_killed_at_any_moment_end_as_one_that_was_not(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["labels.zarr", "shards"]
 
 
-def test_a_sealing_killed_at_any_moment_leaves_no_store_or_a_whole_one(tmp_path):
+def test_a_sealing_killed_at_any_moment_leaves_no_store_or_a_whole_one(tmp_path, processes):
     finish(tmp_path, 20, 5)
     undisturbed, moments = digest_of(tmp_path), random.Random(0)
 
@@ -219,7 +226,7 @@ def test_a_sealing_killed_at_any_moment_leaves_no_store_or_a_whole_one(tmp_path)
     kills = 0
     for _ in range(8):
         shutil.rmtree(tmp_path / "labels.zarr", ignore_errors=True)
-        kills += killed(sealings, moments.uniform(0, 0.3), tmp_path, 20, 5)
+        kills += killed(processes, sealings, moments.uniform(0, 0.3), tmp_path, 20, 5)
         if (tmp_path / "labels.zarr").exists():
             assert digest_of(tmp_path) == undisturbed
         assert {path.name for path in tmp_path.iterdir()} <= {"labels.zarr", "shards"}
@@ -229,8 +236,8 @@ def test_a_sealing_killed_at_any_moment_leaves_no_store_or_a_whole_one(tmp_path)
     assert digest_of(tmp_path) == undisturbed
 
 
-def test_writers_at_the_same_time_share_the_folder(tmp_path):
-    writers = [forked().Process(target=write_all, args=(tmp_path / "shards", 200, 4)) for _ in range(3)]
+def test_writers_at_the_same_time_share_the_folder(tmp_path, processes):
+    writers = [processes.Process(target=write_all, args=(tmp_path / "shards", 200, 4)) for _ in range(3)]
     for writer in writers:
         writer.start()
     for writer in writers:

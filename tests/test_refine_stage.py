@@ -32,6 +32,8 @@ from tests.tiny_refinement import (
     result,
 )
 
+SMALL = "sam.input_side=128"  # where many images are refined, and it does not matter how well
+
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
@@ -160,7 +162,7 @@ def test_workers_do_not_change_the_result(files, monkeypatch, tmp_path, forked_w
     digests = set()
     for workers in (1, 2):
         monkeypatch.setenv("S4M_STORE", str(tmp_path / f"stores{workers}"))
-        digests.add(refine(path, f"compute.workers={workers}").attributes.digest)
+        digests.add(refine(path, SMALL, f"compute.workers={workers}").attributes.digest)
     assert len(digests) == 1
 
 
@@ -183,17 +185,18 @@ def test_a_store_is_shared_by_experiments_that_ask_for_the_same(files):
 
 def test_a_refinement_killed_again_and_again_ends_in_the_same_store(files, tmp_path, monkeypatch):
     path = files([result(i, box_mask(5, 5, 40, 30)) for i in range(1, 161)], many_images(160))
-    undisturbed = refine(path).attributes.digest
+    undisturbed = refine(path, SMALL).attributes.digest
     other = tmp_path / "other"
     monkeypatch.setenv("S4M_STORE", str(other))
     random_ = random.Random(1)
-    experiment = load_experiment(path)
+    experiment = load_experiment(path, [SMALL])
     for stage in ("split", "predict"):
         run_stage(experiment, stage, 1)
     kept: dict[str, int] = {}
     kills = 0
     for _ in range(4):
-        process = start_s4m(["refine", "--exp", path], environment(tmp_path) | {"S4M_STORE": str(other)})
+        arguments = ["refine", "--exp", path, "--set", SMALL]
+        process = start_s4m(arguments, environment(tmp_path) | {"S4M_STORE": str(other)})
         while process.is_alive() and shards(other) == kept:
             time.sleep(0.02)
         time.sleep(random_.uniform(0, 0.3))
@@ -217,11 +220,12 @@ def shards(store: Path) -> dict[str, int]:
 
 def test_two_refinements_at_once_share_the_work(files, tmp_path, monkeypatch):
     path = files([result(i, box_mask(5, 5, 40, 30)) for i in range(1, 65)], many_images(64))
-    experiment = load_experiment(path)
+    experiment = load_experiment(path, [SMALL])
     for stage in ("split", "predict"):
         run_stage(experiment, stage, 1)
     outputs = [tmp_path / "first.txt", tmp_path / "second.txt"]
-    both = [start_s4m(["refine", "--exp", path], environment(tmp_path), output) for output in outputs]
+    arguments = ["refine", "--exp", path, "--set", SMALL]
+    both = [start_s4m(arguments, environment(tmp_path), output) for output in outputs]
     for process in both:
         process.join(120)
     told = [output.read_text() for output in outputs]
@@ -229,7 +233,7 @@ def test_two_refinements_at_once_share_the_work(files, tmp_path, monkeypatch):
     assert sum("refine: done in " in each for each in told) == 1
     shared = opened(experiment, "refine").attributes.digest
     monkeypatch.setenv("S4M_STORE", str(tmp_path / "alone"))
-    assert refine(path).attributes.digest == shared
+    assert refine(path, SMALL).attributes.digest == shared
 
 
 def test_what_was_made_can_be_exported(files, tmp_path):
