@@ -1,11 +1,11 @@
-"""Composites: the one compositing function against MMDetection's CopyPaste, on the same images and masks.
+"""Measure `composite` against MMDetection's CopyPaste, on the same images and masks.
 
     python -m benchmarks.augment [--height 512] [--width 1024] [--instances 20] [--images 8] [--rounds 5]
 
-Every instance of each image is pasted, in place, into the next one, by each way in turn. Labels lie in COCO's run
-lengths in a store and in annotation files alike, so that a way begins with them; MMDetection's is also measured
-with masks that were decoded before and are not encoded again. Prints a Markdown table of medians over rounds.
-MB are those of the composites' pixels. CPU time tells the work where other programs share the processor.
+Each way in turn pastes every instance of each image, in place, into the next image. Stores and annotation files both
+hold labels as COCO's run lengths, so every way starts from these. MMDetection's way is also measured with masks that
+are decoded before and not encoded again. Prints a Markdown table of medians over rounds. MB are those of the
+composites' pixels. Where other programs share the processor, use the CPU time.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SOFT = AugmentSettings(min_area_px=0.0, edge_blend_px=4.0)
 
 @dataclass
 class Way:
-    """One way to make a composite of two images, and what it took, round by round."""
+    """One way to make a composite of two images, and its times, one per round."""
 
     name: str
     run: Callable[[int], object]
@@ -55,7 +55,7 @@ class Way:
 
 
 def draw_image(seed: int, height: int, width: int, instances: int) -> LabelledImage:
-    """Noise with ellipses."""
+    """Return noise with ellipses as instances."""
     rng = np.random.default_rng(seed)
     image = rng.integers(60, 120, (height, width, 3), dtype=np.uint8)
     labels = []
@@ -70,7 +70,7 @@ def draw_image(seed: int, height: int, width: int, instances: int) -> LabelledIm
 
 
 def mmdet_results(image: LabelledImage, masks: NDArray[np.uint8]) -> dict[str, object]:
-    """An image as MMDetection's transforms take it."""
+    """Return an image as input of MMDetection's transforms."""
     labels = image.labels
     return {
         "img": image.image_rgb,
@@ -82,18 +82,18 @@ def mmdet_results(image: LabelledImage, masks: NDArray[np.uint8]) -> dict[str, o
 
 
 def decoded(image: LabelledImage) -> NDArray[np.uint8]:
-    """All masks of an image, uint8 (N, height, width)."""
+    """Return all masks of an image, uint8 (N, height, width)."""
     return np.stack([coco_mask.decode(image.labels.rle(each)) for each in image.labels.instances])
 
 
 def copy_paste(base: dict[str, object], donor: dict[str, object]) -> dict[str, object]:
-    """MMDetection's composite of all instances."""
+    """Return MMDetection's composite with all instances."""
     made: dict[str, object] = CopyPaste(selected=False).transform({**base, "mix_results": [donor]})
     return made
 
 
 def copy_paste_from_rle(base: LabelledImage, donor: LabelledImage) -> list[object]:
-    """The same, from run lengths to run lengths."""
+    """Return the masks of MMDetection's composite; decode the inputs from run lengths and encode the output."""
     made = copy_paste(mmdet_results(base, decoded(base)), mmdet_results(donor, decoded(donor)))
     masks = made["gt_masks"]
     assert isinstance(masks, BitmapMasks)
@@ -101,14 +101,14 @@ def copy_paste_from_rle(base: LabelledImage, donor: LabelledImage) -> list[objec
 
 
 def make_ways(images: list[LabelledImage], folder: Path) -> list[Way]:
-    """All ways; those of MMDetection first."""
+    """Return all ways, MMDetection's first."""
     dense = [decoded(image) for image in images]
 
     def ours(settings: AugmentSettings) -> Callable[[int], LabelledImage]:
         return lambda index: composite(images[index], images[index - 1], settings, np.random.default_rng(index))
 
     def theirs_decoded(index: int) -> object:
-        base, donor = (mmdet_results(images[place], dense[place]) for place in (index, index - 1))
+        base, donor = (mmdet_results(images[each], dense[each]) for each in (index, index - 1))
         return copy_paste(base, donor)
 
     def written(index: int) -> None:
@@ -125,11 +125,11 @@ def make_ways(images: list[LabelledImage], folder: Path) -> list[Way]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--height", type=int, default=512)
     parser.add_argument("--width", type=int, default=1024)
-    parser.add_argument("--instances", type=int, default=20, help="an image")
+    parser.add_argument("--instances", type=int, default=20, help="instances per image")
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
@@ -147,7 +147,7 @@ def main() -> None:
                 way.time(len(images))
 
     print(
-        f"{arguments.width} x {arguments.height} px, {arguments.instances} instances an image, one process, "
+        f"{arguments.width} x {arguments.height} px, {arguments.instances} instances per image, one process, "
         f"medians of {arguments.rounds} rounds of {arguments.images} composites\n"
     )
     print("| | ms/composite | CPU ms | composites/s | MB/s | times CopyPaste from RLE |")

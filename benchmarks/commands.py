@@ -1,8 +1,8 @@
-"""How long the commands take that people type all day: help, status, and a make that has nothing to do.
+"""Measure the commands that people use most: help, status, and a make that has nothing to do.
 
     python benchmarks/commands.py --folder DIR [--images 100000] [--repeats 7]
 
-Writes that many small image files and a COCO file that lists them, splits them, and then times the commands.
+Writes that many small image files and a COCO file that lists them, runs `make split`, and then measures the commands.
 Prints a Markdown table.
 """
 
@@ -23,7 +23,7 @@ POLYGON = [[1, 1, 9, 1, 9, 9, 1, 9]]
 
 
 def make_dataset(folder: Path, images: int) -> Path:
-    """Image files of a few bytes, their COCO file, a validation file and an experiment; gives the latter."""
+    """Write image files of a few bytes, their COCO file and an experiment; return the experiment's path."""
     root = folder / "images"
     root.mkdir(parents=True, exist_ok=True)
     names = [f"{number:06d}.png" for number in range(images)]
@@ -47,7 +47,7 @@ def make_dataset(folder: Path, images: int) -> Path:
 
 
 def seconds(command: list[str], environment: dict[str, str], repeats: int) -> float:
-    """The median time of a command, after one run to warm up."""
+    """Return the median time of a command, after one run to warm up."""
     taken: list[float] = []
     for number in range(repeats + 1):
         begun = time.perf_counter()
@@ -58,7 +58,7 @@ def seconds(command: list[str], environment: dict[str, str], repeats: int) -> fl
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--images", type=int, default=100_000)

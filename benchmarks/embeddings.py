@@ -1,9 +1,9 @@
-"""Refining with kept embeddings against refining without them, in one process on one core.
+"""Measure refining with kept embeddings against refining without them, in one process on one core.
 
     OMP_NUM_THREADS=1 python -m benchmarks.embeddings --annotations FILE --images FOLDER [--limit 40] [--model vit_b]
 
-The labels to refine are the annotations themselves, by the preset that an experiment has by default. vit_b, vit_l
-and vit_h get random weights, which change no time. Prints a Markdown table.
+The labels to refine are the annotations themselves. The preset is `s4m`: three points and one decoder pass. vit_b,
+vit_l and vit_h get random weights, which change no time. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ Row = TypeVar("Row")
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--annotations", type=Path, required=True, help="COCO instance annotations")
     parser.add_argument("--images", type=Path, required=True, help="the folder that their file names start from")
-    parser.add_argument("--limit", type=int, default=40, help="images")
+    parser.add_argument("--limit", type=int, default=40, help="number of images")
     parser.add_argument("--model", default="sam_tiny")
     arguments = parser.parse_args()
     dataset = read_coco(arguments.annotations)
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def sam_choice(model: str, scratch: Path) -> SamChoice:
-    """A model with its shipped weights, or with random ones in a file."""
+    """Return a model with its shipped weights, or with random weights in a file."""
     checkpoint = None
     if model != "sam_tiny":
         checkpoint = scratch / "random.pth"
@@ -64,13 +64,13 @@ def sam_choice(model: str, scratch: Path) -> SamChoice:
 
 
 def compare(dataset: CocoDataset, image_root: Path, sam: SamChoice, scratch: Path) -> None:
-    """Refine without embeddings, make them, refine with them."""
+    """Refine without embeddings, make them, refine with them, and print the table."""
     images = len(dataset.images)
     write_label_store(scratch / "teacher.zarr", rows_to_refine(dataset, {}), dataset.categories, {})
     plan = divide([image.id for image in dataset.images], IMAGES_PER_SHARD)
     settings = RefineSettings(preset="s4m")
     work = RefineWork(scratch / "teacher.zarr", image_root, scratch / "shards", sam, settings, Gate())
-    build_engine(sam)  # and not within the first time
+    build_engine(sam)  # before the first measurement
     plain, plain_seconds = computed(work, plan)
 
     shape = embedding_shape(sam.model, sam.input_side)
@@ -89,28 +89,28 @@ def compare(dataset: CocoDataset, image_root: Path, sam: SamChoice, scratch: Pat
     ious = mask_ious([row.labels for row in plain], [row.labels for row in cached])
     print(f"{sam.model}, {images} images, {len(ious)} instances\n")
     print("| what | measured |\n|---|---|")
-    print(f"| embeddings in memory, an image | {embedding_bytes(shape):,} bytes |")
-    print(f"| on disk, an image | {stored_bytes / images:,.0f} bytes |")
+    print(f"| embeddings in memory, per image | {embedding_bytes(shape):,} bytes |")
+    print(f"| on disk, per image | {stored_bytes / images:,.0f} bytes |")
     print(f"| making them | {images / making_seconds:.2f} images/s |")
-    print(f"| refining without | {images / plain_seconds:.2f} images/s, {encoded(plain)} images encoded |")
-    print(f"| refining with | {images / cached_seconds:.2f} images/s, {encoded(cached)} images encoded |")
-    print(f"| mean IoU of the masks of the two | {np.mean(ious):.5f} (least {np.min(ious):.4f}) |")
+    print(f"| refining without them | {images / plain_seconds:.2f} images/s, {encoded(plain)} images encoded |")
+    print(f"| refining with them | {images / cached_seconds:.2f} images/s, {encoded(cached)} images encoded |")
+    print(f"| mean IoU of the masks without and with | {np.mean(ious):.5f} (lowest {np.min(ious):.4f}) |")
 
 
 def computed(work: ShardWork[Row, object], plan: Sequence[tuple[int, ...]]) -> tuple[list[Row], float]:
-    """The rows of all shards, and the seconds they took."""
+    """Return the rows of all shards, and the seconds that they took."""
     begun = time.perf_counter()
     rows = [row for index, ids in enumerate(plan) for row in work.compute(Shard(index, ids))]
     return rows, time.perf_counter() - begun
 
 
 def encoded(rows: Sequence[RefinedRow]) -> int:
-    """How often SAM's encoder ran."""
+    """Return how often SAM's encoder ran."""
     return sum(row.encoded_views for row in rows)
 
 
 def mask_ious(first: Sequence[ImageLabels], second: Sequence[ImageLabels]) -> list[float]:
-    """IoU of the masks of the same instance in both."""
+    """Return the IoU of the two masks of every instance."""
     return [
         float(coco_mask.iou([ours.rle(one)], [theirs.rle(other)], [0])[0, 0])
         for ours, theirs in zip(first, second, strict=True)

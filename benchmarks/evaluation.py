@@ -1,11 +1,11 @@
-"""Measures how fast average precision is computed, against pycocotools, and that both give the same.
+"""Measure how fast average precision is computed, against pycocotools, and compare the figures of both.
 
     OMP_NUM_THREADS=1 python -m benchmarks.evaluation --images 500
 
-Detections are synthetic: wobbly outlines of 80 classes in images of 640x480, in sizes spread as COCO's are, 7 truths
-and 100 detections an image, most of them shifted copies of truths. pycocotools' time is that of `evaluate` and
-`accumulate` on what is in memory already; ours includes reading the detections from their store. Times are those of
-the processor, so that a busy machine does not count. Prints a Markdown table.
+Detections are synthetic: wobbly outlines of 80 classes in images of 640x480, with COCO's distribution of sizes, 7
+truths and 100 detections per image, most of them shifted copies of truths. pycocotools' time is that of `evaluate` and
+`accumulate` on data in memory; this project's time includes reading the detections from their store. Times are
+processor times, so a busy machine does not matter. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def make(folder: Path, count: int) -> tuple[CocoDataset, LabelStore]:
-    """A dataset and a store of detections on its images."""
+    """Make a dataset and a store of detections on its images."""
     rng = np.random.default_rng(0)
     images = [CocoImage(number, f"{number}.jpg", WIDTH, HEIGHT) for number in range(1, count + 1)]
     categories = [CocoCategory(number, f"category {number}") for number in range(1, CLASSES + 1)]
@@ -70,7 +70,7 @@ def make(folder: Path, count: int) -> tuple[CocoDataset, LabelStore]:
 
 
 def outline_mask(rng: np.random.Generator) -> NDArray[np.bool_]:
-    """A wobbly outline; half of them small, a few large."""
+    """Return the mask of a wobbly outline; half of them are small, a few large."""
     radius = float(np.exp(rng.normal(3.3, 0.9)))
     centre_xy = rng.uniform((0, 0), (WIDTH, HEIGHT))
     angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
@@ -83,7 +83,7 @@ def outline_mask(rng: np.random.Generator) -> NDArray[np.bool_]:
 
 
 def annotation(number: int, image_id: int, mask: NDArray[np.bool_], category_id: int) -> CocoAnnotation:
-    """The truth of a mask."""
+    """Return a mask as a true instance."""
     label = label_from_mask(mask, category_id, 1.0, Decision.TEACHER)
     x0, y0, x1, y1 = label.box_xyxy
     segmentation = encode_segmentation({"size": [HEIGHT, WIDTH], "counts": label.rle_counts})
@@ -91,7 +91,7 @@ def annotation(number: int, image_id: int, mask: NDArray[np.bool_], category_id:
 
 
 def detection(rng: np.random.Generator, truths: list[tuple[NDArray[np.bool_], int]], is_copy: bool) -> InstanceLabel:
-    """A shifted copy of a truth, half of them of its class; or anything."""
+    """Return a shifted copy of a truth, in half of the cases with its class, or a random detection."""
     if not is_copy:
         return label_from_mask(
             outline_mask(rng), int(rng.integers(1, CLASSES + 1)), rng.uniform() ** 3, Decision.TEACHER
@@ -103,7 +103,7 @@ def detection(rng: np.random.Generator, truths: list[tuple[NDArray[np.bool_], in
 
 
 def table(dataset: CocoDataset, store: LabelStore) -> str:
-    """Times of both, and the largest difference between their figures."""
+    """Return the table: times of both, and the largest difference between their figures."""
     model = MeasuredModel("train-teacher", "teacher", 1, "detections.json", store.path)
     begun = time.process_time()
     ours = measure_model(model, dataset, EvaluateSettings(boundary=False))
@@ -121,25 +121,25 @@ def table(dataset: CocoDataset, store: LabelStore) -> str:
         ("pycocotools, masks and boxes", f"{their_seconds:.1f} s"),
         ("s4m, masks and boxes", f"{own_seconds:.1f} s, {their_seconds / own_seconds:.1f} times as fast"),
         ("s4m, masks, boxes and boundaries", f"{boundary_seconds:.1f} s"),
-        ("largest difference of a figure", f"{difference:.1e}"),
+        ("largest difference between two figures", f"{difference:.1e}"),
     ]
     return "\n".join(["| what | measured |", "|---|---:|", *(f"| {what} | {figure} |" for what, figure in lines)])
 
 
 def averages(metrics: Metrics) -> list[float]:
-    """AP, AP at 0.50 and 0.75, of small, medium and large, in pycocotools' order."""
+    """Return AP, AP at 0.50 and 0.75, AP of small, medium and large, in pycocotools' order."""
     figures = msgspec.structs.asdict(metrics)
     return [figures[name] for name in ("ap", "ap_50", "ap_75", "ap_small", "ap_medium", "ap_large")]
 
 
 def pycocotools(dataset: CocoDataset, store: LabelStore, kind: str) -> tuple[float, list[float]]:
-    """Seconds that pycocotools takes, and its averages."""
+    """Return the seconds that pycocotools takes, and its averages."""
     entries: list[dict[str, Any]] = []
     for labels in store:
         for each in labels.instances:
             x0, y0, x1, y1 = each.box_xyxy
-            place = {"segmentation": labels.rle(each)} if kind == "segm" else {"bbox": [x0, y0, x1 - x0, y1 - y0]}
-            entries.append({"image_id": labels.image_id, "category_id": each.category_id, "score": each.score, **place})
+            shape = {"segmentation": labels.rle(each)} if kind == "segm" else {"bbox": [x0, y0, x1 - x0, y1 - y0]}
+            entries.append({"image_id": labels.image_id, "category_id": each.category_id, "score": each.score, **shape})
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(dataset.path))
         evaluation = COCOeval(truth, truth.loadRes(entries), kind)

@@ -1,10 +1,9 @@
-"""Measures checking and splitting of a large annotation file: time and peak memory, a process for each.
+"""Measure reading, checking and splitting a large annotation file: time and peak memory, each in its own process.
 
     python benchmarks/large_annotations.py --folder DIR
 
-makes an annotation file of 100,000 images and 1,000,000 instances (half a gigabyte) in DIR, unless it is
-there already, and prints a table in Markdown. With --image-files it makes a tiny file for every image too and
-lets the check open them all.
+Makes an annotation file of 100,000 images and 1,000,000 instances (half a gigabyte) in DIR, unless DIR has it, and
+prints a Markdown table. With --image-files it also makes a tiny file for every image, and the check opens them all.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ WIDTH, HEIGHT = 640, 480
 TINY_SIZE = (32, 24)
 CATEGORIES = 80
 SHAPES = 2000
-# Mostly polygons, as COCO has it; the uncompressed ones, much the longest, are its crowds.
+# Mostly polygons, as in COCO. The uncompressed ones, by far the longest, are crowds.
 FORMS = ("polygon",) * 12 + ("compressed RLE",) * 7 + ("uncompressed RLE",)
 SEED = 0
 
 
 def make_shapes(width: int, height: int) -> list[bytes]:
-    """JSON of the keys that depend on the shape, for many random outlines in all three forms of a mask."""
+    """Return the JSON of the keys that depend on the shape, for random outlines in all three forms of a mask."""
     rng = np.random.default_rng(SEED)
     shapes = []
     for index in range(SHAPES):
@@ -59,14 +58,14 @@ def make_shapes(width: int, height: int) -> list[bytes]:
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:
-    """Lengths of the runs of 0, 1, 0, … down the columns."""
+    """Return the lengths of the runs of 0, 1, 0, … down the columns."""
     pixels = np.concatenate(([0], mask.reshape(-1, order="F"), [2]))
     changes = np.flatnonzero(np.diff(pixels)).tolist()
     return np.diff([0, *changes]).tolist()
 
 
 def make_dataset(folder: Path, images: int, instances: int, image_files: bool) -> Path:
-    """Write the annotation file, and the image files if wanted, unless they are there."""
+    """Write the annotation file, and the image files if asked for, unless they exist; return the former's path."""
     width, height = TINY_SIZE if image_files else (WIDTH, HEIGHT)
     path = folder / f"annotations_{images}_{instances}_{width}x{height}.json"
     image_root = folder / "images"
@@ -162,11 +161,11 @@ def run_step(step: str, path: Path, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="where the data is made and kept")
+    parser.add_argument("--folder", type=Path, required=True, help="where the data is written and kept")
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--instances", type=int, default=1_000_000)
-    parser.add_argument("--image-files", action="store_true", help="make tiny image files too and check them")
-    parser.add_argument("--step", choices=STEPS, help="run this step alone, in this process")
+    parser.add_argument("--image-files", action="store_true", help="also write tiny image files, and check them")
+    parser.add_argument("--step", choices=STEPS, help="run only this step, in this process")
     options = parser.parse_args()
 
     path = make_dataset(options.folder, options.images, options.instances, options.image_files)
@@ -174,7 +173,7 @@ def main() -> None:
         run_step(options.step, path, options.folder)
         return
     print(f"{path.stat().st_size / 2**20:.0f} MiB of annotations\n", flush=True)
-    print("| step | time | of the processor | peak memory | outcome |\n|---|---|---|---|---|", flush=True)
+    print("| step | time | processor time | peak memory | outcome |\n|---|---|---|---|---|", flush=True)
     for step in STEPS:
         if step == "check with files" and not options.image_files:
             continue

@@ -1,12 +1,12 @@
-"""Training samples: stored labels against MMDetection's CocoDataset, on the same images, labels and geometry.
+"""Measure training samples from stored labels against MMDetection's CocoDataset, with the same images and geometry.
 
     python -m benchmarks.loading [--size 512] [--rows 2] [--columns 4] [--images 4] [--rounds 5]
 
-Images are generated shapes, `rows` times `columns` of them side by side in one PNG; labels are run lengths in both.
-Each image is read, resized by 0.5 to 1.5, cropped to 1024 x 512 and flipped, with the same random numbers in
-every way; that CocoDataset and StoredLabels give the same pixels, boxes and masks is checked before. Then come our
-colour changes, and composites made on the fly (two images are read for one). One process, the ways in turn;
-prints a Markdown table of medians over rounds.
+Images are `rows` times `columns` tiles of generated shapes in one PNG; labels are run lengths in both. Each image is
+read, resized by 0.5 to 1.5, cropped to 1024 x 512 and flipped, with the same random numbers in every way. A check
+before the measurement requires the same pixels, boxes and masks from CocoDataset and StoredLabels. Further ways add
+colour changes, and composites made on the fly (which read two images for one). One process, the ways in turn. Prints a
+Markdown table of medians over rounds.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ STRONG = {"jitter": 0.8, "grey": 0.2, "blur": 0.5}
 
 @dataclass
 class Way:
-    """One way to make the sample of an image, and what it took, round by round."""
+    """One way to make the sample of an image, and its times, one per round."""
 
     name: str
     run: Callable[[int], dict[str, Any]]
@@ -59,20 +59,20 @@ class Way:
 
 
 def make_images(folder: Path, count: int, size: int, rows: int, columns: int) -> LabelStore:
-    """Write images of `rows` times `columns` generated pictures, and the store of their labels."""
-    pictures = count * rows * columns
-    make_shapes(folder / "shapes", ShapesSettings(images=pictures, validation=1, image_size_px=size))
+    """Write images of `rows` times `columns` generated tiles; return the store of their labels."""
+    tiles = count * rows * columns
+    make_shapes(folder / "shapes", ShapesSettings(images=tiles, validation=1, image_size_px=size))
     dataset = read_coco(folder / "shapes" / "train.json")
     height, width = rows * size, columns * size
     labels = []
     for number in range(count):
         image = np.zeros((height, width, 3), dtype=np.uint8)
         instances = []
-        for place in range(rows * columns):
-            picture = dataset.images[number * rows * columns + place]
-            y, x = (part * size for part in divmod(place, columns))
-            image[y : y + size, x : x + size] = read_image(folder / "shapes" / "train" / "images" / picture.file_name)
-            for annotation in dataset.annotations_by_image[picture.id]:
+        for index in range(rows * columns):
+            tile = dataset.images[number * rows * columns + index]
+            y, x = (part * size for part in divmod(index, columns))
+            image[y : y + size, x : x + size] = read_image(folder / "shapes" / "train" / "images" / tile.file_name)
+            for annotation in dataset.annotations_by_image[tile.id]:
                 mask = np.zeros((height, width), dtype=np.bool_)
                 mask[y : y + size, x : x + size] = dataset.mask(annotation)
                 instances.append(label_from_mask(mask, annotation.category_id, 0.9, Decision.SAM))
@@ -85,7 +85,7 @@ def make_images(folder: Path, count: int, size: int, rows: int, columns: int) ->
 
 
 def geometry_for(width: int, height: int) -> list[dict[str, Any]]:
-    """Resize, crop and flip, as detectors are trained."""
+    """Return the transforms that resize, crop and flip, as in the training of detectors."""
     return [
         {
             "type": "RandomResize",
@@ -100,7 +100,7 @@ def geometry_for(width: int, height: int) -> list[dict[str, Any]]:
 
 
 def make_ways(folder: Path, store: LabelStore) -> list[Way]:
-    """MMDetection's first, then ours."""
+    """Return all ways, MMDetection's first."""
     geometry = geometry_for(store[0].width, store[0].height)
     theirs = CocoDataset(
         ann_file=str(folder / "labels.json"),
@@ -138,7 +138,7 @@ def make_ways(folder: Path, store: LabelStore) -> list[Way]:
 
 
 def require_same(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """The same pixels, and of what is large enough the same labels, boxes and masks."""
+    """Assert the same pixels, and the same labels, boxes and masks of instances that are large enough."""
     assert bool((one["inputs"] == other["inputs"]).all())
     theirs, ours = one["data_samples"].gt_instances, other["data_samples"].gt_instances
     sides_px = np.minimum(theirs.bboxes.widths.numpy(), theirs.bboxes.heights.numpy())
@@ -149,11 +149,11 @@ def require_same(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=512, help="of a generated picture")
-    parser.add_argument("--rows", type=int, default=2, help="of pictures in an image")
-    parser.add_argument("--columns", type=int, default=4, help="of pictures in an image")
+    parser.add_argument("--size", type=int, default=512, help="side of a tile, in pixels")
+    parser.add_argument("--rows", type=int, default=2, help="rows of tiles in an image")
+    parser.add_argument("--columns", type=int, default=4, help="columns of tiles in an image")
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
@@ -171,7 +171,7 @@ def main() -> None:
 
     instances = store.attributes.instances / len(store)
     print(
-        f"{store[0].width} x {store[0].height} px, {instances:.0f} instances an image, one process, medians of "
+        f"{store[0].width} x {store[0].height} px, {instances:.0f} instances per image, one process, medians of "
         f"{arguments.rounds} rounds of {arguments.images} samples\n"
     )
     print("| | ms/sample | CPU ms | samples/s | times CocoDataset |")

@@ -1,10 +1,10 @@
-"""How many images a second `predict` labels: `PredictWork`, from image files to rows with soft masks.
+"""Measure how many images per second `predict` labels: `PredictWork`, from image files to rows with soft masks.
 
     python -m benchmarks.predict configs/detectors/NAME.py [--side 128] [--images 32] [--device cuda] [--batch 8]
 
-The weights are random, which leaves two extremes: no instance reaches a score of 1, and every image has the most
-instances that its detector gives at a score of 0. A trained teacher lies between. CPU time tells the work, where other
-programs share the processor. Prints a Markdown table.
+The weights are random, so there are two extremes: with a lowest score of 1 no instance is kept, with 0 every image has
+as many instances as its detector can give. A trained teacher lies between. Where other programs share the processor,
+use the CPU time. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CATEGORIES = tuple(CocoCategory(number, f"class {number}") for number in range(1
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("detector", type=Path)
     parser.add_argument("--side", type=int, default=128, help="pixels along each side of an image")
@@ -40,17 +40,17 @@ def main() -> None:
         folder = Path(scratch)
         _publish(arguments.detector, folder / "model")
         _write_images(folder, arguments.side, arguments.images)
-        print("| least score | mirror images | instances an image | images/s | CPU ms/image |\n|---|---|---|---|---|")
-        for least, flip in ((1.0, False), (0.0, False), (0.0, True)):
+        print("| lowest score | mirror images | instances per image | images/s | CPU ms/image |\n|---|---|---|---|---|")
+        for lowest, flip in ((1.0, False), (0.0, False), (0.0, True)):
             choice = DetectorChoice(folder / "model", arguments.device, "auto", arguments.batch, flip)
-            work = PredictWork(folder / "images.json", folder, folder / "shards", choice, least, 100)
+            work = PredictWork(folder / "images.json", folder, folder / "shards", choice, lowest, 100)
             work.compute(Shard(0, (1,)))  # builds the model
             begun, cpu_begun = time.perf_counter(), time.process_time()
             rows = work.compute(Shard(0, tuple(range(1, arguments.images + 1))))
             seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - cpu_begun
             instances = sum(len(row.instances) for row in rows) / len(rows)
             rate, cpu_ms = len(rows) / seconds, 1000 * cpu_seconds / len(rows)
-            print(f"| {least:g} | {'yes' if flip else 'no'} | {instances:.0f} | {rate:.1f} | {cpu_ms:.0f} |")
+            print(f"| {lowest:g} | {'yes' if flip else 'no'} | {instances:.0f} | {rate:.1f} | {cpu_ms:.0f} |")
 
 
 def _publish(detector: Path, folder: Path) -> None:

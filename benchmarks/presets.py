@@ -1,12 +1,12 @@
-"""Which way of asking SAM makes a teacher's masks better: every preset, and prompts x choices x gates.
+"""Measure which way of prompting SAM improves a teacher's masks: every preset, and prompts x choices x gates.
 
     python -m benchmarks.presets --annotations FILE --images FOLDER [--limit 60] [--presets-only]
 
 The teacher is imitated, unless `--labels` names the label store of a real one: every true mask becomes a coarse
-28 x 28 probability map in a box that is a little off, as a detector's mask head gives it, with smooth noise that
-cuts off and adds parts (`--noise` says how much). A fifth of the images is what the gates are calibrated on; these
-are not measured. Prints Markdown: mean IoU, boundary IoU and the shares of masks at an IoU of 0.75 and 0.9, sorted
-by mean IoU; the first line is the teacher's masks.
+28 x 28 probability map in a slightly wrong box, as a detector's mask head gives it, with smooth noise of strength
+`--noise` that removes and adds parts. The gates are calibrated on a fifth of the images, which are not measured.
+Prints Markdown: mean IoU, boundary IoU and the shares of masks with an IoU of at least 0.75 and 0.9, sorted by mean
+IoU; the first line is the teacher's masks.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class EncodedOnce:
         self.input_side, self.lowres_side = engine.input_side, engine.lowres_side
 
     def encode(self, images: Sequence[NDArray[np.uint8]]) -> ImageEmbeddings:
-        """As the engine; of the one image that there is."""
+        """Return the engine's embeddings of the one image."""
         (image,) = images
         key = image.tobytes()
         if key not in self._kept:
@@ -116,27 +116,27 @@ class EncodedOnce:
     def decode(
         self, embeddings: ImageEmbeddings, image_indices: Sequence[int], prompts: Sequence[Prompt]
     ) -> list[Candidates]:
-        """As the engine."""
+        """Return the engine's candidates."""
         return self._engine.decode(embeddings, image_indices, prompts)
 
 
 def teacher_probability(
     mask: NDArray[np.bool_], noise: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], tuple[float, float, float, float]]:
-    """A mask head's map of a mask (height, width), at full size, and the box that it was made in."""
+    """Imitate a mask head: return its probabilities for a mask (height, width), at full size, and its box."""
     height, width = mask.shape
     box = np.array(astuple(nonzero_window(mask)), dtype=np.float64)
     extent = np.tile(box[2:] - box[:2], 2)
     x0, y0, x1, y1 = box + rng.normal(0, 0.06 * noise, 4) * extent
     x1, y1 = max(x1, x0 + 2), max(y1, y0 + 2)
-    # Where the map's cells lie in the image; the map sees a mask that is moved and blurred a little.
+    # From the image to the map's cells; the map sees a mask that is slightly moved and blurred.
     to_head = np.array([[HEAD_SIDE / (x1 - x0), 0, 0], [0, HEAD_SIDE / (y1 - y0), 0]])
     to_head[:, 2] = -to_head[0, 0] * x0, -to_head[1, 1] * y0
     shift = rng.normal(0, 0.04 * noise, 2) * HEAD_SIDE
     seen_matrix = to_head.copy()
     seen_matrix[:, 2] += shift
     flags = cv2.INTER_LINEAR
-    # cv2 samples at pixel centres that are whole numbers: half a pixel is put in on both sides.
+    # cv2 puts pixel centres at whole numbers: add half a pixel on both sides.
     seen = cv2.warpAffine(_smoothed(mask, to_head), _centred(seen_matrix), (HEAD_SIDE, HEAD_SIDE), flags=flags)
     logits = 8 * (cv2.GaussianBlur(seen, (0, 0), 1.2) - 0.5)
     logits += 3.0 * noise * _smooth_noise(rng)
@@ -146,21 +146,21 @@ def teacher_probability(
 
 
 def _smoothed(mask: NDArray[np.bool_], to_head: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The mask, averaged over about a cell of the head's map, so that it may be sampled there."""
+    """Return the mask averaged over about one cell of the head's map, so that it can be sampled there."""
     sigma = [max(0.3, 0.4 / to_head[0, 0]), max(0.3, 0.4 / to_head[1, 1])]
     smoothed: NDArray[np.float32] = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), sigma[0], sigmaY=sigma[1])
     return smoothed
 
 
 def _centred(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The same map between pixel indices instead of positions."""
+    """Return the same transform between pixel indices instead of positions."""
     centred = matrix.copy()
     centred[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
     return centred
 
 
 def _smooth_noise(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Noise of unit strength that changes over a quarter of the map, and finer noise of a third of that."""
+    """Return noise of unit strength that changes over a quarter of the map, plus finer noise of a third of that."""
     total = np.zeros((HEAD_SIDE, HEAD_SIDE), dtype=np.float32)
     for side, strength in ((5, 1.0), (12, 0.35)):
         total += strength * cv2.resize(
@@ -175,7 +175,7 @@ def measure(mask: CompressedRle, truth: CompressedRle) -> MaskQuality:
 
 
 def make_cases(dataset: CocoDataset, folder: Path, noise: float, seed: int) -> Iterator[Case]:
-    """The images with the labels of the imitated teacher; masks that came out empty are left out."""
+    """Yield the images with labels of the imitated teacher, without masks of fewer than SMALLEST_PX pixels."""
     for image in dataset.images:
         labels, truths = [], []
         for annotation in dataset.instances(image.id):
@@ -198,7 +198,7 @@ def make_cases(dataset: CocoDataset, folder: Path, noise: float, seed: int) -> I
 
 
 def cases_of_store(store: LabelStore, dataset: CocoDataset, folder: Path) -> Iterator[Case]:
-    """The images with the labels of a real teacher; of those that show a true instance."""
+    """Yield the images with those labels of a real teacher that overlap a true instance."""
     for image in dataset.images:
         rows = store.by_id(image.id)
         truths = [dataset.rle(each) for each in dataset.instances(image.id)]
@@ -216,27 +216,27 @@ def cases_of_store(store: LabelStore, dataset: CocoDataset, folder: Path) -> Ite
 
 @dataclass(frozen=True)
 class Outcome:
-    """One instance: what SAM says of its mask, and the quality of both masks."""
+    """One instance: the gate's measures, and the quality of both masks."""
 
     measures: Measures
     teacher: MaskQuality
     sam: MaskQuality
 
     def sample(self) -> GateSample:
-        """As the calibration takes it."""
+        """Return the instance as input of the calibration."""
         seen = self.measures
         return GateSample(
             seen.agreement, seen.predicted_iou, seen.stability, seen.area_match, self.teacher.iou, self.sam.iou
         )
 
     def gated(self, gate: Gate) -> tuple[MaskQuality, bool]:
-        """The quality of the mask that the gate takes, and whether it is SAM's."""
+        """Return the quality of the mask that the gate chooses, and whether it is SAM's."""
         takes_sam = gate.judge(self.measures).decision is Decision.SAM
         return (self.sam if takes_sam else self.teacher), takes_sam
 
 
 def outcomes_of(cases: Sequence[Case], engine: EncodedOnce, settings: RefineSettings) -> list[Outcome]:
-    """Refine all cases without a gate; where SAM sees nothing its mask is the teacher's."""
+    """Refine all cases without a gate; where SAM finds no pixel the teacher's mask counts as SAM's."""
     outcomes = []
     for case in cases:
         rows = case.given.labels
@@ -256,7 +256,7 @@ def outcomes_of(cases: Sequence[Case], engine: EncodedOnce, settings: RefineSett
 def lines_of(
     name: str, measured: Sequence[Outcome], calibration: Sequence[Outcome], gates: dict[str, Gate]
 ) -> Iterator[Line]:
-    """A line for every gate, the calibrated one last; each of them sees the same masks."""
+    """Yield a line for every gate, the calibrated gate last, all on the same masks."""
     fitted = calibrate([outcome.sample() for outcome in calibration], gates["fixed"]).gate
     for gate_name, gate in {**gates, "calibrated": fitted}.items():
         chosen = [outcome.gated(gate) for outcome in measured]
@@ -265,7 +265,7 @@ def lines_of(
 
 
 def configurations(presets_only: bool, zoom_below_px: int) -> dict[str, RefineSettings]:
-    """What is compared, by name; gates come on top."""
+    """Return the settings to compare, by name; each is measured with every gate."""
     named = {f"**{name}**": RefineSettings.model_validate({"preset": name}) for name in REFINE_PRESETS}
     if presets_only:
         return named
@@ -277,7 +277,7 @@ def configurations(presets_only: bool, zoom_below_px: int) -> dict[str, RefineSe
 
 
 def table(lines: Sequence[Line]) -> str:
-    """Markdown, the best mean IoU first but for the first line."""
+    """Return the Markdown table, sorted by mean IoU after the first line."""
     first, *rest = lines
     rows = ["| masks | mean IoU | boundary IoU | ≥ 0.75 | ≥ 0.9 | SAM's |", "|---|---|---|---|---|---|"]
     for line in [first, *sorted(rest, key=lambda each: -each.mean_iou)]:
@@ -291,14 +291,14 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--annotations", type=Path, required=True, help="COCO instance annotations")
     parser.add_argument("--images", type=Path, required=True, help="the folder that their file names start from")
     parser.add_argument("--limit", type=int, default=60, help="images, drawn at random")
-    parser.add_argument("--instances", type=int, default=12, help="instances an image at most, drawn at random")
-    parser.add_argument("--labels", type=Path, help="a teacher's label store to take instead of imitated labels")
-    parser.add_argument("--noise", type=float, default=0.7, help="how far the imitated teacher is off")
+    parser.add_argument("--instances", type=int, default=12, help="most instances per image, drawn at random")
+    parser.add_argument("--labels", type=Path, help="a teacher's label store, instead of imitated labels")
+    parser.add_argument("--noise", type=float, default=0.7, help="how wrong the imitated teacher is")
     parser.add_argument("--zoom-below-px", type=int, default=32, help="for the grid; presets have their own")
     parser.add_argument("--sam", default="sam_tiny")
     parser.add_argument("--checkpoint", type=Path)
@@ -318,7 +318,7 @@ def main() -> None:
     else:
         teacher = f"noise {arguments.noise:g}"
         cases = list(make_cases(dataset, arguments.images, arguments.noise, arguments.seed))
-    calibration_cases, measured_cases = cases[::5], [case for place, case in enumerate(cases) if place % 5]
+    calibration_cases, measured_cases = cases[::5], [case for index, case in enumerate(cases) if index % 5]
     before = [quality for case in measured_cases for quality in case.before]
     lines = [Line("teacher", tuple(before), 0.0)]
     started = time.perf_counter()
@@ -336,14 +336,14 @@ def main() -> None:
 
 
 def drawn_images(dataset: CocoDataset, images: int, instances: int, seed: int) -> CocoDataset:
-    """So many images with instances, and so many instances of each, drawn at random."""
+    """Return at most so many images with instances, and so many instances of each, drawn at random."""
     rng = np.random.default_rng(seed)
     ids = sorted(image_id for image_id, annotations in dataset.annotations_by_image.items() if annotations)
-    some = dataset.subset(int(image_id) for image_id in rng.permutation(ids)[:images])
+    drawn = dataset.subset(int(image_id) for image_id in rng.permutation(ids)[:images])
     kept = []
-    for of_image in some.annotations_by_image.values():
-        kept += [of_image[place] for place in sorted(rng.permutation(len(of_image))[:instances])]
-    return replace(some, annotations=tuple(kept))
+    for of_image in drawn.annotations_by_image.values():
+        kept += [of_image[index] for index in sorted(rng.permutation(len(of_image))[:instances])]
+    return replace(drawn, annotations=tuple(kept))
 
 
 if __name__ == "__main__":

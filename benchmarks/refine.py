@@ -1,11 +1,11 @@
-"""Cold images through SAM: the engine against a plain loop over segment_anything's SamPredictor.
+"""Measure the SAM engine against a plain loop over segment_anything's SamPredictor, without kept embeddings.
 
     python -m benchmarks.refine [--model vit_b] [--checkpoint FILE] [--instances 20] [--rounds 3] [--device cuda]
 
-Every round refines the same image with the same prompts by each way in turn: encode, three candidates for every
-instance, the best of them (by predicted IoU) at the image's size as COCO RLE. Without a checkpoint the weights
-are random, which changes no time. Prints Markdown tables of medians. CPU seconds tell the work, where other
-programs share the processor; wall time also has what the system spends on providing memory.
+In every round each way in turn refines the same image with the same prompts: encode, three candidates for every
+instance, the best of them (by predicted IoU) at the image's size as COCO RLE. Without a checkpoint the weights are
+random, which changes no time. Prints Markdown tables of medians. Where other programs share the processor, use the CPU
+seconds; wall time also includes the system's time to provide memory.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pipeline.sam.prompt import Prompt
 
 @dataclass
 class Way:
-    """One way to refine an image, and what it took, round by round."""
+    """One way to refine an image, and its times, one per round."""
 
     name: str
     run: Callable[[], list[CompressedRle]]
@@ -45,7 +45,7 @@ class Way:
     masks: list[CompressedRle] = field(default_factory=list)
 
     def time(self) -> None:
-        """Run once."""
+        """Refine the image once."""
         wall, cpu = time.perf_counter(), time.process_time()
         self.masks = self.run()
         self.seconds.append(time.perf_counter() - wall)
@@ -53,7 +53,7 @@ class Way:
 
 
 def draw_scene(height: int, width: int, instances: int) -> tuple[NDArray[np.uint8], list[Prompt]]:
-    """An image of blobs, and for each the prompt of its box and three points inside it."""
+    """Return an image of blobs, and for each blob a prompt of its box and three points inside it."""
     rng = np.random.default_rng(0)
     image = rng.integers(60, 120, (height, width, 3), dtype=np.uint8)
     rows, columns = np.mgrid[:height, :width]
@@ -70,7 +70,7 @@ def draw_scene(height: int, width: int, instances: int) -> tuple[NDArray[np.uint
 
 
 def plain_loop(sam: Sam, image: NDArray[np.uint8], prompts: list[Prompt], autocast: bool) -> list[CompressedRle]:
-    """What one writes with segment_anything alone."""
+    """Refine with segment_anything alone, one prompt after the other."""
     predictor = SamPredictor(sam)
     masks = []
     with torch.autocast(sam.device.type, torch.bfloat16, enabled=autocast):
@@ -92,7 +92,7 @@ def plain_loop(sam: Sam, image: NDArray[np.uint8], prompts: list[Prompt], autoca
 def engine_run(
     engine: SamEngine, image: NDArray[np.uint8], prompts: list[Prompt], parts: dict[str, list[float]]
 ) -> list[CompressedRle]:
-    """The same with the engine; adds the seconds of its parts to `parts`."""
+    """Refine with the engine; add the seconds of its parts to `parts`."""
     height, width = image.shape[:2]
     frame = LowresFrame(height, width, engine.input_side, engine.lowres_side)
     clock = [time.perf_counter()]
@@ -115,7 +115,7 @@ def engine_run(
 
 
 def print_ways(ways: list[Way], exact: Way, ours: Way) -> None:
-    """One row a way."""
+    """Print a table with a row for each way."""
     print("| | s/image | images/s | CPU s/image | engine is faster by | in CPU time by | mask IoU with fp32 loop |")
     print("|---|---|---|---|---|---|---|")
     for way in ways:
@@ -127,12 +127,12 @@ def print_ways(ways: list[Way], exact: Way, ours: Way) -> None:
         ious = [coco_mask.iou([a], [b], [0]).item() for a, b in zip(way.masks, exact.masks, strict=True)]
         print(
             f"| {way.name} | {seconds:.2f} | {1 / seconds:.3f} | {statistics.median(way.cpu_seconds):.2f} "
-            f"| {faster:.2f} | {faster_cpu:.2f} | mean {np.mean(ious):.4f}, least {min(ious):.4f} |"
+            f"| {faster:.2f} | {faster_cpu:.2f} | mean {np.mean(ious):.4f}, lowest {min(ious):.4f} |"
         )
 
 
 def print_parts(parts: dict[str, list[float]]) -> None:
-    """One row a part of the engine's work."""
+    """Print a table with a row for each part of the engine's work."""
     medians = {name: statistics.median(seconds) for name, seconds in parts.items()}
     print("\n| engine's part | s/image | share |\n|---|---|---|")
     for name, seconds in medians.items():
@@ -140,12 +140,14 @@ def print_parts(parts: dict[str, list[float]]) -> None:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="vit_b")
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"], help="of the engine")
+    parser.add_argument(
+        "--precision", default="auto", choices=["auto", "fp32", "bf16"], help="the engine's number format"
+    )
     parser.add_argument("--instances", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--height", type=int, default=1024)
@@ -167,7 +169,7 @@ def main() -> None:
             way.time()
 
     print(
-        f"{arguments.model}, {arguments.width} x {arguments.height} px, {arguments.instances} instances an image, "
+        f"{arguments.model}, {arguments.width} x {arguments.height} px, {arguments.instances} instances per image, "
         f"{engine.device}, {torch.get_num_threads()} threads, medians of {arguments.rounds} rounds\n"
     )
     print_ways([exact, autocast, ours], exact, ours)

@@ -1,10 +1,10 @@
-"""What Dask costs and what workers gain: refining in this process, and on clusters of worker processes.
+"""Measure the cost of Dask and the gain of workers: refining in this process, and on clusters of worker processes.
 
     python -m benchmarks.scale --annotations FILE --images FOLDER [--limit 400] [--rounds 3] [--workers 1 2]
 
-The labels to refine are the annotations themselves. Processes start and load their model before the clock does, as
-a run of any length pays that once. The ways take turns. Prints a Markdown table of medians. A worker is a core, and the
-cores must be free: what others take of them is missing from the figures, and from the processors' the least.
+The labels to refine are the annotations themselves. Processes start and load their model before the measurement,
+because a run of any length does that once. The ways run in turn. Prints a Markdown table of medians. Each worker needs
+a free core: other programs on the cores make all figures worse, processor time the least.
 """
 
 from __future__ import annotations
@@ -34,20 +34,22 @@ IN_PROCESS = ComputeSettings()
 
 
 class Cost(NamedTuple):
-    """What a run took: of the clock, and of all processors."""
+    """The time of a run: by the clock, and of all processors."""
 
     seconds: float
     cpu_seconds: float
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--annotations", type=Path, required=True, help="COCO instance annotations")
     parser.add_argument("--images", type=Path, required=True, help="the folder that their file names start from")
-    parser.add_argument("--limit", type=int, default=400, help="images")
-    parser.add_argument("--images-per-shard", type=int, default=8, help="less than a run's own 32: more of Dask's work")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each")
+    parser.add_argument("--limit", type=int, default=400, help="number of images")
+    parser.add_argument(
+        "--images-per-shard", type=int, default=8, help="fewer than the stage's 32, for more work of Dask"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of all ways")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="worker processes of each cluster")
     arguments = parser.parse_args()
     dataset = read_coco(arguments.annotations)
@@ -75,8 +77,8 @@ def main() -> None:
             for name, way in ways.items():
                 costs[name].append(way())
     images = len(dataset.images)
-    print(f"{images} images, {len(dataset.annotations)} instances, {len(shards)} shards; medians of turns\n")
-    print("| where | seconds | of processors | images/s | times as fast |\n|---|---:|---:|---:|---:|")
+    print(f"{images} images, {len(dataset.annotations)} instances, {len(shards)} shards; medians of rounds\n")
+    print("| where | seconds | processor seconds | images/s | times as fast |\n|---|---:|---:|---:|---:|")
     medians = {name: Cost(*map(statistics.median, zip(*each, strict=True))) for name, each in costs.items()}
     alone = next(iter(medians.values())).seconds
     for name, cost in medians.items():
@@ -85,7 +87,7 @@ def main() -> None:
 
 
 def on_cluster(work: RefineWork, shards: Sequence[Shard], workers: int) -> Cost:
-    """What a cluster of this machine's processes takes."""
+    """Measure all shards on a cluster of processes of this machine."""
     from distributed import Client
 
     with local_cluster(workers) as cluster, Client(cluster) as client:
@@ -94,12 +96,12 @@ def on_cluster(work: RefineWork, shards: Sequence[Shard], workers: int) -> Cost:
 
 
 def own_cpu() -> float:
-    """The processor seconds of this process so far."""
+    """Return the processor seconds of this process so far."""
     return time.process_time()
 
 
 def cost_of(work: RefineWork, shards: Sequence[Shard], compute: ComputeSettings, cpu: Callable[[], float]) -> Cost:
-    """What all shards take, after each process has had some to begin with."""
+    """Measure all shards, after every process has computed a few to warm up."""
     with (
         tempfile.TemporaryDirectory(dir=work.shards_folder.parent) as warm_up,
         tempfile.TemporaryDirectory(dir=work.shards_folder.parent) as measured,

@@ -1,9 +1,9 @@
-"""Measures the label store: bytes on disk, time to open, to read and to seal, and memory while sealing.
+"""Measure the label store: bytes on disk, time to open, to read and to seal, and memory while sealing.
 
     python benchmarks/store.py --images 100000 --folder /some/disk
 
-The labels are synthetic: wobbly outlines in images of 640x480, in sizes spread as COCO's are. Needs about
-1.5 GB of disk for 100,000 images of 10 instances; prints a Markdown table.
+The labels are synthetic: wobbly outlines in images of 640x480, with COCO's distribution of sizes. Needs about 1.5 GB
+of disk for 100,000 images of 10 instances. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ Table = list[tuple[str, str]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100_000)
-    parser.add_argument("--instances", type=int, default=10, help="instances an image")
+    parser.add_argument("--instances", type=int, default=10, help="instances per image")
     parser.add_argument("--processes", type=int, default=1, help="processes that make the labels")
-    parser.add_argument("--folder", type=Path, help="where to put the store; default: the system's own place")
+    parser.add_argument("--folder", type=Path, help="where to write the store; default: the system's temporary folder")
     options = parser.parse_args()
     if options.folder is not None:
         options.folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def measure(folder: Path, images: int, instances: int, processes: int) -> Table:
-    """All figures, in the order of the table."""
+    """Return all figures, in the order of the table."""
     shards, store_path = folder / "shards", folder / "labels.zarr"
     plan = divide(range(1, images + 1), IMAGES_PER_SHARD)
     seconds = seconds_of(lambda: make_shards(shards, plan, instances, processes))
@@ -75,26 +75,26 @@ def measure(folder: Path, images: int, instances: int, processes: int) -> Table:
     ]
     for part in (4, 2, 1):
         shutil.rmtree(store_path, ignore_errors=True)
-        some = plan[: -(-len(plan) // part)]
-        sealed = in_fresh_process(measure_seal, shards, some, store_path)
-        table.append((f"sealing {sum(map(len, some)):,} images", sealed))
+        partial_plan = plan[: -(-len(plan) // part)]
+        sealed = in_fresh_process(measure_seal, shards, partial_plan, store_path)
+        table.append((f"sealing {sum(map(len, partial_plan)):,} images", sealed))
     shutil.rmtree(shards)
     table += in_fresh_process(measure_reading, store_path)
     table.append(("verifying", f"{seconds_of(lambda: verify(store_path, LABEL_FORMAT)):.1f} s"))
     table += measure_size(folder, store_path)
-    table.append(("soft masks add", f"{soft_mask_bytes(folder, instances):.0f} bytes an instance"))
+    table.append(("soft masks add", f"{soft_mask_bytes(folder, instances):.0f} bytes per instance"))
     return table
 
 
 def measure_seal(shards: Path, plan: ShardPlan, store_path: Path) -> str:
-    """Seconds, and by how much the process grew beyond what its imports need."""
+    """Return the seconds, and the growth of the process's memory beyond its imports."""
     before = peak_memory_mb()
     seconds = seconds_of(lambda: seal_labels(shards, plan, store_path, CATEGORIES, {}))
     return f"{seconds:.1f} s, {peak_memory_mb() - before:.0f} MB of memory"
 
 
 def measure_reading(store_path: Path) -> Table:
-    """Times to open and to read, of a process that does nothing else."""
+    """Return the times to open and to read, of a process that does nothing else."""
     opening = statistics.median(seconds_of(lambda: LabelStore.open(store_path)) for _ in range(50))
     store = LabelStore.open(store_path)
     first = seconds_of(lambda: store.by_id(len(store) // 2))
@@ -110,14 +110,14 @@ def measure_reading(store_path: Path) -> Table:
         ("opening", f"{opening * 1e3:.1f} ms"),
         ("reading the first image", f"{first * 1e3:.1f} ms"),
         ("reading a random image, median", f"{statistics.median(warm) * 1e3:.2f} ms"),
-        ("reading a random image, 95 of 100", f"{warm[len(warm) * 95 // 100] * 1e3:.2f} ms"),
+        ("reading a random image, 95th percentile", f"{warm[len(warm) * 95 // 100] * 1e3:.2f} ms"),
         ("whole process after that", f"{memory_mb:.0f} MB of memory"),
         ("reading all images in order", f"{seconds:.1f} s, {len(store) / seconds:,.0f} images/s"),
     ]
 
 
 def measure_size(folder: Path, store_path: Path) -> Table:
-    """Bytes of the store against the same content as COCO JSON."""
+    """Return the bytes of the store and of the same content as COCO JSON."""
     files = [file.stat().st_size for file in store_path.rglob("*") if file.is_file()]
     dataset, zipped = folder / "dataset.json", folder / "dataset.json.gz"
     export_dataset(LabelStore.open(store_path), dataset, include_dropped=True)
@@ -131,7 +131,7 @@ def measure_size(folder: Path, store_path: Path) -> Table:
 
 
 def soft_mask_bytes(folder: Path, instances: int) -> float:
-    """How much larger a store gets, for each instance, by soft masks."""
+    """Return the bytes per instance that soft masks add to a store."""
     sizes = []
     for with_soft_masks in (False, True):
         path = folder / f"soft-{with_soft_masks}.zarr"
@@ -150,7 +150,7 @@ def make_shard(folder: Path, index: int, image_ids: Sequence[int], instances: in
 
 
 def synthetic(image_ids: Sequence[int], instances: int, with_soft_masks: bool) -> Iterator[ImageLabels]:
-    """Labels as refinement leaves them; the same for the same ids."""
+    """Yield labels like refined ones; the same ids give the same labels."""
     for image_id in image_ids:
         rng = np.random.default_rng(image_id)
         labels = tuple(synthetic_instance(rng, with_soft_masks) for _ in range(instances))
@@ -178,7 +178,7 @@ def synthetic_instance(rng: np.random.Generator, with_soft_masks: bool) -> Insta
 
 
 def outline(rng: np.random.Generator) -> NDArray[np.float64]:
-    """A wobbly closed outline, (64, 2), x then y; half of COCO's instances are under 60 pixels wide."""
+    """Return a wobbly closed outline, (64, 2), x then y; half of COCO's instances are under 60 pixels wide."""
     angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     waves = np.arange(2, 14)[:, None]
     wobble = (rng.normal(0, 0.35, (12, 1)) / waves * np.cos(waves * angles + rng.uniform(0, 6.3, (12, 1)))).sum(0)
@@ -195,13 +195,13 @@ def seconds_of(call: Callable[[], object]) -> float:
 
 
 def in_fresh_process(function: Callable[..., Result], *arguments: object) -> Result:
-    """The function's result from a process of its own, whose memory nothing else has touched."""
+    """Return the function's result from a new process, in whose memory nothing else has run."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
 
 def peak_memory_mb() -> float:
-    """The most memory this process has had so far (Linux counts in KiB)."""
+    """Return the peak memory of this process so far (Linux counts in KiB)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

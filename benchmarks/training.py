@@ -1,11 +1,11 @@
-"""What a training step takes: waiting for samples, distillation, composites, and all of it against MMDetection's own.
+"""Measure a training step: waiting for samples, distillation, composites, and the comparison with MMDetection's own.
 
     python -m benchmarks.training [--folder work/bench-train] [--images 40] [--steps 25] [--rounds 2]
 
-On generated shapes with the small Mask R-CNN, through the project's stages. Every kind of training is a short one of
-`steps` iterations; the kinds take turns, round by round, with the same random numbers, and the first fifth of each is
-left out. The unlabelled images' labels are the true ones, refined by SAM, so that a step has as many instances as a
-good teacher gives it. Times come from the trainings' own logs. Prints Markdown tables.
+Trains the small Mask R-CNN on generated shapes, through the project's stages. Every kind of training has `steps`
+iterations. In every round the kinds run in turn, with the same random numbers; the first fifth of each is left out. The
+labels of the unlabelled images are the true ones, refined by SAM, so that a step has as many instances as with a good
+teacher. Times come from the trainings' own logs. Prints Markdown tables.
 """
 
 from __future__ import annotations
@@ -50,42 +50,42 @@ PLAIN_COLOURS: Final = ("student.jitter=0", "student.grey=0", "student.blur=0")
 
 @dataclass
 class Way:
-    """One kind of training, and its steps without the first ones, round by round."""
+    """One kind of training, and its steps without the first ones, a list per round."""
 
     run: Callable[[], list[LoggedStep]]
     rounds: list[list[LoggedStep]] = field(default_factory=list)
 
     def step_seconds(self) -> list[float]:
-        """The median step of each round."""
+        """Return the seconds of the median step of each round."""
         return [statistics.median(step.seconds for step in steps) for steps in self.rounds]
 
     def waiting_share(self) -> float:
-        """How much of the time goes by without samples."""
+        """Return the share of the time spent waiting for samples."""
         steps = [step for steps in self.rounds for step in steps]
         return sum(step.data_seconds for step in steps) / sum(step.seconds for step in steps)
 
 
 @dataclass(frozen=True)
 class Bench:
-    """The data and the settings that all trainings have in common."""
+    """The data and the settings that all trainings share."""
 
     folder: Path
     steps: int
     threads: int
 
     def experiment(self, *overrides: str) -> Experiment:
-        """The experiment with some values set over it."""
+        """Return the experiment with overrides."""
         return load_experiment(self.folder / "bench.yaml", overrides, {})
 
     def run(self, stage: str, *overrides: str) -> Path:
-        """Bring a stage up to date; gives its result."""
+        """Bring a stage up to date; return the folder of its result."""
         experiment = self.experiment(*overrides)
         run_stage(experiment, stage, 1)
         return workspace(experiment).result(stage)
 
     def train(self, stage: str, *overrides: str) -> list[LoggedStep]:
-        """Train, and forget the result, so that the same training runs again in the next round."""
-        torch.set_num_threads(self.threads)  # SAM's stages set it to one for the whole process
+        """Train, and delete the result, so that the same training runs again in the next round."""
+        torch.set_num_threads(self.threads)  # SAM's stages set it to 1 for the whole process
         result = self.run(stage, *overrides)
         shutil.copy(result / CONFIG_RECORD, self.folder / CONFIG_RECORD)
         steps = self.logged(result)
@@ -93,13 +93,13 @@ class Bench:
         return steps
 
     def logged(self, training: Path) -> list[LoggedStep]:
-        """What a training wrote of its steps, without the first ones."""
+        """Return the logged steps of a training, without the first ones."""
         lines = TrainingFolder(training).log.read_bytes().splitlines()
         return [msgspec.json.decode(line, type=LoggedStep) for line in lines[max(1, self.steps // 5) :]]
 
 
 def make_bench(folder: Path, images: int, steps: int, batch_size: int) -> Bench:
-    """Pictures, true labels as a detector's results, and an experiment; a quarter of the pictures is labelled."""
+    """Write images, true labels as a detector's results, and an experiment; a quarter of the images is labelled."""
     make_shapes(folder / "shapes", ShapesSettings(images=images, validation=1))
     dataset = read_coco(folder / "shapes" / "train.json")
     results = [
@@ -131,7 +131,7 @@ def make_bench(folder: Path, images: int, steps: int, batch_size: int) -> Bench:
 
 
 def make_ways(bench: Bench) -> dict[tuple[str, str, int], Way]:
-    """All kinds of training, by what is trained, how, and with how many loading processes."""
+    """Return all kinds of training, by what is trained, how, and with how many loading processes."""
     results = f"predict.results={bench.folder / 'results.json'}"
     for stage in ("split", "distill"):
         bench.run(stage)
@@ -148,7 +148,7 @@ def make_ways(bench: Bench) -> dict[tuple[str, str, int], Way]:
                 bench, "train-teacher", loading, f"teacher.distillation_weight={weight}"
             )
         for mode in MODES:
-            # Without composites, as many more pseudo-labelled images: the labelled share stays.
+            # Without composites, use as many more pseudo-labelled images: the labelled share stays.
             pseudo = 2 if mode == "none" else 1
             ways["student", mode, workers] = _way(
                 bench, "train-student", loading, results, f"augment.mode={mode}", f"student.mixture.pseudo={pseudo}"
@@ -165,7 +165,7 @@ def _way(bench: Bench, stage: str, *overrides: str) -> Way:
 
 
 def train_mmdetection(bench: Bench) -> list[LoggedStep]:
-    """The training before this one again, with MMDetection's own model, dataset, loading and packing."""
+    """Repeat the training before this one with MMDetection's own model, dataset, loading and packing."""
     config = Config.fromfile(str(bench.folder / CONFIG_RECORD)).to_dict()
     folder = bench.folder / "mmdetection"
     config |= {
@@ -174,7 +174,7 @@ def train_mmdetection(bench: Bench) -> list[LoggedStep]:
         "work_dir": str(folder / "scratch"),
         "experiment_name": f"mmdetection-{id(config):x}",
         "visualizer": {"type": "Visualizer", "vis_backends": []},
-        # Its log is not wanted, and its weights are of no consequence.
+        # Neither its log nor its weights are used.
         "default_hooks": dict.fromkeys(("logger", "checkpoint")),
         "log_level": "WARNING",
         "load_from": None,
@@ -215,7 +215,7 @@ def _mmdetections_loader(bench: Bench, loader: Mapping[str, Any]) -> dict[str, A
 
 
 def _ratio(way: Way, base: Way) -> float:
-    """How many times longer a step takes: the median over rounds, each compared within itself."""
+    """Return how many times longer a step takes: the median of the ratios of all rounds."""
     pairs = zip(way.step_seconds(), base.step_seconds(), strict=True)
     return statistics.median(one / other for one, other in pairs)
 
@@ -226,7 +226,7 @@ def _table(title: str, head: str, rows: Sequence[str]) -> str:
 
 
 def report(ways: Mapping[tuple[str, str, int], Way], batch_size: int) -> str:
-    """The tables."""
+    """Return all tables."""
 
     def milliseconds(*key: str, workers: int) -> str:
         return f"{statistics.median(ways[key[0], key[1], workers].step_seconds()) * 1e3:.0f}"
@@ -247,7 +247,7 @@ def report(ways: Mapping[tuple[str, str, int], Way], batch_size: int) -> str:
         mmdetection.append(f"{workers} | {rates[0]:.1f} | {rates[1]:.1f} | {_ratio(theirs, ours):.2f}")
     return "\n".join(
         (
-            _table("Waiting for samples", "training | loader_workers | ms/step | of it waiting", waiting),
+            _table("Waiting for samples", "training | loader_workers | ms/step | waiting", waiting),
             _table("Distillation", "loader_workers | ms/step without | with | more", distillation),
             _table(
                 "Composites",
@@ -264,13 +264,11 @@ def report(ways: Mapping[tuple[str, str, int], Way], batch_size: int) -> str:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--folder", type=Path, default=Path("work/bench-train"), help="for files that are removed after"
-    )
+    parser.add_argument("--folder", type=Path, default=Path("work/bench-train"), help="folder for temporary files")
     parser.add_argument("--images", type=int, default=40)
-    parser.add_argument("--steps", type=int, default=25, help="of each training")
+    parser.add_argument("--steps", type=int, default=25, help="iterations of each training")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
@@ -284,7 +282,7 @@ def main() -> None:
             for way in ways.values():
                 way.rounds.append(way.run())
     print(
-        f"{options.images} pictures of 128 px, batches of {options.batch_size}, medians of {options.rounds} trainings "
+        f"{options.images} images of 128 px, batches of {options.batch_size}, medians of {options.rounds} trainings "
         f"of {options.steps} steps, {bench.threads} threads of torch\n"
     )
     print(report(ways, options.batch_size))
