@@ -94,7 +94,7 @@ def nuclei(
 
     settings = NucleiSettings(validation, side, seed)
     for made in convert_nuclei(root, output, settings, workers=workers, progress=_progress("images")):
-        out.print(f"{made.path}: {made.images} images, {made.nuclei} nuclei")
+        out.print(f"{made.path}: {made.images} images, {made.instances} nuclei")
 
 
 @app.command("coco-split")
