@@ -1,4 +1,4 @@
-"""The values of a COCO instance file, as the rest of the pipeline sees them: frozen, checked, small."""
+"""The content of a COCO instance file as the pipeline uses it: frozen, checked, small."""
 
 from __future__ import annotations
 
