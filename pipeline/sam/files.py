@@ -1,4 +1,4 @@
-"""Where the weights of each SAM lie. Imports nothing heavy: every command asks this."""
+"""Find the weights of each SAM. Imports nothing slow, as every command does this."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PUBLISHED_FILES: Final[dict[str, str]] = {
 
 
 def weights_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where published checkpoints are kept: S4M_WEIGHTS, else `weights/`."""
+    """Return the folder of published checkpoints: S4M_WEIGHTS, else `weights/`."""
     return Path(environment.get("S4M_WEIGHTS", "weights")).expanduser()
 
 
 def checkpoint_path(model: str, checkpoint: Path | None = None) -> Path:
-    """The file with a model's weights, whether or not it is there yet."""
+    """Return the file of a model's weights, which may be missing."""
     if checkpoint is not None:
         return checkpoint
     return WEIGHTS_FILE if model == "sam_tiny" else weights_folder() / PUBLISHED_FILES[model]
