@@ -30,7 +30,7 @@ def street(seed: int) -> np.ndarray:
     return labels
 
 
-def add_image(root: Path, split: str, name: str, labels: np.ndarray) -> None:
+def add_picture(root: Path, split: str, name: str, labels: np.ndarray) -> None:
     city = name.split("_")[0]
     image_path = root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png"
     label_path = root / "gtFine" / split / city / f"{name}_gtFine_instanceIds.png"
@@ -54,7 +54,7 @@ def root(tmp_path: Path) -> Path:
     root = tmp_path / "cityscapes"
     for split, names in NAMES.items():
         for seed, name in enumerate(names):
-            add_image(root, split, name, street(seed))
+            add_picture(root, split, name, street(seed))
     return root
 
 

@@ -6,7 +6,7 @@
 Errors: what no stage could use, or would use wrongly.
     file        unreadable, empty, not JSON, not an object at the top; `images`, `annotations` or `categories`
                 missing or not a list; no image at all
-    ids         missing, not integers of 64 bits (text ids are no COCO ids), used twice
+    ids         missing, not integers of 64 bits (text is not allowed as an id), used twice
     references  an annotation of an image or a category that is not in the file
     images      width or height not positive whole numbers, more pixels than this pipeline reads, a file name
                 that could leave the image folder (see `paths.resolve_image_path`)

@@ -80,22 +80,22 @@ def field_problem(field: str, text: msgspec.Raw, error: Exception) -> tuple[str,
         return field, f"is not UTF-8: {error.reason}"
     if bytes(text) == _NO_NUMBER:
         return field, "is NaN or Infinity"
-    place, message = plain_message(str(error))
+    below, message = plain_message(str(error))
     if _NO_NUMBER in bytes(text) and message.endswith("got an object"):
         message = "is NaN or Infinity"
-    return field + place, message
+    return field + below, message
 
 
 def plain_message(text: str) -> tuple[str, str]:
     """Return where below the field (`[2]`) and what is wrong, from a message of msgspec."""
-    message, _, place = text.partition(" - at `$")
-    place = place.removesuffix("`")
+    message, _, below = text.partition(" - at `$")
+    below = below.removesuffix("`")
     message = re.sub(r"`([a-z |]+)`", lambda found: _plain_types(found[1]), message)
     if message.startswith("Number out of range"):
         message = "is a number too large"
     if missing := re.fullmatch(r"Object missing required field (\w+)", message):
-        message, place = "is missing", f"{place}.{missing[1]}"
-    return place, message[:1].lower() + message[1:]
+        message, below = "is missing", f"{below}.{missing[1]}"
+    return below, message[:1].lower() + message[1:]
 
 
 def _plain_types(names: str) -> str:

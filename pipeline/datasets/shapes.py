@@ -83,21 +83,17 @@ def make_shapes(folder: Path, settings: ShapesSettings, *, workers: int = 1, pro
     return True
 
 
-def contact_sheet(folder: Path, count: int, *, columns: int = 3, set_name: str = "train") -> NDArray[np.uint8]:
-    """Draw the first images of a set, each beside a copy with outlines in the class's colour: RGB, (H, W, 3)."""
-    dataset = read_coco(folder / f"{set_name}.json")
-    cells = [_contact_cell(dataset, image, folder / set_name / "images") for image in dataset.images[: max(1, count)]]
+def contact_sheet(folder: Path, count: int, *, columns: int = 3) -> NDArray[np.uint8]:
+    """Draw the first images to train on, each beside a copy with outlines in the class's colour: RGB, (H, W, 3)."""
+    dataset = read_coco(folder / "train.json")
+    cells = [_contact_cell(dataset, image, folder / "train" / "images") for image in dataset.images[: max(1, count)]]
+    gap_px, legend_px = 6, 30
+    height, width = cells[0].shape[0] + gap_px, cells[0].shape[1] + gap_px
     rows = math.ceil(len(cells) / columns)
-    height, width, _ = cells[0].shape
-    gap_px = 6
-    legend_px = 30
-    sheet = np.full(
-        (rows * (height + gap_px) + gap_px + legend_px, columns * (width + gap_px) + gap_px, 3), 255, np.uint8
-    )
+    sheet = np.full((rows * height + gap_px + legend_px, columns * width + gap_px, 3), 255, np.uint8)
     for index, cell in enumerate(cells):
-        top = gap_px + index // columns * (height + gap_px)
-        left = gap_px + index % columns * (width + gap_px)
-        sheet[top : top + height, left : left + width] = cell
+        top, left = gap_px + index // columns * height, gap_px + index % columns * width
+        sheet[top : top + height - gap_px, left : left + width - gap_px] = cell
     _draw_legend(sheet[-legend_px:], gap_px, [category.name for category in dataset.categories])
     return sheet
 

@@ -89,7 +89,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(f"not an image of a format that is read: {', '.join(_FORMATS)}") from error
+        raise ImageError(f"not an image, or in a format other than {', '.join(_FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"has more pixels than {_PIXEL_LIMIT}") from error
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything

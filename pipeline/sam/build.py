@@ -15,8 +15,9 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from pipeline.errors import S4MError, some_of
+from pipeline.sam.files import PUBLISHED
 from pipeline.sam.tiny.model import OWN_SIDE, TinySam, build_sam_tiny
-from pipeline.sam.weights import PUBLISHED, identify_weights
+from pipeline.sam.weights import identify_weights
 
 MODELS = ("sam_tiny", *PUBLISHED)
 

@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 
 from pipeline.errors import S4MError
 from pipeline.files.locks import lock_file
-from pipeline.sam.files import PUBLISHED_FILES, checkpoint_path
+from pipeline.sam.files import PUBLISHED, PublishedFile, checkpoint_path
 from pipeline.sam.tiny import WEIGHTS_FILE
 
 PUBLISHER: Final = "https://dl.fbaipublicfiles.com/segment_anything"
@@ -26,25 +26,6 @@ BLOCK_BYTES: Final = 1 << 20
 
 Progress = Callable[[int, int], None]
 """Called with bytes so far and bytes in all."""
-
-
-@dataclass(frozen=True)
-class PublishedFile:
-    """A checkpoint as segment_anything's authors publish it."""
-
-    name: str
-    bytes: int
-    sha256: str
-
-
-PUBLISHED: Final[dict[str, PublishedFile]] = {
-    model: PublishedFile(PUBLISHED_FILES[model], size, sha256)
-    for model, size, sha256 in (
-        ("vit_b", 375_042_383, "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
-        ("vit_l", 1_249_524_607, "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
-        ("vit_h", 2_564_550_879, "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
-    )
-}
 
 
 @dataclass(frozen=True)
