@@ -94,7 +94,7 @@ def nuclei(
 
     settings = NucleiSettings(validation, side, seed)
     for made in convert_nuclei(root, output, settings, workers=workers, progress=_progress("images")):
-        out.print(f"{made.path}: {made.images} images, {made.nuclei} nuclei")
+        out.print(f"{made.path}: {made.images} images, {made.instances} nuclei")
 
 
 @app.command("coco-split")
@@ -115,11 +115,13 @@ def coco_split(
 def _report_lines(report: CocoReport) -> list[str]:
     lines = [f"{report.path}"]
     if report.images:
+        small, medium, large = report.areas
+        sizes = list(report.image_sizes.items())[:5]
         lines += [
             f"  images      {report.images:,}, {report.images_without_instances:,} of them without instances",
             f"  instances   {report.instances:,}, {report.crowds:,} of them crowds",
-            f"  areas       {report.areas.small:,} small, {report.areas.medium:,} medium, {report.areas.large:,} large",
-            "  sizes       " + ", ".join(f"{s.width}x{s.height}: {s.images:,}" for s in report.image_sizes[:5]),
+            f"  areas       {small:,} small, {medium:,} medium, {large:,} large",
+            "  sizes       " + ", ".join(f"{width}x{height}: {count:,}" for (width, height), count in sizes),
         ]
         lines += [
             f"  category    {category.id} {category.name}: {category.instances:,} in {category.images:,} images"

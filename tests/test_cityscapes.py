@@ -1,4 +1,4 @@
-"""A miniature of Cityscapes in its real layout: what is converted is compared with its pictures by pixel."""
+"""A miniature of Cityscapes in its real layout: what is converted is compared with its images by pixel."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from pipeline.coco.reading import read_coco
-from pipeline.datasets.cityscapes import CLASSES, CityscapesSettings, ConvertedSplit, convert_cityscapes
+from pipeline.datasets.cityscapes import CLASSES, CityscapesSettings, convert_cityscapes
+from pipeline.datasets.converting import ConvertedFile
 from pipeline.errors import DatasetError, StageError
 
 WIDTH, HEIGHT = 64, 32
@@ -62,7 +63,7 @@ def label_path(root: Path, split: str, file_name: str) -> Path:
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_masks_are_the_label_pictures(root: Path, tmp_path: Path, split: str) -> None:
+def test_masks_are_the_label_images(root: Path, tmp_path: Path, split: str) -> None:
     convert_cityscapes(root, tmp_path / "out", TINY)
     coco = COCO(str(tmp_path / "out" / f"{split}.json"))
     assert len(coco.imgs) == len(NAMES[split])
@@ -117,7 +118,7 @@ def test_images_are_sorted_and_counts_reported(root: Path, tmp_path: Path) -> No
     ]
     crowds = sum(each.iscrowd for each in dataset.annotations)
     assert crowds > 0
-    assert train == ConvertedSplit(tmp_path / "out/train.json", 3, len(dataset.annotations) - crowds, crowds)
+    assert train == ConvertedFile(tmp_path / "out/train.json", 3, len(dataset.annotations) - crowds, crowds)
     assert val.images == 2
     assert seen == [(done, 5) for done in range(1, 6)]
 
@@ -145,7 +146,7 @@ def test_every_problem_is_told_at_once_and_nothing_written(root: Path, tmp_path:
     scaled = street(0)
     scaled[0, 0] = 12_345  # what interpolation between two instances makes
     Image.fromarray(scaled).save(root / "gtFine/val/frankfurt/frankfurt_000000_000294_gtFine_instanceIds.png")
-    (root / "gtFine/val/munster/munster_000000_000019_gtFine_instanceIds.png").write_bytes(b"no picture")
+    (root / "gtFine/val/munster/munster_000000_000019_gtFine_instanceIds.png").write_bytes(b"no image")
     settings = CityscapesSettings(cities=("aachen", "bremen", "frankfurt", "munster", "paris"), size_wh_px=(64, 32))
     with pytest.raises(DatasetError) as caught:
         convert_cityscapes(root, tmp_path / "out", settings)
@@ -159,7 +160,7 @@ def test_every_problem_is_told_at_once_and_nothing_written(root: Path, tmp_path:
         "munster_000000_000019_gtFine_instanceIds.png",
         "cities",
     }
-    assert "has no photograph leftImg8bit/train/aachen" in told["aachen_000002_000019_gtFine_instanceIds.png"]
+    assert "has no image leftImg8bit/train/aachen" in told["aachen_000002_000019_gtFine_instanceIds.png"]
     assert "has no labels gtFine/train/aachen" in told["aachen_000010_000019_leftImg8bit.png"]
     assert "64x64" in told["bremen_000001_000019_leftImg8bit.png"]
     assert "its pixels are RGB" in told["bremen_000001_000019_gtFine_instanceIds.png"]
@@ -168,7 +169,7 @@ def test_every_problem_is_told_at_once_and_nothing_written(root: Path, tmp_path:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_cut_label_picture_is_a_problem_not_a_mask(root: Path, tmp_path: Path) -> None:
+def test_a_cut_label_image_is_a_problem_not_a_mask(root: Path, tmp_path: Path) -> None:
     path = root / "gtFine/val/munster/munster_000000_000019_gtFine_instanceIds.png"
     path.write_bytes(path.read_bytes()[:-60])
     with pytest.raises(DatasetError, match=r"munster_000000_000019_gtFine_instanceIds.png: .*damaged"):

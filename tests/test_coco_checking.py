@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.coco.checking import AreaCounts, CategoryCount, SizeCount, check_coco
+from pipeline.coco.checking import CategoryCount, check_coco
 from tests.tiny_coco import tiny_coco, tiny_dict, write_json
 
 
@@ -26,7 +26,7 @@ def test_counts(tmp_path):
     areas = [annotation["area"] for annotation in content["annotations"]]
     assert (report.images, report.instances, report.crowds) == (6, 10, 1)
     assert report.images_without_instances == 1
-    assert report.image_sizes == (SizeCount(300, 200, 5), SizeCount(20, 10, 1))
+    assert list(report.image_sizes.items()) == [((300, 200), 5), ((20, 10), 1)]
     assert report.categories == (
         CategoryCount(3, "category 3", 5, 5),
         CategoryCount(7, "category 7", 5, 5),
@@ -34,7 +34,7 @@ def test_counts(tmp_path):
     )
     small, large = sum(area < 1024 for area in areas), sum(area >= 9216 for area in areas)
     assert small and large
-    assert report.areas == AreaCounts(small, 10 - small - large, large)
+    assert report.areas == (small, 10 - small - large, large)
     assert report.ok
     assert "images: 1 without instances (77)" in map(str, report.warnings)
     assert "categories: 1 without instances (never)" in map(str, report.warnings)
@@ -120,7 +120,7 @@ def test_annotation_id_zero(tmp_path):
     content = tiny_dict()
     content["annotations"][0]["id"] = 0
     (warning,) = warnings_of(tmp_path, content)
-    assert warning.startswith("annotations: 1 of id 0, which pycocotools' evaluation takes for 'not found'")
+    assert warning.startswith("annotations: 1 of id 0, which pycocotools' evaluation reads as 'not found'")
 
 
 def test_many_of_a_kind_are_summed_up(tmp_path):

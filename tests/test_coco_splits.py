@@ -99,10 +99,10 @@ def test_numbers_read_against_another_file_are_refused_all_at_once(annotations: 
     with pytest.raises(DatasetError) as caught:
         make_coco_split(annotations, tmp_path / "out", CocoSplitSettings(20, fold=1, published=published))
     assert [str(problem) for problem in caught.value.problems] == [
-        f"20 %, fold 1: holds 4 numbers, but 20 % of the 17 images with instances in {annotations} are 3: "
+        f"20 %, fold 1: holds 4 indices, but 20 % of the 17 images with instances in {annotations} are 3: "
         "it was drawn for another annotation file",
-        "20 %, fold 1: holds 17, which is no place among 17 images with instances",
-        "20 %, fold 1: repeats numbers: 1 too many",
+        "20 %, fold 1: holds 17, which is not an index of the 17 images with instances",
+        "20 %, fold 1: repeats indices: 1 too many",
     ]
     assert not (tmp_path / "out").exists()
 
@@ -112,8 +112,8 @@ def test_numbers_read_against_another_file_are_refused_all_at_once(annotations: 
     [
         ({"10": {"1": [0]}, "1.0": {}}, "has no 20 %, only: 1, 10"),
         ({"20": {"0": [], "2": []}}, "20 %: has no fold 1, only: 0, 2"),
-        ({"twenty": {}}, "'twenty' is no percentage: the file is neither a published list nor COCO"),
-        ({"20": [1, 2]}, "20 %: must be an object of fold -> list of numbers"),
+        ({"twenty": {}}, "'twenty' is not a percentage: the file is neither a published list nor COCO"),
+        ({"20": [1, 2]}, "20 %: must be an object of fold -> list of indices"),
         ([1, 2, 3], "JSON object"),
     ],
 )
@@ -156,5 +156,5 @@ def test_wrong_settings_are_told_together(annotations: Path, tmp_path: Path) -> 
 
 
 def test_a_percentage_of_no_image_is_refused(annotations: Path, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="4 % of 20 images is none"):
+    with pytest.raises(DatasetError, match="4 % of 20 images is less than one image"):
         make_coco_split(annotations, tmp_path / "out", CocoSplitSettings(percent=4))

@@ -270,9 +270,9 @@ def test_what_is_no_image_file(tmp_path):
     (tmp_path / "empty.png").touch()
     assert reason(tmp_path / "empty.png") == "the file is empty"
     (tmp_path / "text.png").write_text("no image")
-    assert reason(tmp_path / "text.png").startswith("not an image, or none of AVIF, BMP")
+    assert reason(tmp_path / "text.png").startswith("not an image, or in a format other than AVIF, BMP")
     (tmp_path / "a.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
-    assert reason(tmp_path / "a.eps").startswith("not an image, or none of AVIF, BMP")
+    assert reason(tmp_path / "a.eps").startswith("not an image, or in a format other than AVIF, BMP")
     os.mkfifo(tmp_path / "pipe.png")
     assert reason(tmp_path / "pipe.png") == "not a regular file"
     assert reason(tmp_path / ("a" * 300)).startswith("cannot be opened")

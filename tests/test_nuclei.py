@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from pipeline.coco.checking import check_coco
 from pipeline.coco.reading import read_coco
-from pipeline.datasets.nuclei import ConvertedNuclei, NucleiSettings, convert_nuclei
+from pipeline.datasets.converting import ConvertedFile
+from pipeline.datasets.nuclei import NucleiSettings, convert_nuclei
 from pipeline.errors import DatasetError, ProblemsError, StageError
 from stages import data_commands
 
@@ -21,7 +22,7 @@ TWO = NucleiSettings(validation=2)
 
 
 def add_nuclei(root: Path, name: str, size_wh_px: tuple[int, int], nuclei: int, mode: str = "RGBA") -> None:
-    """A picture as published, with random rectangles for nuclei; each of them may cover others."""
+    """An image as published, with random rectangles for nuclei; each of them may cover others."""
     width, height = size_wh_px
     image_folder, mask_folder = root / name / "images", root / name / "masks"
     image_folder.mkdir(parents=True)
@@ -78,7 +79,7 @@ def test_masks_are_the_mask_files(root: Path, tmp_path: Path, file: str) -> None
             assert (x + width, y + height) == (columns.max() + 1, rows.max() + 1)
 
 
-def test_every_picture_is_in_one_file_under_its_id(root: Path, tmp_path: Path) -> None:
+def test_every_image_is_in_one_file_under_its_id(root: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     train, val = convert_nuclei(root, tmp_path / "out", TWO, progress=lambda done, total: seen.append((done, total)))
     assert (train.images, val.images) == (6, 2)
@@ -86,8 +87,8 @@ def test_every_picture_is_in_one_file_under_its_id(root: Path, tmp_path: Path) -
     assert sorted((image.id, image.file_name[:2]) for image in images) == list(enumerate(sorted(NAMES), start=1))
     assert names_in(train.path) == sorted(names_in(train.path))
     nuclei = sum(len(masks_of(root, name)) for name in names_in(val.path))
-    assert val == ConvertedNuclei(tmp_path / "out/val.json", 2, nuclei)
-    assert train.nuclei + nuclei == sum(len(masks_of(root, name)) for name in NAMES)
+    assert val == ConvertedFile(tmp_path / "out/val.json", 2, nuclei, crowds=0)
+    assert train.instances + nuclei == sum(len(masks_of(root, name)) for name in NAMES)
     assert seen == [(done, 8) for done in range(1, 9)]
 
 
@@ -104,9 +105,9 @@ def test_the_draw_depends_on_names_and_seed_alone(root: Path, tmp_path: Path) ->
     assert len({tuple(drawn(f"seed {seed}", 3, seed)) for seed in range(4)}) > 1
 
 
-def test_a_side_takes_square_pictures_of_that_size(root: Path, tmp_path: Path) -> None:
-    # Nothing is asked of a picture that is not taken.
-    masks_of(root, NAMES[2])[0].write_bytes(b"no picture")
+def test_a_side_takes_square_images_of_that_size(root: Path, tmp_path: Path) -> None:
+    # Nothing is asked of an image that is not taken.
+    masks_of(root, NAMES[2])[0].write_bytes(b"no image")
     train, val = convert_nuclei(root, tmp_path / "out", NucleiSettings(validation=2, side_px=32))
     images = [image for made in (train, val) for image in read_coco(made.path).images]
     assert {image.file_name[:2] for image in images} == set(NAMES) - {NAMES[2], NAMES[5]}
@@ -154,12 +155,12 @@ def test_linked_folders_are_followed(root: Path, tmp_path: Path) -> None:
 
 
 def test_every_problem_is_told_at_once_and_nothing_written(root: Path, tmp_path: Path) -> None:
-    no_picture, no_masks, empty_masks, bad_picture, bad_masks = sorted(NAMES)[:5]
-    (root / no_picture / "images" / f"{no_picture}.png").rename(root / no_picture / "images" / "other.png")
+    no_image, no_masks, empty_masks, bad_image, bad_masks = sorted(NAMES)[:5]
+    (root / no_image / "images" / f"{no_image}.png").rename(root / no_image / "images" / "other.png")
     (root / no_masks / "masks").rename(root / no_masks / "mask")
     for path in masks_of(root, empty_masks):
         path.unlink()
-    (root / bad_picture / "images" / f"{bad_picture}.png").write_bytes(b"no picture")
+    (root / bad_image / "images" / f"{bad_image}.png").write_bytes(b"no image")
     bad = root / bad_masks / "masks"
     Image.new("L", (32, 31), 255).save(bad / "size.png")
     Image.new("L", SIZE_BY_NAME[bad_masks], 127).save(bad / "empty.png")
@@ -172,17 +173,17 @@ def test_every_problem_is_told_at_once_and_nothing_written(root: Path, tmp_path:
         convert_nuclei(root, tmp_path / "out", NucleiSettings(validation=8))
     told = {problem.where: problem.message for problem in caught.value.problems if problem.where}
     assert told.pop(f"{bad_masks}/masks/cut.png").startswith("cannot be decoded, the file is damaged")
-    assert told.pop(f"{bad_picture}/images/{bad_picture}.png").startswith("not an image")
+    assert told.pop(f"{bad_image}/images/{bad_image}.png").startswith("not an image")
     assert told == {
-        no_picture: f"has no picture {no_picture}/images/{no_picture}.png",
+        no_image: f"has no image {no_image}/images/{no_image}.png",
         f"{no_masks}/images/{no_masks}.png": f"has no masks {no_masks}/masks/*.png: unpack stage1_train.zip again",
         f"{empty_masks}/images/{empty_masks}.png": (
             f"has no masks {empty_masks}/masks/*.png: unpack stage1_train.zip again"
         ),
-        f"{bad_masks}/masks/size.png": "is 32x31 pixels, its picture 32x32",
+        f"{bad_masks}/masks/size.png": "is 32x31 pixels, its image 32x32",
         f"{bad_masks}/masks/empty.png": ("marks no pixel (none is 128 or brighter): delete it if it shows no nucleus"),
         f"{bad_masks}/masks/folder.png": "a folder, not an image file",
-        "validation": "8 of 7 pictures leave none to train on: ask for less",
+        "validation": "8 of 7 images leave none to train on: choose fewer",
     }
     names = [problem.message for problem in caught.value.problems if not problem.where]
     assert len(names) == 2
@@ -205,18 +206,18 @@ def test_a_missing_and_another_folder_are_told(tmp_path: Path) -> None:
         convert_nuclei(tmp_path / "missing", tmp_path / "out", TWO)
     add_nuclei(tmp_path / "one level/too deep", NAMES[0], (32, 32), 1)
     for folder in (tmp_path, tmp_path / "one level"):
-        with pytest.raises(DatasetError, match=r"1 problem\n.*holds no pictures: .* ID/images/ID.png and ID/masks"):
+        with pytest.raises(DatasetError, match=r"1 problem\n.*holds no images: .* ID/images/ID.png and ID/masks"):
             convert_nuclei(folder, tmp_path / "out", TWO)
 
 
 def test_sizes_are_told_where_none_is_the_one_asked_for(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"side: no picture is 64x64, they are: 32x32 \(6\), .*48x32 \(1\)"):
+    with pytest.raises(DatasetError, match=r"side: no image is 64x64, they are: 32x32 \(6\), .*48x32 \(1\)"):
         convert_nuclei(root, tmp_path / "out", NucleiSettings(side_px=64))
 
 
 @pytest.mark.parametrize("validation", [6, 50])
-def test_some_pictures_must_be_left_to_train_on(root: Path, tmp_path: Path, validation: int) -> None:
-    with pytest.raises(DatasetError, match=f"validation: {validation} of 6 pictures leave none"):
+def test_some_images_must_be_left_to_train_on(root: Path, tmp_path: Path, validation: int) -> None:
+    with pytest.raises(DatasetError, match=f"validation: {validation} of 6 images leave none"):
         convert_nuclei(root, tmp_path / "out", NucleiSettings(validation, side_px=32))
     assert not (tmp_path / "out").exists()
 
@@ -243,5 +244,5 @@ def test_the_command_says_what_it_wrote(root: Path, tmp_path: Path) -> None:
     expected = convert_nuclei(root, tmp_path / "direct", NucleiSettings(2, 32, 3))
     for made in expected:
         written = tmp_path / "out" / made.path.name
-        assert f"{written}: {made.images} images, {made.nuclei} nuclei" in done.output
+        assert f"{written}: {made.images} images, {made.instances} nuclei" in done.output
         assert json.loads(written.read_text()) == json.loads(made.path.read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -371,16 +372,17 @@ def test_a_checkpoint_of_another_seed_is_refused(tmp_path, small_batches):
 
 def test_an_interrupted_write_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "constant.pt"
-    train.write_atomically({"step": 1}, path)
+    train.save_tensors({"step": 1}, path)
 
-    def half_written(value: object, aside: Path) -> None:
-        aside.write_bytes(b"half")
+    def half_written(value: object, file: BinaryIO) -> None:
+        file.write(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", half_written)
     with pytest.raises(KeyboardInterrupt):
-        train.write_atomically({"step": 2}, path)
+        train.save_tensors({"step": 2}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 # Shipped weights

@@ -17,8 +17,9 @@ from segment_anything import sam_model_registry
 from pipeline.errors import S4MError
 from pipeline.sam import weights
 from pipeline.sam.build import build_sam, embedding_shape, read_state
+from pipeline.sam.files import PublishedFile
 from pipeline.sam.tiny.model import build_sam_tiny
-from pipeline.sam.weights import PublishedFile, download_weights, hash_weights, identify_weights
+from pipeline.sam.weights import download_weights, hash_weights, identify_weights
 
 CONTENT = bytes(range(256)) * 4096
 

@@ -152,7 +152,7 @@ def test_lists_of_cityscapes(tmp_path, entry):
 def test_a_coco_file_lists_its_images(tmp_path):
     content = {"images": [{"id": 900, "file_name": "0004.png", "width": 64, "height": 48}]}
     assert listed(tmp_path, json.dumps(content)).labelled_ids == (4,)
-    with pytest.raises(DatasetError, match=r"image 900: 'x\.png' is no image of"):
+    with pytest.raises(DatasetError, match=r"image 900: 'x\.png' is not an image of"):
         listed(tmp_path, json.dumps(content).replace("0004.png", "x.png"))
 
 
@@ -169,12 +169,12 @@ def test_everything_wrong_with_a_list_is_told_at_once(tmp_path):
     assert caught.value.source == str(tmp_path / "list.txt")
     dataset = tmp_path / "dataset.json"
     assert [str(problem) for problem in caught.value.problems] == [
-        f"line 3: 'missing.png' is no image of {dataset}",
+        f"line 3: 'missing.png' is not an image of {dataset}",
         "line 5: 'x.png' may be any of the images 2 (a/x.png), 3 (b/x.png): write whole file names",
         "line 6: '0001' was named before, at line 1",
-        f"line 7: '77' is no image of {dataset}",
+        f"line 7: '77' is not an image of {dataset}",
     ]
-    with pytest.raises(DatasetError, match=r"entry 2: 9 is no image"):
+    with pytest.raises(DatasetError, match=r"entry 2: 9 is not an image"):
         listed(tmp_path, "[1, 9]")
 
 

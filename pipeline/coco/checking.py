@@ -1,9 +1,9 @@
-"""Looks a COCO instance file over: what is in it, what is wrong, what is odd (the package says which)."""
+"""Report on a COCO instance file: what is in it, what is wrong, what is odd (the package says which)."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,29 +31,12 @@ class CategoryCount:
 
 
 @dataclass(frozen=True)
-class SizeCount:
-    """How many images have one size."""
-
-    width: int
-    height: int
-    images: int
-
-
-@dataclass(frozen=True)
-class AreaCounts:
-    """Instances by area, in COCO's classes: below 32 x 32 pixels, below 96 x 96, larger."""
-
-    small: int
-    medium: int
-    large: int
-
-
-@dataclass(frozen=True)
 class CocoReport:
-    """What a COCO file holds; counts are of what is usable, so they mean little while there are errors.
+    """Counts of a COCO file and what is wrong with it. Only usable elements are counted.
 
-    `bad_images` has the images whose files are missing or cannot be used, if the image folder was looked at.
-    Warnings are summed up by kind, with a few examples.
+    `areas`: instances of below 32 x 32 pixels, below 96 x 96, larger, as COCO divides them. `bad_images`: images
+    whose files are missing or cannot be used, if the image folder was given. Warnings are summed up by kind, with
+    a few examples.
     """
 
     path: Path
@@ -62,15 +45,15 @@ class CocoReport:
     instances: int
     crowds: int
     categories: tuple[CategoryCount, ...]
-    image_sizes: tuple[SizeCount, ...]  # the commonest first
-    areas: AreaCounts
+    image_sizes: Mapping[tuple[int, int], int]  # number of images by (width, height), the commonest first
+    areas: tuple[int, int, int]
     errors: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
     bad_images: tuple[Problem, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong, odd things aside."""
+        """Say whether nothing is wrong, apart from warnings."""
         return not self.errors and not self.bad_images
 
 
@@ -83,15 +66,13 @@ def check_coco(
 ) -> CocoReport:
     """Count and check a COCO file and, where `image_root` is given, the image files it names.
 
-    Of an image file only the header is read, which finds missing files and wrong sizes; `decode_pixels`
-    reads it whole. An unusable annotation file is a report with errors, not an exception.
+    Only the headers of image files are read, which finds missing files and wrong sizes; with `decode_pixels`
+    all pixels are. An unusable annotation file is a report with errors, not an exception.
     """
     try:
-        scan = scan_coco(path, annotations_required=annotations_required)
+        dataset, errors = scan_coco(path, annotations_required=annotations_required)
     except DatasetError as error:
         dataset, errors = CocoDataset(path, (), (), ()), error.problems
-    else:
-        dataset, errors = scan.dataset, scan.problems
     by_image = dataset.annotations_by_image
     sizes = Counter((image.width, image.height) for image in dataset.images)
     small = sum(each.area < _SMALL_AREA for each in dataset.annotations)
@@ -104,8 +85,8 @@ def check_coco(
         instances=len(dataset.annotations),
         crowds=sum(each.iscrowd for each in dataset.annotations),
         categories=categories,
-        image_sizes=tuple(SizeCount(*size, count) for size, count in sizes.most_common()),
-        areas=AreaCounts(small, len(dataset.annotations) - small - large, large),
+        image_sizes=dict(sizes.most_common()),
+        areas=(small, len(dataset.annotations) - small - large, large),
         errors=errors,
         warnings=(*_list_warnings(dataset, categories), *_annotation_warnings(dataset)),
         bad_images=() if image_root is None else tuple(_bad_images(dataset, image_root, decode_pixels)),
@@ -133,7 +114,7 @@ def _list_warnings(dataset: CocoDataset, categories: Iterable[CategoryCount]) ->
         ("categories", "without instances"): [each.name for each in categories if not each.instances],
         ("categories", "names used more than once"): [name for name, count in names.items() if count > 1],
     }
-    if not dataset.annotations:  # an unlabelled set: it has no instances by intent
+    if not dataset.annotations:  # unlabelled images: they have no instances by intent
         found = {kind: examples for kind, examples in found.items() if kind[1] != "without instances"}
     return [_summed(where, what, examples) for (where, what), examples in found.items() if examples]
 
@@ -143,7 +124,7 @@ def _annotation_warnings(dataset: CocoDataset) -> list[Problem]:
     for annotation in dataset.annotations:
         image = dataset.image_by_id[annotation.image_id]
         if annotation.id == 0:
-            found["of id 0, which pycocotools' evaluation takes for 'not found': number from 1"].append("0")
+            found["of id 0, which pycocotools' evaluation reads as 'not found': number from 1"].append("0")
         if box_over_border(annotation, image):
             found["whose box reaches over the image's border"].append(str(annotation.id))
         for oddity in mask_oddities(annotation, image):
@@ -157,9 +138,9 @@ def _summed(where: str, what: str, examples: list[str]) -> Problem:
 
 
 def _bad_images(dataset: CocoDataset, image_root: Path, decode_pixels: bool) -> Iterable[Problem]:
-    look = read_image if decode_pixels else check_image_header
+    read = read_image if decode_pixels else check_image_header
     for image in dataset.images:
         try:
-            look(resolve_image_path(image_root, image.file_name), (image.width, image.height))
+            read(resolve_image_path(image_root, image.file_name), (image.width, image.height))
         except ImageError as error:
             yield Problem(f"image {image.id} ({image.file_name})", str(error))

@@ -1,4 +1,4 @@
-"""Reads one list of a COCO file, each element on its own: a bad one is told and passed over."""
+"""Read one list of a COCO file, each element on its own: a bad one is reported and left out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.errors import Problem
 
 
 class AnnotationJson(msgspec.Struct, gc=False):
-    """An annotation as files have it: `area` and `iscrowd` may be missing."""
+    """An annotation as it is in the file: `area` and `iscrowd` may be missing."""
 
     id: Id
     image_id: Id
@@ -28,7 +28,7 @@ Element = TypeVar("Element", CocoImage, CocoCategory, AnnotationJson)
 
 
 class ElementReader(Generic[Element]):
-    """Reads one list of the file and adds what is wrong with its elements to `problems`."""
+    """Reader of one list of the file, which adds what is wrong with its elements to `problems`."""
 
     def __init__(self, name: str, key: str, element_type: type[Element], problems: list[Problem]) -> None:
         self.name = name
@@ -58,12 +58,12 @@ class ElementReader(Generic[Element]):
             yield element
 
     def refuse(self, element_id: int, field: str, message: str) -> None:
-        """Tell what is wrong with one field of a readable element."""
+        """Report what is wrong with one field of a readable element."""
         self.refused_ids.add(element_id)
         self.problems.append(Problem(f"{self.name} {element_id}, {field}", message))
 
     def _diagnose(self, index: int, text: msgspec.Raw, error: Exception) -> None:
-        """Decode an unreadable element field by field, so that every wrong one is told."""
+        """Decode an unreadable element field by field, so that every wrong one is reported."""
         where = f"{self.key}[{index}]"
         try:
             given = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
@@ -84,6 +84,6 @@ class ElementReader(Generic[Element]):
             if name == "id":
                 where = f"{self.name} {value}"
                 self.refused_ids.add(value)
-        if not found:  # a key given twice, the first of them wrong
+        if not found:  # a key given twice, of which the first is wrong
             found.append(("", plain_message(str(error))[1]))
         self.problems += [Problem(f"{where}, {name}".removesuffix(", "), message) for name, message in found]

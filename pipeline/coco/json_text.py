@@ -1,4 +1,4 @@
-"""From the bytes of a JSON file to the JSON text of its parts, with the place of what cannot be parsed."""
+"""Read a JSON file as the JSON text of its parts, and say where it cannot be parsed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import msgspec
 
 from pipeline.errors import DatasetError, Problem
 
-# What Python writes for a float that is no number, and any string, so that "NaN" inside a string stays.
+# What Python writes for a float that is not a number, and any string, so that "NaN" inside a string stays.
 _STRING_OR_NO_NUMBER = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|-?Infinity|NaN', re.DOTALL)
 
-# Stands for NaN and Infinity: a value no longer than they are (so that byte places stay right), which no
-# field takes and nobody writes.
+# Replaces NaN and Infinity: a value no longer than they are (so that byte offsets stay right), which no
+# field accepts and nobody writes.
 _NO_NUMBER = b"{\t}"
 
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -30,9 +30,9 @@ _TYPE_NAMES = {
 
 
 def read_json_object(path: Path) -> dict[str, msgspec.Raw]:
-    """The JSON text of every key of the file's top-level object; DatasetError where the file is not that.
+    """Return the JSON text of every key of the file's top-level object; DatasetError where the file has no such object.
 
-    NaN and Infinity, which are not JSON but which Python writes, are let through to the fields they stand in.
+    NaN and Infinity, which are not JSON but which Python writes, become problems of the fields that hold them.
     """
     try:
         data = path.read_bytes()
@@ -73,29 +73,29 @@ def _parse_problem(error: Exception, size: int) -> Problem:
 
 
 def field_problem(field: str, text: msgspec.Raw, error: Exception) -> tuple[str, str]:
-    """The place and the plain words for an error of msgspec in one field."""
+    """Return the field and the plain words for an error of msgspec in it."""
     if isinstance(error, RecursionError):
         return field, "is nested too deeply"
     if isinstance(error, UnicodeDecodeError):
         return field, f"is not UTF-8: {error.reason}"
     if bytes(text) == _NO_NUMBER:
         return field, "is NaN or Infinity"
-    place, message = plain_message(str(error))
+    below, message = plain_message(str(error))
     if _NO_NUMBER in bytes(text) and message.endswith("got an object"):
         message = "is NaN or Infinity"
-    return field + place, message
+    return field + below, message
 
 
 def plain_message(text: str) -> tuple[str, str]:
-    """Split a message of msgspec into the place below the field (`[2]`) and what is wrong there."""
-    message, _, place = text.partition(" - at `$")
-    place = place.removesuffix("`")
+    """Return where below the field (`[2]`) and what is wrong, from a message of msgspec."""
+    message, _, below = text.partition(" - at `$")
+    below = below.removesuffix("`")
     message = re.sub(r"`([a-z |]+)`", lambda found: _plain_types(found[1]), message)
     if message.startswith("Number out of range"):
         message = "is a number too large"
     if missing := re.fullmatch(r"Object missing required field (\w+)", message):
-        message, place = "is missing", f"{place}.{missing[1]}"
-    return place, message[:1].lower() + message[1:]
+        message, below = "is missing", f"{below}.{missing[1]}"
+    return below, message[:1].lower() + message[1:]
 
 
 def _plain_types(names: str) -> str:

@@ -1,4 +1,4 @@
-"""Checks whether an annotation's box and area fit its mask: cheaply for all, exactly where that is needed."""
+"""Check whether an annotation's box and area fit its mask: cheaply for all, exactly where that is needed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.masks.run_lengths import area_px, box_xywh
 _BORDER_SLACK_PX = 1.0
 _BOX_SLACK_PX = 2.0
 _BOX_SLACK_SHARE = 0.05
-# Tools measure area by outlines or by pixels; what is looked for is an area of another scale.
+# Tools measure area by outlines or by pixels; only an area of another scale is wrong.
 _AREA_SLACK_PX = 50.0
 _AREA_SLACK_SHARE = 0.5
 
@@ -30,7 +30,7 @@ def box_over_border(annotation: CocoAnnotation, image: CocoImage) -> bool:
 
 
 def mask_oddities(annotation: CocoAnnotation, image: CocoImage) -> list[str]:
-    """Say what is odd about the annotation's mask, its box and its area: some of the kinds above."""
+    """Return what is odd about the annotation's mask, box and area, of the kinds above."""
     if annotation.bbox[2] == 0 or annotation.bbox[3] == 0:
         return [NO_EXTENT]
     segmentation = decode_segmentation(annotation.segmentation)

@@ -1,4 +1,4 @@
-"""The values of a COCO instance file, as the rest of the pipeline sees them: frozen, checked, small."""
+"""The content of a COCO instance file as the pipeline uses it: frozen, checked, small."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class CocoDataset:
         return {image_id: tuple(annotations) for image_id, annotations in by_image.items()}
 
     def instances(self, image_id: int) -> tuple[CocoAnnotation, ...]:
-        """Return the annotations of an image without its crowds, which are no instances."""
+        """Return the annotations of an image without its crowds, which are not instances."""
         return tuple(each for each in self.annotations_by_image[image_id] if not each.iscrowd)
 
     def rle(self, annotation: CocoAnnotation) -> CompressedRle:

@@ -1,4 +1,4 @@
-"""From an annotation's file name to a file on the disk, inside the image folder and nowhere else."""
+"""Find the file of an image by its file name, inside the image folder and nowhere else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DRIVE_LETTER = re.compile(r"[A-Za-z]:")
 
 
 def text_problem(text: str) -> str | None:
-    """Say why a name is no name, or None where it can be shown and matched."""
+    """Say why a text cannot be a name, or None where it can."""
     if not text.strip():
         return "is empty"
     return f"{text!r} holds a control character" if _CONTROL_CHARACTER.search(text) else None
@@ -40,7 +40,6 @@ def resolve_image_path(root: Path, file_name: str) -> Path:
 
     Links inside the folder are followed: whoever owns the folder made them, an annotation file cannot.
     """
-    problem = file_name_problem(file_name)
-    if problem is not None:
+    if (problem := file_name_problem(file_name)) is not None:
         raise ImageError(f"file name {problem}")
     return root / file_name

@@ -1,4 +1,4 @@
-"""Reads a COCO instance file and finds everything that is wrong with it, in one pass."""
+"""Read a COCO instance file and find everything that is wrong with it, in one pass."""
 
 from __future__ import annotations
 
@@ -29,27 +29,19 @@ class _Known(Generic[Named]):
     refused_ids: set[int]
 
 
-@dataclass(frozen=True)
-class Scan:
-    """What could be read of a file, and everything that was wrong with the rest."""
-
-    dataset: CocoDataset
-    problems: tuple[Problem, ...]
-
-
 def read_coco(path: Path, *, annotations_required: bool = True) -> CocoDataset:
     """Read and check a COCO instance file; DatasetError with every problem where there is any.
 
     With `annotations_required=False` (unlabelled images) `annotations` and `categories` may be missing.
     """
-    scan = scan_coco(path, annotations_required=annotations_required)
-    if scan.problems:
-        raise DatasetError(str(path), scan.problems)
-    return scan.dataset
+    dataset, problems = scan_coco(path, annotations_required=annotations_required)
+    if problems:
+        raise DatasetError(str(path), problems)
+    return dataset
 
 
-def scan_coco(path: Path, *, annotations_required: bool) -> Scan:
-    """Read what is right with a file and list what is wrong; DatasetError where it is no JSON object."""
+def scan_coco(path: Path, *, annotations_required: bool) -> tuple[CocoDataset, tuple[Problem, ...]]:
+    """Return what is right with a file and what is wrong; DatasetError where it is not a JSON object."""
     problems: list[Problem] = []
     top = read_json_object(path)
     needs_categories = annotations_required or "annotations" in top
@@ -70,7 +62,7 @@ def scan_coco(path: Path, *, annotations_required: bool) -> Scan:
         categories=tuple(categories.usable.values()),
         annotations=tuple(annotations),
     )
-    return Scan(dataset, tuple(problems))
+    return dataset, tuple(problems)
 
 
 def _element_texts(
@@ -113,7 +105,7 @@ def _read_categories(texts: list[msgspec.Raw], problems: list[Problem]) -> _Know
 
 
 class _AnnotationReader:
-    """Reads the annotations of one file, given what the file has of images and categories."""
+    """Reader of the annotations of one file, given its images and categories."""
 
     def __init__(self, images: _Known[CocoImage], categories: _Known[CocoCategory], problems: list[Problem]) -> None:
         self._images = images
@@ -122,7 +114,7 @@ class _AnnotationReader:
         self._checker = SegmentationChecker(self._reader.refuse)
 
     def read(self, texts: list[msgspec.Raw]) -> list[CocoAnnotation]:
-        """Every usable annotation, in the order of the file."""
+        """Return every usable annotation, in the order of the file."""
         usable = []
         for given in self._reader.elements(texts):
             image = self._images.usable.get(given.image_id)
@@ -140,7 +132,7 @@ class _AnnotationReader:
         return [each for each in usable if each.id not in refused_ids] if refused_ids else usable
 
     def _refuse_references(self, given: AnnotationJson) -> None:
-        # An image or category that is there but was refused has been told already.
+        # An image or category that is in the file but was refused has been reported already.
         for field, wanted, known in (
             ("image_id", given.image_id, self._images),
             ("category_id", given.category_id, self._categories),
@@ -152,9 +144,7 @@ class _AnnotationReader:
         segmentation = self._checker.check(given.id, given.segmentation, image.width, image.height)
         if segmentation is None:
             return None
-        area = given.area
-        if area is None:
-            area = float(area_px(to_rle(segmentation, image.width, image.height)))
+        area = float(area_px(to_rle(segmentation, image.width, image.height))) if given.area is None else given.area
         return CocoAnnotation(
             id=given.id,
             image_id=given.image_id,

@@ -1,8 +1,8 @@
-"""The three forms of a COCO segmentation: polygons, compressed RLE, uncompressed RLE.
+"""Decode and check the three forms of a COCO segmentation: polygons, compressed RLE, uncompressed RLE.
 
 A segmentation is kept as its JSON text (`msgspec.Raw`, a view into the file's bytes), so that a dataset of a
-million instances holds no decoded coordinates. Checked is what pycocotools takes on trust: that a text does not
-end too early, that runs fill the image, that no point is far away.
+million instances holds no decoded coordinates. The checks are those that pycocotools leaves out: that a text does
+not end too early, that runs fill the image, that no point is far away.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from pipeline.masks.run_lengths import (
 Polygons = list[list[float]]
 
 _COUNTS_AT_ONCE = 1024
-"""As many compressed RLEs are summed up at once: more of them no longer fit the processor's cache."""
+"""Number of compressed RLEs summed up at once: more of them no longer fit the processor's cache."""
 
 Key = TypeVar("Key")
 
 
 class RleJson(msgspec.Struct, gc=False):
-    """An RLE as COCO JSON has it; `counts` is text (compressed) or run lengths (uncompressed)."""
+    """An RLE as it is in COCO JSON; `counts` is text (compressed) or run lengths (uncompressed)."""
 
     size: tuple[int, int]
     counts: str | list[int]
@@ -79,7 +79,7 @@ def require_usable(segmentation: Polygons | RleJson, width: int, height: int) ->
             raise SegmentationError(f"[{index}]", f"has an odd count of coordinates ({len(polygon_xy)})")
         if len(polygon_xy) < 6:
             raise SegmentationError(f"[{index}]", f"has {len(polygon_xy) // 2} points: a polygon needs 3")
-        # One cheap look at all coordinates; which axis is meant matters only where it fails.
+        # One cheap check of all coordinates; the axis matters only where it fails.
         if min(polygon_xy) < -shorter_side or max(polygon_xy) > 2 * shorter_side:
             _require_near(index, polygon_xy, width, height)
 
@@ -106,9 +106,9 @@ def _require_usable_rle(rle: RleJson, width: int, height: int) -> None:
 
 
 class SegmentationChecker(Generic[Key]):
-    """Checks segmentations one by one and tells `refuse` the key, the field and what is wrong.
+    """Check of many segmentations, which calls `refuse` with the key, the field and what is wrong.
 
-    The run lengths of compressed RLEs are summed up many at a time: `finish` does the rest of them.
+    The run lengths of compressed RLEs are summed up many at a time: `finish` sums up the rest.
     """
 
     def __init__(self, refuse: Callable[[Key, str, str], None]) -> None:
@@ -145,7 +145,7 @@ class SegmentationChecker(Generic[Key]):
 
 
 def to_rle(segmentation: Polygons | RleJson, width: int, height: int) -> CompressedRle:
-    """Make the pycocotools RLE of a usable segmentation (see `require_usable`)."""
+    """Return the pycocotools RLE of a usable segmentation (see `require_usable`)."""
     if not isinstance(segmentation, RleJson):
         return encode_polygons(segmentation, height, width)
     if isinstance(segmentation.counts, str):

@@ -1,8 +1,8 @@
-"""Writes COCO instance files: the same content gives the same bytes, and a reader never sees half a file."""
+"""Write COCO instance files: the same content gives the same bytes, and a reader never sees half a file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -31,26 +31,16 @@ def write_coco(
 
     Segmentations are written as they were read, byte for byte.
     """
-    with open_atomically(path) as file:
-        file.writelines(_lines(images, categories, annotations))
-
-
-def _lines(
-    images: Iterable[CocoImage],
-    categories: Iterable[CocoCategory],
-    annotations: Iterable[CocoAnnotation] | None,
-) -> Iterator[bytes]:
     lists: list[tuple[bytes, Iterable[msgspec.Struct]]] = [(b"images", images), (b"categories", categories)]
     if annotations is not None:
         lists.append((b"annotations", annotations))
-    yield b"{"
-    for index, (key, elements) in enumerate(lists):
-        yield b"%s\n" % (b"," if index else b"")
-        yield b'"%s":[' % key
-        separator = b"\n"
-        for element in elements:
-            yield separator
-            yield _encoder.encode(element)
-            separator = b",\n"
-        yield b"]"
-    yield b"\n}\n"
+    with open_atomically(path) as file:
+        before_list = b"{"
+        for key, elements in lists:
+            file.write(b'%s\n"%s":[' % (before_list, key))
+            before = b"\n"
+            for element in elements:
+                file.writelines((before, _encoder.encode(element)))
+                before = b",\n"
+            before_list = b"],"
+        file.write(b"]\n}\n")

@@ -1,1 +1,1 @@
-"""Running shards: in process or on Dask, reading ahead, sharing out GPUs."""
+"""Run shards in this process or on Dask, read images ahead, distribute GPUs."""

@@ -1,4 +1,4 @@
-"""Reading what comes next while something else is being worked on."""
+"""Read the next batch while the current one is processed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ READERS = 2
 
 
 def read_ahead(items: Sequence[Item], batch_size: int, read: Callable[[Item], Read]) -> Iterator[list[Read]]:
-    """What `read` makes of the items, in order, a batch at a time; the next batch is read meanwhile."""
+    """Yield what `read` returns for the items, in order, in batches; the next batch is read meanwhile."""
     batches = [items[first : first + batch_size] for first in range(0, len(items), batch_size)]
     with ThreadPoolExecutor(READERS) as readers:
         ahead = [readers.submit(read, item) for item in batches[0]] if batches else []

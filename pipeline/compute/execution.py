@@ -1,4 +1,4 @@
-"""How sharded work is run: on which machines, and who hears of its progress. The library itself shows nothing."""
+"""Run sharded work on the machines that an experiment names, and report its progress to the caller."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pipeline.compute.shards import Shard, ShardReport, ShardWork, run_shards
 
 @dataclass(frozen=True)
 class ShardProgress:
-    """How far a piece of sharded work is.
+    """Progress of sharded work.
 
-    what: its name, as `refine`. images: all that it has; done: those that are finished; done_before: those that an
+    what: its name, such as `refine`. images: all of the work; done: the finished ones; done_before: those that an
     earlier run finished. report: of the shard finished just now; None when the work begins.
     """
 
@@ -27,14 +27,14 @@ class ShardProgress:
 
 
 def ignore(_: object) -> None:
-    """Do nothing: for callers that need no progress and no messages."""
+    """Do nothing, for callers that need neither progress nor messages."""
 
 
 @dataclass(frozen=True)
 class Execution:
-    """Where shards run, and who hears of it.
+    """Where shards run, and what is called meanwhile.
 
-    progress: called as work begins and after each shard. say: called with messages for a person.
+    progress: called when work begins and after each shard. say: called with messages for a person.
     """
 
     compute: ComputeSettings
@@ -49,7 +49,7 @@ def run_missing(
     complete: frozenset[int],
     execution: Execution,
 ) -> Counter[str]:
-    """Run the shards of a plan that are not complete yet; return what they counted, failed images included.
+    """Run the shards of a plan that are not complete yet; return their counts, failed images included.
 
     plan: the image ids of every shard. complete: indices into the plan.
     """

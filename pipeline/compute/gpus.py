@@ -1,4 +1,4 @@
-"""Several GPUs of one machine, shared out among the worker processes on it. Needs Dask."""
+"""Distribute the GPUs of one machine among the worker processes on it. Needs Dask."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from distributed import Worker, WorkerPlugin
 
 
 class OneGpuEach(WorkerPlugin):
-    """Lets every worker see one GPU, in turns by their numbers, before it has looked for any; restarted ones too."""
+    """Plugin that shows every worker one GPU, in turns, before it uses any; restarted workers too."""
 
     def __init__(self, gpus: Sequence[str]) -> None:
         self.gpus = tuple(gpus)
 
     def setup(self, worker: Worker) -> None:
-        """Called by each worker as it starts."""
+        """Choose the GPU of a worker, which calls this as it starts."""
         os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[int(worker.name) % len(self.gpus)]
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     if given := os.environ.get("CUDA_VISIBLE_DEVICES"):
         return given.split(",")
     import torch

@@ -1,16 +1,16 @@
-"""COCO percent splits: which images of an annotation file play the labelled ones, as a JSON list of ids.
+"""Make COCO percent splits: which images of an annotation file are labelled, as a JSON list of ids.
 
 Three sources of a split:
 
 - A draw of our own by percent and fold. It is the draw of Soft-Teacher's `semi_coco.py` without an offset:
   NumPy's legacy generator, seeded by the fold, over all images in the order of the file.
-- The published index list of Unbiased Teacher (`COCO_supervision.txt`), used by much of the field: a JSON
-  object percent -> fold -> numbers. The numbers are neither image ids nor places in the file. They count,
-  from 0 and by rising id, the images with at least one annotation of `iscrowd` 0: what detectron2 keeps of
-  the file when it drops empty images. In train2017 these are 117,266 of 118,287 images, and the list's
-  lengths are `int(percent / 100 * 117266)`. That is checked here, for numbers read wrongly would look right.
+- The published index list of Unbiased Teacher (`COCO_supervision.txt`), used by many papers: a JSON object
+  percent -> fold -> indices. They are neither image ids nor indices into the file. They count, from 0 and by
+  rising id, the images with at least one annotation of `iscrowd` 0: what detectron2 keeps of the file when it
+  drops empty images. In train2017 these are 117,266 of 118,287 images, and the list's lengths are
+  `int(percent / 100 * 117266)`. That is checked here, because indices read wrongly would look right.
 - A published COCO file of the labelled images alone, `instances_train2017.{fold}@{percent}.json`. Experiments
-  take such files as they are; here one becomes a list of ids of the full file.
+  use such files directly; here one becomes a list of ids of the full file.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ import numpy as np
 from pipeline.coco.json_text import read_json_object
 from pipeline.coco.model import CocoDataset
 from pipeline.coco.reading import read_coco
+from pipeline.datasets.converting import out_of_range
 from pipeline.errors import DatasetError, Problem, ProblemsError, StageError
 from pipeline.files.writing import write_atomically
 
 
 @dataclass(frozen=True)
 class CocoSplitSettings:
-    """Which split is asked for."""
+    """Which split to make."""
 
     percent: float
     """Labelled images, in percent: more than 0, less than 100."""
     fold: int = 1
     """Which of the draws of this percentage; the seed of a draw of our own."""
     published: Path | None = None
-    """A published list, or COCO file of labelled images, to take the split from. None: draw it."""
+    """A published list, or COCO file of labelled images, that gives the split. None: draw it."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,6 @@ def make_coco_split(annotations: Path, output: Path, settings: CocoSplitSettings
     labelled_ids = tuple(sorted(_labelled_ids(dataset, settings)))
     text = msgspec.json.encode(labelled_ids).decode() + "\n"
     if not output.exists():
-        output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, text)
     elif output.read_bytes() != text.encode():
         raise StageError(f"{output} exists and is not this split: delete it or name another file")
@@ -72,8 +72,7 @@ def _require_valid(settings: CocoSplitSettings) -> None:
     problems = []
     if not 0 < settings.percent < 100:
         problems.append(Problem("percent", f"must be more than 0 and less than 100, is {settings.percent:g}"))
-    if not 0 <= settings.fold < 2**32:
-        problems.append(Problem("fold", f"must be 0 or more and less than 2**32, is {settings.fold}"))
+    problems += out_of_range("fold", settings.fold, 0, 2**32 - 1)
     if problems:
         raise ProblemsError("COCO split", problems)
 
@@ -91,15 +90,15 @@ def _drawn_ids(dataset: CocoDataset, settings: CocoSplitSettings) -> list[int]:
     total = len(dataset.images)
     count = _share(settings.percent, total)
     if count == 0:
-        message = f"{settings.percent:g} % of {total} images is none: ask for more"
+        message = f"{settings.percent:g} % of {total} images is less than one image: choose a larger percentage"
         raise DatasetError(str(dataset.path), [Problem("images", message)])
     # The legacy generator, on purpose: its draws are the same in every version of NumPy.
-    places = np.random.RandomState(settings.fold).choice(total, size=count, replace=False)
-    return [dataset.images[place].id for place in places]
+    drawn = np.random.RandomState(settings.fold).choice(total, size=count, replace=False)
+    return [dataset.images[index].id for index in drawn]
 
 
 def _ids_of_labelled_file(dataset: CocoDataset, published: Path, percent: float) -> list[int]:
-    """The ids of a COCO file of labelled images, all of which the full file must hold."""
+    """Return the ids of a COCO file of labelled images, all of which must be in the full file."""
     ids = [image.id for image in read_coco(published).images]
     problems = [
         Problem(f"image {image_id}", f"is not in {dataset.path}")
@@ -119,22 +118,22 @@ def _ids_of_labelled_file(dataset: CocoDataset, published: Path, percent: float)
 def _ids_of_indices(
     dataset: CocoDataset, published: Path, top: Mapping[str, msgspec.Raw], settings: CocoSplitSettings
 ) -> list[int]:
-    """Turn the published numbers into image ids (see the module's text for how they count)."""
+    """Return the image ids of the published indices (the module says how they count)."""
     indices = _published_indices(published, top, settings)
     counted_ids = sorted({each.image_id for each in dataset.annotations if not each.iscrowd})
     messages = []
     expected = _share(settings.percent, len(counted_ids))
     if len(indices) != expected:
         messages.append(
-            f"holds {len(indices)} numbers, but {settings.percent:g} % of the {len(counted_ids)} images with "
+            f"holds {len(indices)} indices, but {settings.percent:g} % of the {len(counted_ids)} images with "
             f"instances in {dataset.path} are {expected}: it was drawn for another annotation file"
         )
     outside = [index for index in indices if not 0 <= index < len(counted_ids)]
     if outside:
-        messages.append(f"holds {outside[0]}, which is no place among {len(counted_ids)} images with instances")
+        messages.append(f"holds {outside[0]}, which is not an index of the {len(counted_ids)} images with instances")
     repeated = len(indices) - len(set(indices))
     if repeated:
-        messages.append(f"repeats numbers: {repeated} too many")
+        messages.append(f"repeats indices: {repeated} too many")
     if messages:
         where = f"{settings.percent:g} %, fold {settings.fold}"
         raise DatasetError(str(published), [Problem(where, message) for message in messages])
@@ -142,13 +141,13 @@ def _ids_of_indices(
 
 
 def _published_indices(published: Path, top: Mapping[str, msgspec.Raw], settings: CocoSplitSettings) -> list[int]:
-    """The numbers listed for the percentage and the fold."""
+    """Return the indices listed for the percentage and the fold."""
     by_percent: dict[float, msgspec.Raw] = {}
     for key, text in top.items():
         try:
             by_percent[float(key)] = text  # publishers write 10 as "10" or "10.0"
         except ValueError as error:
-            message = f"{key!r} is no percentage: the file is neither a published list nor COCO"
+            message = f"{key!r} is not a percentage: the file is neither a published list nor COCO"
             raise DatasetError(str(published), [Problem("", message)]) from error
     where = f"{settings.percent:g} %"
     if settings.percent not in by_percent:
@@ -157,7 +156,7 @@ def _published_indices(published: Path, top: Mapping[str, msgspec.Raw], settings
     try:
         folds = msgspec.json.decode(by_percent[settings.percent], type=dict[str, list[int]])
     except ValueError as error:
-        message = f"must be an object of fold -> list of numbers: {error}"
+        message = f"must be an object of fold -> list of indices: {error}"
         raise DatasetError(str(published), [Problem(where, message)]) from error
     if str(settings.fold) not in folds:
         raise DatasetError(str(published), [Problem(where, f"has no fold {settings.fold}, only: {', '.join(folds)}")])

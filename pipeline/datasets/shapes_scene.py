@@ -1,4 +1,4 @@
-"""One picture of the shapes dataset: textured objects with random outlines on a textured background.
+"""Draw one image of the shapes dataset: textured objects with random outlines on a textured background.
 
 The class of an object is its texture, which is easy to tell. Its outline is drawn at random and says nothing
 about the class, so what a detector has left to learn is the outline itself.
@@ -23,7 +23,7 @@ Rng = np.random.Generator
 # The first are the easiest to tell apart.
 CLASS_NAMES: Final = ("striped", "ringed", "speckled", "checked", "dotted")
 
-# Masks are drawn this many times larger than the picture; a pixel belongs to what covers half of it.
+# Masks are drawn this many times larger than the image; a pixel belongs to what covers half of it.
 SUPERSAMPLING: Final = 4
 # cv2.fillPoly takes coordinates as integers with this many binary places.
 _FRACTION_BITS: Final = 4
@@ -32,10 +32,10 @@ _OUTLINE_POINTS: Final = 120
 
 @dataclass(frozen=True)
 class Difficulty:
-    """What makes a picture hard; ranges are (lowest, highest), lengths are shares of the picture's side."""
+    """What makes an image hard; ranges are (lowest, highest), lengths are shares of the image's side."""
 
     objects: tuple[int, int]
-    """Objects in a picture."""
+    """Objects in an image."""
     radius: tuple[float, float]
     """Radius of the disc of the object's area."""
     roughness: float
@@ -45,7 +45,7 @@ class Difficulty:
     texture: tuple[float, float]
     """Distance between the light and the dark parts of a texture, in grey levels."""
     crowding: float
-    """Probability that an object is put next to or under one that is already there."""
+    """Probability that an object is put next to or under another one."""
     min_visible_share: float
     """Objects that others cover to less than this share are left out."""
     shadow: float
@@ -53,7 +53,7 @@ class Difficulty:
     background: float
     """Strength of the background's own clouds and edges, in grey levels."""
     blur_px: float
-    """Strongest blur of the finished picture of 128 px; grows with the picture."""
+    """Strongest blur of the finished image of 128 px; grows with the image."""
     noise: tuple[float, float]
     """Standard deviation of the sensor's noise, in grey levels."""
 
@@ -102,13 +102,13 @@ DIFFICULTIES: Final[Mapping[str, Difficulty]] = MappingProxyType(
     }
 )
 
-# Smallest visible part of an object, as a share of the picture: 41 pixels of 128 x 128.
+# Smallest visible part of an object, as a share of the image: 41 pixels of 128 x 128.
 MIN_VISIBLE_AREA: Final = 0.0025
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and the truth about it."""
+    """An image and the truth about it."""
 
     image_rgb: NDArray[np.uint8]
     """(size, size, 3)."""
@@ -122,7 +122,7 @@ class Scene:
 class _Object:
     class_index: int
     window: tuple[slice, slice]
-    """Rows and columns of the picture that hold the object and its shadow."""
+    """Rows and columns of the image that hold the object and its shadow."""
     coverage: FloatArray
     """Share of every pixel of the window that the object covers, 0 to 1."""
 
@@ -132,16 +132,16 @@ class _Object:
 
 
 def draw_scene(rng: Rng, size_px: int, difficulty: Difficulty, classes: int = len(CLASS_NAMES)) -> Scene:
-    """Draw one picture of size_px x size_px; the same generator state gives the same picture.
+    """Draw one image of size_px x size_px; the same generator state gives the same image.
 
-    classes: how many of CLASS_NAMES there are objects of, from the first on.
+    classes: how many of CLASS_NAMES are used, from the first on.
     """
     objects, masks = _place_objects(rng, size_px, difficulty, classes)
-    picture = _background(rng, size_px, difficulty)
+    image = _background(rng, size_px, difficulty)
     light_xy = _unit_vector(rng)
     for each in reversed(objects):  # they are placed from front to back
-        _paint(rng, picture, each, light_xy, difficulty)
-    return Scene(_photograph(rng, picture, difficulty), masks, tuple(each.class_index for each in objects))
+        _paint(rng, image, each, light_xy, difficulty)
+    return Scene(_photograph(rng, image, difficulty), masks, tuple(each.class_index for each in objects))
 
 
 def _place_objects(
@@ -178,7 +178,7 @@ def _place_objects(
 
 
 def _outline(rng: Rng, roughness: float) -> DoubleArray:
-    """Random closed outline around the origin, (points, 2) of x, y, with the area of the unit disc."""
+    """Return a random closed outline around the origin, (points, 2) of x, y, with the area of the unit disc."""
     angle = np.linspace(0, 2 * math.pi, _OUTLINE_POINTS, endpoint=False, dtype=np.float64)
     radius = _radius_profile(rng, angle, roughness)
     points_xy = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -195,7 +195,7 @@ def _outline(rng: Rng, roughness: float) -> DoubleArray:
 
 
 def _radius_profile(rng: Rng, angle: DoubleArray, roughness: float) -> DoubleArray:
-    """Radius over the angle: a smooth blob, a lobed one or a spiky one, each with a rough edge."""
+    """Return the radius over the angle: a smooth blob, a lobed one or a spiky one, each with a rough edge."""
     family = rng.integers(3)
     phase = rng.uniform(0, 2 * math.pi)
     if family == 0:
@@ -216,7 +216,7 @@ def _radius_profile(rng: Rng, angle: DoubleArray, roughness: float) -> DoubleArr
 
 
 def _rasterize(outline_xy: DoubleArray, class_index: int, size_px: int) -> _Object | None:
-    """Cover pixels by an outline, given in picture coordinates (pixel i spans i to i + 1); None: outside."""
+    """Cover pixels by an outline in image coordinates (pixel i spans i to i + 1); None: it lies outside."""
     margin_px = math.ceil(0.06 * size_px)  # room for the shadow
     low = np.clip(np.floor(outline_xy.min(axis=0)).astype(int) - margin_px, 0, size_px)
     high = np.clip(np.ceil(outline_xy.max(axis=0)).astype(int) + margin_px, 0, size_px)
@@ -232,22 +232,22 @@ def _rasterize(outline_xy: DoubleArray, class_index: int, size_px: int) -> _Obje
 
 
 def _background(rng: Rng, size_px: int, difficulty: Difficulty) -> FloatArray:
-    """Two colours that flow into each other in clouds and meet at edges, with a grain: (size, size, 3)."""
+    """Return two colours that blend in clouds and meet at edges, with a grain: (size, size, 3)."""
     base = rng.uniform(60, 195, 3).astype(np.float32)
     tint = (difficulty.background * rng.uniform(-1, 1, 3)).astype(np.float32)
     clouds = _smooth_noise(rng, (size_px, size_px), cells=int(rng.integers(3, 6)))
-    # Patches with an edge of their own, so that not every edge in a picture is an object's.
+    # Patches with an edge of their own, so that not every edge in an image is an object's.
     patches = np.tanh(6 * _smooth_noise(rng, (size_px, size_px), cells=int(rng.integers(3, 8))))
     grain = _smooth_noise(rng, (size_px, size_px), cells=max(2, size_px // 3))
     luminance = np.float32(difficulty.background) * (0.6 * clouds + 0.5 * patches + 0.3 * grain)
-    picture: FloatArray = base + luminance[..., None] + (patches + clouds)[..., None] * tint
-    return picture
+    image: FloatArray = base + luminance[..., None] + (patches + clouds)[..., None] * tint
+    return image
 
 
-def _paint(rng: Rng, picture: FloatArray, each: _Object, light_xy: FloatArray, difficulty: Difficulty) -> None:
-    """Paint an object and its shadow over what is there; the picture is changed in place."""
-    size_px = picture.shape[0]
-    region = picture[each.window]
+def _paint(rng: Rng, image: FloatArray, each: _Object, light_xy: FloatArray, difficulty: Difficulty) -> None:
+    """Paint an object and its shadow in place."""
+    size_px = image.shape[0]
+    region = image[each.window]
     if difficulty.shadow:
         strength = rng.uniform(0, difficulty.shadow)
         region *= 1 - strength * _shadow(each.coverage, light_xy, 0.02 * size_px)[..., None]
@@ -264,7 +264,7 @@ def _paint(rng: Rng, picture: FloatArray, each: _Object, light_xy: FloatArray, d
 
 
 def _shadow(coverage: FloatArray, light_xy: FloatArray, reach_px: float) -> FloatArray:
-    """A soft copy of the object's coverage, away from the light."""
+    """Return a soft copy of the object's coverage, away from the light."""
     height, width = coverage.shape
     shift = np.array([[1, 0, reach_px * light_xy[0]], [0, 1, reach_px * light_xy[1]]], np.float32)
     moved = cv2.warpAffine(coverage, shift, (width, height))
@@ -272,7 +272,7 @@ def _shadow(coverage: FloatArray, light_xy: FloatArray, reach_px: float) -> Floa
 
 
 def _texture(rng: Rng, each: _Object, size_px: int) -> FloatArray:
-    """The texture of the object's class over its window, from -1 (one colour) to 1 (the other)."""
+    """Return the texture of the object's class over its window, from -1 (one colour) to 1 (the other)."""
     height, width = each.coverage.shape
     period_px = max(3.5, size_px * rng.uniform(0.038, 0.058))
     wave: FloatArray
@@ -300,23 +300,23 @@ def _texture(rng: Rng, each: _Object, size_px: int) -> FloatArray:
     return np.tanh(wave)
 
 
-def _photograph(rng: Rng, picture: FloatArray, difficulty: Difficulty) -> NDArray[np.uint8]:
-    """Lens and sensor: a little blur, noise, 8 bits."""
-    sigma_px = rng.uniform(0, difficulty.blur_px) * picture.shape[0] / 128
+def _photograph(rng: Rng, image: FloatArray, difficulty: Difficulty) -> NDArray[np.uint8]:
+    """Add the blur and noise of lens and sensor; round to 8 bits."""
+    sigma_px = rng.uniform(0, difficulty.blur_px) * image.shape[0] / 128
     if sigma_px > 0.1:
-        picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma_px), np.float32)
-    noise = rng.standard_normal(picture.shape, dtype=np.float32) * np.float32(rng.uniform(*difficulty.noise))
-    return np.clip(np.round(picture + noise), 0, 255).astype(np.uint8)
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), sigma_px), np.float32)
+    noise = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(*difficulty.noise))
+    return np.clip(np.round(image + noise), 0, 255).astype(np.uint8)
 
 
 def _smooth_noise(rng: Rng, shape: tuple[int, int], cells: int) -> FloatArray:
-    """Noise that varies over `cells` cells a side, with mean about 0 and deviation about 1."""
+    """Return noise that varies over `cells` cells a side, with mean about 0 and deviation about 1."""
     coarse = rng.normal(size=(cells, cells)).astype(np.float32)
     return np.asarray(cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC), np.float32)
 
 
 def _ramp(shape: tuple[int, ...], direction_xy: FloatArray) -> FloatArray:
-    """From 1 at the side that the light comes from to -1 at the other."""
+    """Return values from 1 at the side that the light comes from to -1 at the other."""
     y = np.linspace(1, -1, shape[0], dtype=np.float32)[:, None] * direction_xy[1]
     x = np.linspace(1, -1, shape[1], dtype=np.float32)[None, :] * direction_xy[0]
     ramp: FloatArray = x + y

@@ -1,4 +1,4 @@
-"""Divides the images of a dataset into labelled and unlabelled ones, and writes each as a file of its own."""
+"""Divide the images of a dataset into labelled and unlabelled ones, and write a file of each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.errors import DatasetError, Problem
 
 LABELLED = "labelled.json"
 UNLABELLED = "unlabelled.json"
-# What is known of the unlabelled images lies apart, so that no training finds it by accident.
+# The annotations of the unlabelled images are in a folder of their own, so that no training uses them by accident.
 TRUTH = "measuring_only/unlabelled_truth.json"
 
 _SHOWN = 3
@@ -26,7 +26,7 @@ _CITYSCAPES_SUFFIX = "_leftImg8bit"
 
 @dataclass(frozen=True)
 class Split:
-    """Image ids; of a split by percent in the order drawn, so that a smaller one begins a larger one."""
+    """Image ids; of a split by percent in the order drawn, so that a larger split begins with a smaller one."""
 
     labelled_ids: tuple[int, ...]
     unlabelled_ids: tuple[int, ...]
@@ -48,14 +48,14 @@ def split_by_percent(dataset: CocoDataset, percent: float, seed: int) -> Split:
 
 
 def _draw(seed: int, image_id: int) -> bytes:
-    # A hash and not a generator: an image's draw does not hang on how many images there are besides.
+    # A hash and not a generator: the draw of an image does not depend on the other images.
     return hashlib.blake2b(f"{seed}:{image_id}".encode(), digest_size=16).digest()
 
 
 def _covering_images(dataset: CocoDataset, shuffled: Iterable[int]) -> dict[int, None]:
-    """The first images of the order, as keys: for each category, rarest first, one that shows most others.
+    """Return the first images of the order, as keys: for each category, rarest first, one that shows most others.
 
-    Crowds show nothing: no detector is trained on them.
+    Crowds do not count: no detector is trained on them.
     """
     categories_by_image: dict[int, set[int]] = {}
     images_by_category: dict[int, list[int]] = defaultdict(list)
@@ -76,12 +76,6 @@ def _covering_images(dataset: CocoDataset, shuffled: Iterable[int]) -> dict[int,
     return covering
 
 
-@dataclass(frozen=True)
-class _Entry:
-    where: str
-    value: int | str
-
-
 def split_by_list(dataset: CocoDataset, path: Path) -> Split:
     """Label the images of a list; DatasetError with every entry that is unknown, ambiguous or repeated.
 
@@ -95,53 +89,54 @@ def split_by_list(dataset: CocoDataset, path: Path) -> Split:
     finder = _Finder(dataset.images)
     problems: list[Problem] = []
     named_at: dict[int, str] = {}
-    for entry in entries:
-        found = finder.find(entry.value)
+    for where, value in entries:
+        found = finder.find(value)
         if not found:
-            problems.append(Problem(entry.where, f"{entry.value!r} is no image of {dataset.path}"))
+            problems.append(Problem(where, f"{value!r} is not an image of {dataset.path}"))
         elif len(found) > 1:
             names = ", ".join(f"{each} ({dataset.image_by_id[each].file_name})" for each in found[:_SHOWN])
-            message = f"{entry.value!r} may be any of the images {names}: write whole file names"
-            problems.append(Problem(entry.where, message))
+            problems.append(Problem(where, f"{value!r} may be any of the images {names}: write whole file names"))
         elif found[0] in named_at:
-            problems.append(Problem(entry.where, f"{entry.value!r} was named before, at {named_at[found[0]]}"))
+            problems.append(Problem(where, f"{value!r} was named before, at {named_at[found[0]]}"))
         else:
-            named_at[found[0]] = entry.where
+            named_at[found[0]] = where
     if problems:
         raise DatasetError(str(path), problems)
     unlabelled = sorted(image_id for image_id in dataset.image_by_id if image_id not in named_at)
     return Split(tuple(sorted(named_at)), tuple(unlabelled))
 
 
-def write_split(dataset: CocoDataset, split: Split, folder: Path) -> None:
-    """Write the labelled images, the unlabelled ones without annotations, and apart the truth of those."""
+def write_split(dataset: CocoDataset, split: Split, folder: Path) -> tuple[CocoDataset, CocoDataset]:
+    """Write and return the labelled and the unlabelled images. The truth of the unlabelled ones is another file."""
     labelled, unlabelled = dataset.subset(split.labelled_ids), dataset.subset(split.unlabelled_ids)
     write_coco(folder / LABELLED, labelled.images, labelled.categories, labelled.annotations)
     write_coco(folder / UNLABELLED, unlabelled.images, unlabelled.categories, None)
     write_coco(folder / TRUTH, unlabelled.images, unlabelled.categories, unlabelled.annotations)
+    return labelled, unlabelled
 
 
-def _read_entries(path: Path) -> list[_Entry]:
+def _read_entries(path: Path) -> list[tuple[str, int | str]]:
+    """Return every entry of a list and where it is in the file."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DatasetError(str(path), [Problem("", f"cannot be read: {error.strerror}")]) from error
     if data.lstrip().startswith(b"{"):
         listed = read_coco(path, annotations_required=False).images
-        return [_Entry(f"image {image.id}", image.file_name) for image in listed]
+        return [(f"image {image.id}", image.file_name) for image in listed]
     try:
         if data.lstrip().startswith(b"["):
             values = msgspec.json.decode(data, type=list[int | str])
-            return [_Entry(f"entry {number}", value) for number, value in enumerate(values, start=1)]
+            return [(f"entry {number}", value) for number, value in enumerate(values, start=1)]
         lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
     except ValueError as error:  # msgspec's and Unicode's errors are ValueErrors
         message = f"is neither a text file nor a JSON list of ids and names: {error}"
         raise DatasetError(str(path), [Problem("", message)]) from error
-    return [_Entry(f"line {number}", line) for number, line in enumerate(lines, start=1) if line]
+    return [(f"line {number}", line) for number, line in enumerate(lines, start=1) if line]
 
 
 class _Finder:
-    """Finds images by what lists call them."""
+    """The images by what lists call them."""
 
     def __init__(self, images: Iterable[CocoImage]) -> None:
         self._ids: set[int] = set()
@@ -157,7 +152,7 @@ class _Finder:
             self._by_short_name[str(image.id)].add(image.id)
 
     def find(self, value: int | str) -> list[int]:
-        """Ids of all images that may be meant; a whole file name is never taken for anything else."""
+        """Return the ids of all images that may be meant; a whole file name means only the image of that name."""
         if isinstance(value, int):
             return [value] if value in self._ids else []
         return sorted(self._by_file_name.get(value) or self._by_short_name.get(value) or ())

@@ -1,4 +1,4 @@
-"""Room on the disk: tell a full one with figures, and refuse beforehand what would not fit."""
+"""Explain a full disk with figures, and refuse beforehand what would not fit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def explained_if_full(path: Path, size_bytes: int) -> Iterator[None]:
 
 
 def require_room(path: Path, size_bytes: int, what: str, remedy: str) -> None:
-    """Raise StageError where the disk of a path has no room for what is to be written there."""
+    """Raise StageError where the disk of a path has no room for what is to be written."""
     free_bytes = _free_bytes(path)
     if size_bytes > free_bytes:
         raise StageError(

@@ -1,11 +1,12 @@
-"""What files hold, known by content: a fast hash, remembered by size and time of change.
+"""Identify files by content: a fast hash, remembered by size and time of change.
 
-Hashing 100,000 images takes minutes, looking at their sizes and times well under a second. The memory is
-one SQLite file that may be deleted at any time.
+Hashing 100,000 images takes minutes, reading their sizes and times well under a second. The memory is one SQLite
+file that may be deleted at any time.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
@@ -33,31 +34,32 @@ CREATE TABLE IF NOT EXISTS names (digest TEXT PRIMARY KEY, names TEXT NOT NULL);
 
 @dataclass(frozen=True)
 class ImageList:
-    """The images of a set: `(id, file name)` lines, and what they were read from."""
+    """The images of a set.
+
+    key: digest of what they were read from; empty where that is not a file. read: returns a line for each image,
+    its id, a tab and its file name.
+    """
 
     key: str
     read: Callable[[], Sequence[str]]
 
 
 def hash_file(path: Path) -> str:
-    """The xxh3-128 digest of a file's content; ABSENT where there is no such file."""
-    digest = xxhash.xxh3_128()
+    """Return the xxh3-128 digest of a file's content; ABSENT where there is no such file."""
     try:
         with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+            return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return ABSENT
-    return digest.hexdigest()
 
 
 def hash_text(text: str) -> str:
-    """The xxh3-128 digest of a text."""
+    """Return the xxh3-128 digest of a text."""
     return xxhash.xxh3_128_hexdigest(text.encode())
 
 
 def list_images(folder: Path) -> list[str]:
-    """Every image file below a folder, by its path from there, sorted."""
+    """Return every image file below a folder, by its path relative to the folder, sorted."""
     found: list[str] = []
     for parent, _, names in os.walk(folder):
         inside = Path(parent).relative_to(folder)
@@ -66,7 +68,7 @@ def list_images(folder: Path) -> list[str]:
 
 
 class IdentityCache:
-    """Content digests of files and of sets of images."""
+    """Memory of the content digests of files and of sets of images."""
 
     def __init__(self, database: Path, progress: Progress | None = None) -> None:
         self._database = database
@@ -74,14 +76,14 @@ class IdentityCache:
         database.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._create()
-        except sqlite3.DatabaseError:  # not a database any more: it is only a memory, start a new one
+        except sqlite3.DatabaseError:  # not a database: it is only a memory, start a new one
             database.unlink(missing_ok=True)
             self._create()
 
     def file(self, path: Path) -> str:
-        """The content digest of one file, or ABSENT."""
+        """Return the content digest of one file, or ABSENT."""
         path = path.absolute()
-        stamp = _stamp(path)
+        stamp = stamp_of(path)
         known = self._one("SELECT digest FROM files WHERE path = ? AND stamp = ?", (str(path), stamp))
         if known is not None:
             return known
@@ -91,9 +93,9 @@ class IdentityCache:
         return digest
 
     def images(self, folder: Path, images: ImageList, *, trust: bool = False) -> str:
-        """The digest of a set of images: ids, names and contents.
+        """Return the digest of a set of images: ids, names and contents.
 
-        With `trust`, the digest of the last look is given without looking at the images again.
+        With `trust`, return the digest of the last call without reading the images again.
         """
         folder = folder.absolute()
         key = f"{folder}|{images.key}"
@@ -109,13 +111,12 @@ class IdentityCache:
         if known is not None:
             return known
         digests = self._files(folder, names, stamps)
-        content = "\n".join(sorted(f"{line}\t{digest}" for line, digest in zip(lines, digests, strict=True)))
-        digest = hash_text(content)
+        digest = hash_text("\n".join(sorted(map("\t".join, zip(lines, digests, strict=True)))))
         self._write("REPLACE INTO sets VALUES (?, ?, ?)", [(key, stamp, digest)])
         return digest
 
     def _names(self, images: ImageList) -> list[str]:
-        """The set's lines, remembered by the file that lists them, so that it is parsed once."""
+        """Return the set's lines, remembered by the file that lists them, so that it is parsed once."""
         if not images.key:
             return list(images.read())
         known = self._one("SELECT names FROM names WHERE digest = ?", (images.key,))
@@ -166,22 +167,16 @@ class IdentityCache:
             connection.executemany(query, rows)
 
 
-def _stamp(path: Path) -> str:
+def stamp_of(path: Path | str) -> str:
+    """Return size and time of change of a file; ABSENT where it cannot be read."""
     try:
-        state = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
+        state = os.stat(path)  # noqa: PTH116 - every `make` does this for every image: no Path is made
+    except (OSError, ValueError):  # ValueError: a NUL in a hostile name
         return ABSENT
     return f"{state.st_size} {state.st_mtime_ns}"
 
 
 def stamps_of(folder: Path, names: Sequence[str]) -> list[str]:
-    """Size and time of change of each file. The inner loop of every `make`: kept bare."""
-    stat, prefix = os.stat, f"{folder}{os.sep}"
-    stamps: list[str] = []
-    for name in names:
-        try:
-            state = stat(prefix + name)
-            stamps.append(f"{state.st_size} {state.st_mtime_ns}")
-        except (OSError, ValueError):  # ValueError: a NUL in a hostile name
-            stamps.append(ABSENT)
-    return stamps
+    """Return the stamp of each file in a folder."""
+    prefix = f"{folder}{os.sep}"
+    return [stamp_of(prefix + name) for name in names]

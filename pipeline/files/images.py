@@ -1,7 +1,7 @@
-"""The one way from an image file to pixels, used by SAM and by the detectors alike.
+"""Read image files as pixels, in the same way for SAM and for the detectors.
 
-Two loaders that disagree on a turned photograph or on 16-bit grey would put masks beside their objects. Every
-failure is an `ImageError` with a reason fit for a report; nothing is printed and no warning shown.
+Two loaders that disagree on a rotated photograph or on 16-bit grey would put masks beside their objects. Every
+failure is an `ImageError` with a reason for the report; nothing is printed and no warning is shown.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from PIL.Image import Transpose
 
 from pipeline.errors import ImageError
 
-# Where Pillow itself refuses to open a file; half a gigabyte as RGB.
+# The size from which Pillow itself refuses to open a file; half a gigabyte as RGB.
 MAX_IMAGE_PIXELS = 178_956_970
 _PIXEL_LIMIT = f"the limit of {MAX_IMAGE_PIXELS:,}: scale it down or cut it into tiles"
 
-# Formats that Pillow decodes by itself; others start foreign programs (EPS: Ghostscript) or are no images.
+# Formats that Pillow decodes by itself; others start other programs (EPS: Ghostscript) or are not images.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
-# From the stored pixels to the picture as it is shown, by EXIF orientation.
+# From the pixels as stored to the image as shown, by EXIF orientation.
 _TURN_BY_ORIENTATION = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -43,15 +43,15 @@ _UNDO = {Transpose.ROTATE_270: Transpose.ROTATE_90, Transpose.ROTATE_90: Transpo
 def read_image(path: Path, expected_size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """Read an image as RGB, uint8 (height, width, 3); ImageError with the reason where it cannot be used.
 
-    `expected_size` is (width, height), as the annotations have it. A photograph's EXIF orientation is
-    applied, unless only the pixels as stored have the expected size: then it was labelled without. Of an
-    animation it is the first frame; alpha is dropped; 16-bit grey is scaled to 8 bits by its full range.
+    `expected_size` is (width, height), as in the annotations. The EXIF orientation is applied, unless only the
+    pixels as stored have the expected size: then the image was labelled without it. An animation gives its first
+    frame; alpha is dropped; 16-bit grey is scaled to 8 bits by its full range.
     """
     with _opened(path) as image:
         orientation = _orientation(image)
         shown_size, stored_size = _sizes(image, orientation)
         wanted_size = _wanted_size(shown_size, stored_size, expected_size)
-        is_tiff = image.format == "TIFF"  # the one format that Pillow turns by itself, while it loads
+        is_tiff = image.format == "TIFF"  # the one format that Pillow rotates by itself, while it loads
         image.load()
         turn = _TURN_BY_ORIENTATION.get(orientation)
         upright: Image.Image = image
@@ -60,18 +60,18 @@ def read_image(path: Path, expected_size: tuple[int, int] | None = None) -> NDAr
         elif turn is not None and wanted_size != shown_size and is_tiff:
             upright = image.transpose(_UNDO.get(turn, turn))
         if upright.size != wanted_size:
-            raise ImageError("the file's notes on its orientation contradict each other: save it upright")
+            raise ImageError("its two records of the orientation contradict each other: save it upright")
         return _to_rgb(upright)
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) as `read_image` gives them without an expected size; reads only the file's header."""
+    """Return (width, height) of what `read_image` returns without an expected size; read only the file's header."""
     with _opened(path) as image:
         return _sizes(image, _orientation(image))[0]
 
 
 def check_image_header(path: Path, expected_size: tuple[int, int]) -> None:
-    """Raise the ImageError that `read_image` would raise, as far as the header tells."""
+    """Raise the ImageError that `read_image` would raise, as far as the header shows it."""
     with _opened(path) as image:
         _wanted_size(*_sizes(image, _orientation(image)), expected_size)
 
@@ -81,17 +81,18 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         _require_file(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; what matters is raised
+            warnings.simplefilter("ignore")  # on odd metadata; what matters is raised
             with Image.open(path, formats=_FORMATS) as image:
-                _require_pixel_count(image)
+                if image.width * image.height > MAX_IMAGE_PIXELS:
+                    raise ImageError(f"is {image.width}x{image.height} pixels, more than {_PIXEL_LIMIT}")
                 yield image
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(f"not an image, or none of {', '.join(_FORMATS)}") from error
+        raise ImageError(f"not an image, or in a format other than {', '.join(_FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"has more pixels than {_PIXEL_LIMIT}") from error
-    except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
+    except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
         reason = str(error) or type(error).__name__
         raise ImageError(f"cannot be decoded, the file is damaged: {reason}") from error
 
@@ -108,15 +109,10 @@ def _require_file(path: Path) -> None:
         raise ImageError("the file is empty")
 
 
-def _require_pixel_count(image: Image.Image) -> None:
-    if image.width * image.height > MAX_IMAGE_PIXELS:
-        raise ImageError(f"is {image.width}x{image.height} pixels, more than {_PIXEL_LIMIT}")
-
-
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1 to 8; 1 (upright) where there is none or it cannot be read."""
+    """Return the EXIF orientation, 1 to 8; 1 (upright) where it is missing or cannot be read."""
     if image.format == "PNG" and "exif" not in image.info:
-        return 1  # Pillow would decode the pixels to look behind them
+        return 1  # Pillow would decode the pixels to search after them
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except (SyntaxError, ValueError, struct.error):
@@ -125,7 +121,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _sizes(image: Image.Image, orientation: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(width, height) of the picture as shown and as stored; of an image that is not loaded yet."""
+    """Return (width, height) as shown and as stored, of an image that is not loaded yet."""
     if orientation not in _SIDES_SWAPPED:
         return image.size, image.size
     swapped = (image.height, image.width)

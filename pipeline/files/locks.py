@@ -1,4 +1,4 @@
-"""Locks between processes. They are the operating system's: a lock goes with its process, however that ends."""
+"""Lock files between processes. The operating system removes a lock when its process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def lock_file(file: IO[Any]) -> None:
 
 @contextmanager
 def exclusive_lock(path: Path) -> Iterator[TextIO]:
-    """Hold the lock of a file, which is made if need be; BlockingIOError where another process holds it.
+    """Hold the lock of a file, which is made if it is missing; BlockingIOError where another process holds it.
 
-    Gives the open file: what the holder writes there, others may read.
+    Yields the open file: what the holder writes to it, others may read.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
@@ -27,7 +27,7 @@ def exclusive_lock(path: Path) -> Iterator[TextIO]:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a process holds the lock of a file at this moment."""
+    """Return whether a process holds the lock of a file now."""
     try:
         with path.open(encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

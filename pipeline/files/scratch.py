@@ -1,4 +1,4 @@
-"""Folders for what is made on the way to a result, and never outlive it."""
+"""Make temporary folders beside a result, and remove those that killed processes left."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LOCK = "lock"
 
 @contextmanager
 def scratch_beside(path: Path) -> Iterator[Path]:
-    """Give a hidden folder beside a path. At the end it goes, and what killed processes left for the same path too."""
+    """Yield a hidden folder beside a path; remove it at the end, with those that killed processes left for the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}.s4m-writing-"
     with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent) as name:
@@ -24,17 +24,16 @@ def scratch_beside(path: Path) -> Iterator[Path]:
         nameless = folder / f"{_LOCK}.new"
         with nameless.open("wb") as file:
             lock_file(file)
-            nameless.rename(folder / _LOCK)  # it is held from the moment it can be found
+            nameless.rename(folder / _LOCK)  # locked from the moment it can be found
             yield folder
     _remove_left_by_killed_processes(path.parent, prefix)
 
 
 def _remove_left_by_killed_processes(parent: Path, prefix: str) -> None:
-    """Remove folders of the same prefix that have the lock's file, and nobody who holds it."""
     for left in parent.glob(f"{glob.escape(prefix)}*"):
         try:
             with (left / _LOCK).open("r+b") as file:
                 lock_file(file)
                 shutil.rmtree(left, ignore_errors=True)
-        except OSError:  # another process is writing there, or it is nothing of ours
+        except OSError:  # another process holds it, or it is not ours
             continue

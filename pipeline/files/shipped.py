@@ -1,6 +1,6 @@
 """Find the configs that come with the project: detectors and experiments.
 
-An installed package holds them as `pipeline/configs`; in a checkout they lie in `configs` beside `pipeline`.
+In an installed package they are in `pipeline/configs`, in a checkout in `configs` beside `pipeline`.
 A file of the same name below the working directory is used instead of the shipped one.
 """
 
@@ -22,7 +22,7 @@ def shipped_configs() -> Path:
 
 
 def config_path(path: Path) -> Path:
-    """Return the shipped file for a path `configs/…` that leads nowhere from the working directory, else the path."""
+    """Return the shipped file for a path `configs/…` that does not exist in the working directory, else the path."""
     if path.is_absolute() or path.parts[:1] != CONFIGS.parts or ".." in path.parts:
         return path
     shipped = shipped_configs() / path.relative_to(CONFIGS)

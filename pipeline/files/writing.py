@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, also after a power failure."""
+"""Write files that exist whole or not at all, also after a power failure."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _NO_HARD_LINKS = frozenset((errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.E
 
 @contextmanager
 def open_atomically(path: Path, *, keep_existing: bool = False) -> Iterator[BinaryIO]:
-    """Give a file to write bytes to, that gets its name only after it is on disk in full; make its folder if need be.
+    """Yield a file to write bytes to, which gets its name only when it is on disk in full; make its folder if missing.
 
-    keep_existing: of two writers of the same file the first wins, and not the last.
+    keep_existing: of two writers of the same file the first wins, not the last.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}")
@@ -46,14 +46,14 @@ def _name_unless_taken(aside: Path, path: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
-        aside.replace(path)  # some shared folders know no hard links: there the last wins
+        aside.replace(path)  # some shared folders have no hard links: the last wins
 
 
 def refuse_existing(paths: Sequence[Path]) -> None:
-    """StageError where one of the files to write is there already."""
-    left_alone = "is already there and was left alone: delete it or choose another output"
+    """Raise StageError where one of the files to write exists."""
     if existing := [path for path in paths if path.exists()]:
-        raise StageError("\n".join(f"{path} {left_alone}" for path in existing))
+        remedy = "is already there and was left alone: delete it or choose another output"
+        raise StageError("\n".join(f"{path} {remedy}" for path in existing))
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -72,7 +72,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Make sure that everything below a folder survives a power failure."""
+    """Make sure that all files below a folder survive a power failure."""
     for parent, _, names in os.walk(folder):
         for name in names:
             with (Path(parent) / name).open("rb") as file:

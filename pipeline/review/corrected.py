@@ -90,12 +90,12 @@ def _read(path: Path, find: FindImage, problems: list[Problem]) -> tuple[dict[in
     with TemporaryDirectory() as folder:
         renamed = Path(folder) / path.name
         renamed.write_bytes(msgspec.json.encode(top))
-        scan = scan_coco(renamed, annotations_required=True)
-    problems += scan.problems
+        dataset, found = scan_coco(renamed, annotations_required=True)
+    problems += found
     ours: dict[int, CocoImage] = {}
     given_names: dict[int, str] = {}
     for image, given in zip(listed, (image.get("file_name") for image in listed), strict=True):
-        read = scan.dataset.image_by_id.get(image["id"]) if isinstance(image.get("id"), int) else None
+        read = dataset.image_by_id.get(image["id"]) if isinstance(image.get("id"), int) else None
         if read is None or not isinstance(given, str):
             continue
         meant = find(given)
@@ -105,7 +105,7 @@ def _read(path: Path, find: FindImage, problems: list[Problem]) -> tuple[dict[in
             continue
         ours[read.id] = meant[0]
         given_names[meant[0].id] = given
-    return ours, scan.dataset
+    return ours, dataset
 
 
 def _named(image: dict[str, Any], find: FindImage) -> dict[str, Any]:

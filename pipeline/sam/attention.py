@@ -1,8 +1,8 @@
-"""segment_anything's ViT image encoder, computed faster: same weights, same result, no N x N tensors at rest.
+"""Compute segment_anything's ViT image encoder faster: same weights, same result, no N x N tensors kept.
 
 Its attention with decomposed relative position writes the scores of all pairs of tokens, adds two broadcast
-terms to them in full, and normalises: at 64 x 64 tokens that moves gigabytes an image. Here the two terms are
-formed for a few query rows at a time, while they fit the cache, and handed to fused attention as its mask.
+terms to all of them, and normalises: at 64 x 64 tokens that moves gigabytes an image. Here the two terms are
+computed for a few query rows at a time, while they fit the cache, and given to fused attention as its mask.
 Everything that is done token by token (norms, projections, MLP) runs over strips of rows for the same reason.
 """
 
@@ -15,19 +15,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 CPU_STRIP_ROWS = 16
-"""Token rows a strip of a global block on a CPU: 16 x 64 tokens make full-speed matrix products."""
+"""Token rows of a strip of a global block on a CPU: 16 x 64 tokens make full-speed matrix products."""
 
 CPU_QUERY_ROWS = 4
-"""Query rows a step of global attention on a CPU: with one head a thread, its scores take 4 MB a thread."""
+"""Query rows of a step of global attention on a CPU: with one head a thread, its scores use 4 MB a thread."""
 
 GPU_MASK_ELEMENTS = 1 << 28
-"""Elements of the attention mask formed at once on a GPU."""
+"""Elements of the attention mask computed at once on a GPU."""
 
 
 def fast_encoder(encoder: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The fast form of one of segment_anything's ViT encoders; any other encoder is given back as it is.
+    """Return the fast form of one of segment_anything's ViT encoders; any other encoder is returned as it is.
 
-    The fast form shares the encoder's weights, and takes them over where `dtype` is not theirs.
+    The fast form shares the encoder's weights and changes their type where `dtype` is another one.
     """
     return FastImageEncoderViT(encoder, dtype) if isinstance(encoder, ImageEncoderViT) else encoder
 
@@ -35,7 +35,7 @@ def fast_encoder(encoder: nn.Module, dtype: torch.dtype = torch.float32) -> nn.M
 class FastImageEncoderViT(nn.Module):
     """`ImageEncoderViT` for inference: images B x 3 x S x S, normalised, to float32 embeddings B x C x h x w.
 
-    With a `dtype` of lower precision, products are made in it; the residual stream and the norms stay float32.
+    With a `dtype` of lower precision, products are computed in it; the residual stream and the norms stay float32.
     """
 
     def __init__(self, encoder: ImageEncoderViT, dtype: torch.dtype = torch.float32) -> None:
@@ -51,7 +51,7 @@ class FastImageEncoderViT(nn.Module):
                 layer.to(dtype)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embeddings of a batch of images."""
+        """Return the embeddings of a batch of images."""
         patches = self.patch_embed(images.to(self.patch_embed.weight.dtype))
         tokens = patches.permute(0, 2, 3, 1).to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         if self.pos_embed is not None:
@@ -87,14 +87,14 @@ class FastBlock(nn.Module):
             self.register_buffer(name, get_rel_pos(side, side, table.detach()).to(dtype), persistent=False)
 
     def forward(self, tokens: Tensor) -> None:
-        """Tokens B x H x W x C, float32, replaced by the block's output."""
+        """Replace tokens B x H x W x C, float32, by the block's output."""
         if self.window_side:
             self._windowed(tokens)
         else:
             self._global(tokens)
 
     def _windowed(self, tokens: Tensor) -> None:
-        # A row of windows depends on no other: the whole block runs on it while it is in the cache.
+        # A row of windows depends on no other row: the whole block runs on it while it is in the cache.
         rows = self.window_side if tokens.device.type == "cpu" else tokens.shape[1]
         for strip in torch.split(tokens, rows, dim=1):
             self._finish(strip, self._attend_windows(self._qkv(strip)))
@@ -112,23 +112,23 @@ class FastBlock(nn.Module):
             self._finish(strip, self._attend_all(strip_queries, keys, values, rows_table))
 
     def _qkv(self, tokens: Tensor) -> Tensor:
-        """B x h x W x 3 x heads x channels of a head."""
+        """Return B x h x W x 3 x heads x channels of a head."""
         qkv: Tensor = self.qkv(self.norm1(tokens).to(self.qkv.weight.dtype))
         return qkv.reshape(*tokens.shape[:3], 3, self.heads, -1)
 
     def _finish(self, tokens: Tensor, attended: Tensor) -> None:
-        """What follows attention, in place: projection, MLP and their shortcuts."""
+        """Apply in place what follows attention: projection, MLP and their shortcuts."""
         tokens += self.project(attended)
         tokens += self.mlp(self.norm2(tokens).to(self.qkv.weight.dtype))
 
     def _attend_windows(self, qkv: Tensor) -> Tensor:
-        """Attention inside each window: from qkv B x h x W x 3 x heads x c to B x h x W x C."""
+        """Apply attention inside each window: from qkv B x h x W x 3 x heads x c to B x h x W x C."""
         batch, height, width = qkv.shape[:3]
         side = self.window_side
         down, across = -(-height // side), -(-width // side)
         padded = qkv
         if (down * side, across * side) != (height, width):
-            # Padding is zero before the projection, so that its bias is left of it.
+            # Padding is zero before the projection, and its bias after it.
             padded = self.qkv.bias.view(qkv.shape[3:]).repeat(batch, down * side, across * side, 1, 1, 1)
             padded[:, :height, :width] = qkv
         windows = padded.view(batch, down, side, across, side, -1).transpose(2, 3)
@@ -140,7 +140,7 @@ class FastBlock(nn.Module):
         return merged.reshape(batch, down * side, across * side, -1)[:, :height, :width]
 
     def _attend_all(self, queries: Tensor, keys: Tensor, values: Tensor, rows_table: Tensor) -> Tensor:
-        """Attention of B x heads x h x W x c queries over all B x heads x N x c keys, to B x h x W x C."""
+        """Apply attention of B x heads x h x W x c queries over all B x heads x N x c keys, to B x h x W x C."""
         batch, heads, height, width = queries.shape[:4]
         if queries.device.type == "cpu":
             row_step, head_step = CPU_QUERY_ROWS, min(heads, torch.get_num_threads())
@@ -151,18 +151,18 @@ class FastBlock(nn.Module):
         for row in range(0, height, row_step):
             rows = slice(row, row + row_step)
             for head in range(0, heads, head_step):
-                some = slice(head, head + head_step)
-                mask = _position_scores(to_rows[:, some, rows], to_columns[:, some, rows])
-                attended[:, some, rows] = _in_rows(
+                at_once = slice(head, head + head_step)
+                mask = _position_scores(to_rows[:, at_once, rows], to_columns[:, at_once, rows])
+                attended[:, at_once, rows] = _in_rows(
                     F.scaled_dot_product_attention(
-                        queries[:, some, rows].flatten(2, 3), keys[:, some], values[:, some], attn_mask=mask
+                        queries[:, at_once, rows].flatten(2, 3), keys[:, at_once], values[:, at_once], attn_mask=mask
                     ),
                     width,
                 )
         return attended.permute(0, 2, 3, 1, 4).flatten(3)
 
     def _position_terms(self, queries: Tensor, rows_table: Tensor) -> tuple[Tensor, Tensor]:
-        """What queries G x heads x h x W x c add to their scores for each key row and for each key column.
+        """Return what queries G x heads x h x W x c add to their scores for each key row and for each key column.
 
         rows_table: h x H x c, the rows of the table that belong to the queries' rows.
         """
@@ -171,12 +171,12 @@ class FastBlock(nn.Module):
 
 
 def _position_scores(to_rows: Tensor, to_columns: Tensor) -> Tensor:
-    """Both terms for each of N keys: G x heads x h x W x H and ... x W to G x heads x h W x N."""
+    """Add both terms for each of N keys: G x heads x h x W x H and ... x W to G x heads x h W x N."""
     scores = to_rows.new_empty(*to_rows.shape, to_columns.shape[-1])
     torch.add(to_rows.unsqueeze(-1), to_columns.unsqueeze(-2), out=scores)
     return scores.flatten(4).flatten(2, 3)
 
 
 def _in_rows(tokens: Tensor, width: int) -> Tensor:
-    """G x heads x h W x c to G x heads x h x W x c."""
+    """Reshape G x heads x h W x c to G x heads x h x W x c."""
     return tokens.reshape(*tokens.shape[:2], -1, width, tokens.shape[-1])

@@ -1,4 +1,4 @@
-"""Building SAM models, with weights from files that are not trusted, or with random ones."""
+"""Build SAM models, with weights from files that are not trusted, or with random ones."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from pipeline.errors import S4MError, some_of
+from pipeline.sam.files import PUBLISHED
 from pipeline.sam.tiny.model import OWN_SIDE, TinySam, build_sam_tiny
-from pipeline.sam.weights import PUBLISHED, identify_weights
+from pipeline.sam.weights import identify_weights
 
 MODELS = ("sam_tiny", *PUBLISHED)
 
@@ -35,7 +36,7 @@ _DAMAGE = (
     TypeError,
     ValueError,
 )
-"""What torch.load lets escape where bytes of a file are changed."""
+"""What torch.load raises where bytes of a file are changed."""
 
 
 def build_sam(
@@ -45,28 +46,29 @@ def build_sam(
     input_side: int | None = None,
     random_weights_seed: int | None = None,
 ) -> Sam:
-    """A SAM in evaluation mode on the CPU, with its own weights, those of a checkpoint, or random ones.
+    """Return a SAM in evaluation mode on the CPU, with its own weights, those of a checkpoint, or random ones.
 
     The tensors stay in the file, mapped into memory: processes that load the same file share them.
     input_side: side that images are resized to, in pixels; None is the model's own, and only sam_tiny has others.
     """
-    sam = _built(model, checkpoint, random_weights_seed)
+    _require_known(model)
+    sam = _loaded(model, checkpoint) if random_weights_seed is None else _random(model, random_weights_seed)
     _set_input_side(sam, model, input_side)
     return sam
 
 
 def embedding_shape(model: str, input_side: int | None = None) -> tuple[int, int, int]:
-    """Channels, height and width of what a model makes of one image."""
-    skeleton = _skeleton(_known(model))
+    """Return the channels, height and width of a model's embedding of one image."""
+    _require_known(model)
+    skeleton = _skeleton(model)
     _set_input_side(skeleton, model, input_side)
     height, width = skeleton.prompt_encoder.image_embedding_size
     return skeleton.prompt_encoder.embed_dim, height, width
 
 
-def _known(model: str) -> str:
+def _require_known(model: str) -> None:
     if model not in MODELS:
         raise S4MError(f"{model}: no such SAM; there are {', '.join(MODELS)}")
-    return model
 
 
 def _set_input_side(sam: Sam, model: str, input_side: int | None) -> None:
@@ -76,13 +78,11 @@ def _set_input_side(sam: Sam, model: str, input_side: int | None) -> None:
         raise S4MError(f"{model} takes images of {sam.image_encoder.img_size} pixels only: leave sam.input_side out")
 
 
-def _built(model: str, checkpoint: Path | None, random_weights_seed: int | None) -> Sam:
-    if random_weights_seed is not None:
-        return _random(_known(model), random_weights_seed)
-    weights = identify_weights(_known(model), checkpoint)
-    state = read_state(weights.path)
+def _loaded(model: str, checkpoint: Path | None) -> Sam:
+    path = identify_weights(model, checkpoint).path
+    state = read_state(path)
     skeleton = _skeleton(model)
-    _check_state(state, skeleton, model, weights.path)
+    _check_state(state, skeleton, model, path)
     if model == "sam_tiny":
         return build_sam_tiny(state=state)
     skeleton.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
@@ -90,16 +90,16 @@ def _built(model: str, checkpoint: Path | None, random_weights_seed: int | None)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name; S4MError for whatever else a file may hold.
+    """Return the tensors of a checkpoint by name; S4MError for a file that holds anything else.
 
-    Nothing in the file is run: `weights_only` refuses it.
+    No code in the file is run: `weights_only` refuses it.
     """
     try:
         if not zipfile.is_zipfile(path):
             raise S4MError(f"{path}: truncated, or not a file of torch.save (a zip archive): fetch it again")
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except _DAMAGE as error:
-        # Only these words of torch's message: it goes on to say how to run the code after all.
+        # Only this part of torch's message: the rest says how to run the code nevertheless.
         asked = re.search(r"GLOBAL (\S+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and asked is not None:
             raise S4MError(
@@ -123,14 +123,14 @@ def _random(model: str, seed: int) -> Sam:
         torch.manual_seed(seed)
         sam: Sam = build_sam_tiny() if model == "sam_tiny" else sam_model_registry[model]()
         for name, tensor in sam.image_encoder.named_parameters():
-            # segment_anything starts positions at zero, which would leave them without effect.
+            # segment_anything initialises positions with zero, which would leave them without effect.
             if name == "pos_embed" or ".rel_pos_" in name:
                 nn.init.normal_(tensor, std=0.1)
     return sam.eval()
 
 
 def _skeleton(model: str) -> Sam:
-    """The model without memory for its tensors."""
+    """Return the model without memory for its tensors."""
     with torch.device("meta"):
         sam: Sam = build_sam_tiny() if model == "sam_tiny" else sam_model_registry[model]()
     return sam
@@ -160,11 +160,5 @@ def _differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) ->
         for name, tensor in expected.items()
         if name in found and found[name].shape != tensor.shape
     ]
-    differences = []
-    if missing:
-        differences.append(f"missing: {some_of(missing)}")
-    if unknown:
-        differences.append(f"unknown: {some_of(unknown)}")
-    if reshaped:
-        differences.append(some_of(reshaped))
-    return differences
+    groups = (("missing: ", missing), ("unknown: ", unknown), ("", reshaped))
+    return [f"{kind}{some_of(names)}" for kind, names in groups if names]

@@ -1,4 +1,4 @@
-"""An image that SAM has encoded before: what there is to keep of it. Needs no torch."""
+"""An image that SAM has encoded before, as it is kept. Needs no torch."""
 
 from __future__ import annotations
 
@@ -21,4 +21,4 @@ class EncodedImage:
 
 
 ImageForSam = NDArray[np.uint8] | EncodedImage
-"""RGB pixels, uint8 (height, width, 3), that are still to be encoded, or what that gave before."""
+"""RGB pixels, uint8 (height, width, 3), that are still to be encoded, or the result of encoding them before."""

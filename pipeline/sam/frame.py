@@ -1,4 +1,4 @@
-"""From pixels of the image to SAM's input frame, and from its low-resolution logits back to any region of the image.
+"""Convert pixels of the image to SAM's input frame, and low-resolution logits back to any region of the image.
 
 segment_anything upsamples logits to its input side, cuts the padding off and resizes to the image. Both steps
 are bilinear, so the two together are one matrix for the rows and one for the columns, and any region of the
@@ -13,18 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 KEPT_MATRICES = 64
-"""Images of a dataset mostly share their sizes; a matrix takes 1 to 2 MB for images of 1,000 to 2,000 pixels."""
+"""Images of a dataset mostly have the same sizes; a matrix needs 1 to 2 MB for images of 1,000 to 2,000 pixels."""
 
 
 def resized_hw(image_hw: tuple[int, int], input_side: int) -> tuple[int, int]:
-    """Height and width at which an image enters SAM, before padding, rounded as segment_anything rounds them."""
+    """Return the height and width of an image in SAM, before padding, rounded as segment_anything rounds them."""
     scale = input_side * 1.0 / max(image_hw)
     height, width = (max(int(side * scale + 0.5), 1) for side in image_hw)
     return height, width
 
 
 def to_input_xy(points_xy_full: NDArray[np.float32], image_hw: tuple[int, int], input_side: int) -> NDArray[np.float32]:
-    """Points (..., 2) from pixels of the image to pixels of SAM's input, as `ResizeLongestSide.apply_coords`."""
+    """Convert points (..., 2) in pixels of the image to pixels of SAM's input, as `ResizeLongestSide.apply_coords`."""
     height, width = image_hw
     resized_height, resized_width = resized_hw(image_hw, input_side)
     scale_xy = np.array([resized_width / width, resized_height / height])
@@ -37,10 +37,9 @@ def full_logits(
     input_side: int,
     region_xyxy: tuple[int, int, int, int],
 ) -> NDArray[np.float32]:
-    """segment_anything's `postprocess_masks` inside a region of the image.
+    """Return segment_anything's `postprocess_masks` in a region of the image: (..., region height, region width).
 
     mask_logits_lowres: (..., lowres_side, lowres_side). region_xyxy: whole pixels, the ends excluded.
-    Returns (..., region height, region width).
     """
     x0, y0, x1, y1 = region_xyxy
     lowres_side = mask_logits_lowres.shape[-1]
@@ -55,7 +54,7 @@ def full_logits(
 
 
 def _used(weights: NDArray[np.float32]) -> tuple[NDArray[np.float32], slice]:
-    """Interpolation weights without the logits that none of the pixels takes from, and which ones are left."""
+    """Return interpolation weights without the logits that no pixel uses, and which logits are left."""
     used = np.flatnonzero(weights.any(axis=0))
     kept = slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 0)
     return weights[:, kept], kept
@@ -63,19 +62,15 @@ def _used(weights: NDArray[np.float32]) -> tuple[NDArray[np.float32], slice]:
 
 @lru_cache(maxsize=KEPT_MATRICES)
 def _interpolation(lowres_side: int, input_side: int, resized: int, full: int) -> NDArray[np.float32]:
-    """Along one axis: what each of `full` pixels takes from each logit, (full, lowres_side)."""
-    to_input = _bilinear(lowres_side, input_side)[:resized]
-    matrix = _bilinear_rows(to_input, full)
+    """Return the weight of each logit in each of `full` pixels along one axis: (full, lowres_side)."""
+    to_input = _bilinear(np.eye(lowres_side, dtype=np.float32), input_side)[:resized]
+    matrix = _bilinear(to_input, full)
     matrix.setflags(write=False)  # it is shared
     return matrix
 
 
-def _bilinear(source: int, target: int) -> NDArray[np.float32]:
-    return _bilinear_rows(np.eye(source, dtype=np.float32), target)
-
-
-def _bilinear_rows(values: NDArray[np.float32], target: int) -> NDArray[np.float32]:
-    """`torch.nn.functional.interpolate` along the first axis, bilinear, align_corners False, no antialiasing."""
+def _bilinear(values: NDArray[np.float32], target: int) -> NDArray[np.float32]:
+    """Do `torch.nn.functional.interpolate` along the first axis, bilinear, align_corners False, no antialiasing."""
     source = values.shape[0]
     positions = np.maximum((np.arange(target) + 0.5) * (source / target) - 0.5, 0)
     lower = positions.astype(np.intp)

@@ -1,4 +1,4 @@
-"""What SAM is asked and what it answers: the values that refinement and the engine exchange."""
+"""Prompts to SAM and its answers: the values that refinement and the engine exchange."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Prompt:
-    """One instance's prompt. Everything optional; an empty prompt is refused by the engine.
+    """One instance's prompt. Everything is optional, but the engine refuses an empty prompt.
 
     points_xy_full: (P, 2) float32, x then y, in pixels of the full image as segment_anything takes them: a pixel's
         centre has its whole-number indices.
@@ -28,7 +28,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Candidates:
-    """SAM's answers to one prompt, best guess not yet chosen.
+    """SAM's answers to one prompt, of which none is chosen yet.
 
     mask_logits_lowres: (C, h, w) float32 in SAM's low-resolution frame; above 0 is inside.
     predicted_iou: (C,) float32, SAM's own estimate of each candidate's IoU.

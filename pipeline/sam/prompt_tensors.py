@@ -1,4 +1,4 @@
-"""From prompts to the tensors that segment_anything's prompt encoder takes."""
+"""Convert prompts to the arguments of segment_anything's prompt encoder."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pipeline.sam.prompt import Prompt
 class PromptForm:
     """What prompts must have in common to be decoded at once.
 
-    segment_anything pads points that come without a box with one that is not a point. Padding them any further
-    would change the answer, so that only prompts of as many points go together.
+    segment_anything pads points that come without a box with one that is not a point. Padding them further
+    would change the answer, so that only prompts of as many points are decoded together.
     """
 
     points: int
@@ -41,7 +41,7 @@ class PromptTensors:
 
 
 def form_of(prompt: Prompt, lowres_side: int) -> PromptForm:
-    """The form of a prompt; ValueError for one that cannot be decoded."""
+    """Return the form of a prompt; ValueError for one that cannot be decoded."""
     points, labels = prompt.points_xy_full, prompt.point_labels
     box, mask = prompt.box_xyxy_full, prompt.mask_logits_lowres
     if not len(labels) and box is None and mask is None:
@@ -58,7 +58,7 @@ def form_of(prompt: Prompt, lowres_side: int) -> PromptForm:
 def prompt_tensors(
     prompts: Sequence[Prompt], image_hw: Sequence[tuple[int, int]], input_side: int, device: torch.device
 ) -> PromptTensors:
-    """Tensors of prompts of one form, each about an image of its height and width."""
+    """Return the tensors of prompts of one form, each with the height and width of its image."""
     points_xy, boxes_xyxy, masks = [], [], []
     for prompt, hw in zip(prompts, image_hw, strict=True):
         points_xy.append(to_input_xy(prompt.points_xy_full, hw, input_side))

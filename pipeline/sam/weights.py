@@ -1,4 +1,4 @@
-"""Weight files: what a file is by its content, and fetching the published ones. Needs no torch."""
+"""Identify weight files by their content, and download the published ones. Needs no torch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from urllib.request import Request, urlopen
 
 from pipeline.errors import S4MError
 from pipeline.files.locks import lock_file
-from pipeline.sam.files import PUBLISHED_FILES, checkpoint_path
+from pipeline.sam.files import PUBLISHED, PublishedFile, checkpoint_path
 from pipeline.sam.tiny import WEIGHTS_FILE
 
 PUBLISHER: Final = "https://dl.fbaipublicfiles.com/segment_anything"
 SILENCE_SECONDS: Final = 60
-"""How long the publisher may send nothing before the connection counts as lost."""
+"""Time without any data after which the connection counts as lost."""
 
 BLOCK_BYTES: Final = 1 << 20
 
@@ -29,27 +29,8 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class PublishedFile:
-    """A checkpoint as segment_anything's authors publish it."""
-
-    name: str
-    bytes: int
-    sha256: str
-
-
-PUBLISHED: Final[dict[str, PublishedFile]] = {
-    model: PublishedFile(PUBLISHED_FILES[model], size, sha256)
-    for model, size, sha256 in (
-        ("vit_b", 375_042_383, "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
-        ("vit_l", 1_249_524_607, "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
-        ("vit_h", 2_564_550_879, "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
-    )
-}
-
-
-@dataclass(frozen=True)
 class Weights:
-    """Which weights a file holds. `published`: they are the model's own, by digest; else custom ones."""
+    """The weights in a file. `published`: they are the model's own, by digest; else custom ones."""
 
     model: str
     path: Path
@@ -58,9 +39,9 @@ class Weights:
 
 
 def identify_weights(model: str, checkpoint: Path | None = None) -> Weights:
-    """Look at a model's weight file, its own or a custom one; S4MError where it cannot be that model's.
+    """Return what a model's weight file is, its own or a custom one; S4MError where it cannot be that model's.
 
-    Whether the tensors of custom weights fit is found when they are loaded.
+    Whether the tensors of custom weights fit is checked when they are loaded.
     """
     path = checkpoint_path(model, checkpoint)
     if not path.is_file():
@@ -86,17 +67,19 @@ def identify_weights(model: str, checkpoint: Path | None = None) -> Weights:
 
 
 def hash_weights(path: Path) -> str:
-    """SHA-256 of a file's content, hexadecimal."""
+    """Return the SHA-256 of a file's content, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def download_weights(model: str, folder: Path, progress: Progress | None = None, publisher: str = PUBLISHER) -> Weights:
-    """Fetch a model's published weights into a folder, unless they are there; goes on where a try before stopped.
+    """Download a model's published weights into a folder that lacks them; continue where an earlier try stopped.
 
-    What has arrived lies in a `.part` file, which gets its name when its content is checked.
+    The data is written to a `.part` file, which gets its name when its content is checked.
     """
-    published = _published(model)
+    if model not in PUBLISHED:
+        raise S4MError(f"{model}: has no published weights to fetch; those that have: {', '.join(PUBLISHED)}")
+    published = PUBLISHED[model]
     path = folder / published.name
     if not path.exists():
         try:
@@ -130,26 +113,21 @@ def _fill(path: Path, url: str, published: PublishedFile, progress: Progress | N
 
 
 def _fetch(url: str, file: IO[bytes], total: int, progress: Progress | None) -> None:
-    """Append to a file what it lacks of `total` bytes."""
+    """Append to a file what is missing of `total` bytes."""
     if file.seek(0, os.SEEK_END) > total:
-        _empty(file)
+        file.truncate(file.seek(0))
     if file.tell() == total:
         return
     request = Request(url, headers={"Range": f"bytes={file.tell()}-"} if file.tell() else {})  # noqa: S310
     with urlopen(request, timeout=SILENCE_SECONDS) as answer:  # noqa: S310
-        if answer.status != HTTPStatus.PARTIAL_CONTENT:  # all of it, whatever was asked for
-            _empty(file)
+        if answer.status != HTTPStatus.PARTIAL_CONTENT:  # the whole file, whatever was requested
+            file.truncate(file.seek(0))
         while file.tell() < total and (block := answer.read(BLOCK_BYTES)):
             file.write(block)
             if progress is not None:
                 progress(file.tell(), total)
     if file.tell() < total:
         raise ConnectionError(f"the connection ended after {file.tell():,} of {total:,} bytes")
-
-
-def _empty(file: IO[bytes]) -> None:
-    file.seek(0)
-    file.truncate()
 
 
 def _reason(error: Exception) -> str:
@@ -160,14 +138,8 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
-def _published(model: str) -> PublishedFile:
-    if model not in PUBLISHED:
-        raise S4MError(f"{model}: has no published weights to fetch; those that have: {', '.join(PUBLISHED)}")
-    return PUBLISHED[model]
-
-
 def _missing(model: str, path: Path, reason: str) -> str:
-    """What to say when a model's weights are not at a path."""
+    """Return the message for a path without a model's weights."""
     own = PUBLISHED.get(model)
     if path == WEIGHTS_FILE:
         return f"{path}: no weights for {model}: {reason}. It is part of this program: install it again"

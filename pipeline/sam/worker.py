@@ -1,4 +1,4 @@
-"""The one SAM of a worker process."""
+"""Build the one SAM of a worker process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from pipeline.compute.settings import ComputeSettings
-from pipeline.files.identity import stamps_of
+from pipeline.files.identity import stamp_of
 from pipeline.sam.build import build_sam
 from pipeline.sam.engine import Precision, SamEngine
 from pipeline.sam.files import checkpoint_path
@@ -18,9 +18,9 @@ from pipeline.sam.settings import SamSettings
 
 @dataclass(frozen=True)
 class SamChoice:
-    """Which SAM, where it runs, and in which arithmetic. input_side: None is the model's own.
+    """Which SAM, where it runs, and in which precision. input_side: None is the model's own.
 
-    weights: size and time of change of the file, so that no worker goes on with weights that were replaced since.
+    weights: size and time of change of the file, so that no worker continues with weights that were replaced since.
     """
 
     model: str
@@ -34,9 +34,8 @@ class SamChoice:
 
     @classmethod
     def of(cls, sam: SamSettings, compute: ComputeSettings) -> SamChoice:
-        """What an experiment asks for; its paths are made absolute, for workers that stand elsewhere."""
+        """Return the choice of an experiment, with absolute paths, for workers in another working directory."""
         checkpoint = sam.checkpoint
-        weights = checkpoint_path(sam.model, checkpoint)
         return cls(
             model=sam.model,
             checkpoint=checkpoint.absolute() if checkpoint else None,
@@ -45,13 +44,13 @@ class SamChoice:
             batch_images=compute.batch_images,
             input_side=sam.input_side,
             compiled=compute.compile,
-            weights=stamps_of(weights.parent, [weights.name])[0],
+            weights=stamp_of(checkpoint_path(sam.model, checkpoint)),
         )
 
 
 @lru_cache(maxsize=1)
 def build_engine(sam: SamChoice) -> SamEngine:
-    """The one model of a worker process, built again where another is asked for."""
+    """Return the one model of a worker process, built again for another choice."""
     model = build_sam(sam.model, sam.checkpoint, input_side=sam.input_side)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if sam.device == "auto" else sam.device
     if device == "cpu":

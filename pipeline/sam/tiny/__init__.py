@@ -1,4 +1,4 @@
-"""The small SAM shipped with the product: its scenes, its training, its weights and their measures."""
+"""The small SAM that comes with this project: its scenes, its training, its weights, how good it is."""
 
 from __future__ import annotations
 

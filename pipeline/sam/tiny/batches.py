@@ -1,8 +1,8 @@
-"""Training batches: scenes with a few of their objects, and the prompts these objects are asked for with."""
+"""Make training batches: scenes with a few of their objects, and prompts for these objects."""
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import cv2
 import numpy as np
@@ -29,7 +29,7 @@ SIDES: tuple[tuple[int, int, float], ...] = (
     (192, 2, 0.06),
     (256, 1, 0.06),
 )
-"""Input side, images a batch and share of the batches; a batch of any side costs about the same.
+"""Input side, images in a batch and share of the batches; a batch of any side costs about the same.
 
 What a prompt means is learned first on small images, which show more objects for the same cost. Images smaller
 than `REFERENCE_SIDE` are windows anywhere in an image of `LARGEST_SIDE`, so that all positions are learned.
@@ -43,7 +43,7 @@ NEGATIVE_POINT_SHARE = 0.15
 
 @dataclass(frozen=True)
 class Batch:
-    """Images and the objects asked for; object p lies in image `image_index[p]`.
+    """Images and the objects to segment; object p is in image `image_index[p]`.
 
     images: (B, 3, S, S) float32 in 0..255. content_hw: pixels beyond it are padding.
     labels: (B, S, S), 0 background. masks: (P, S, S) bool.
@@ -57,13 +57,13 @@ class Batch:
 
     @property
     def side(self) -> int:
-        """Input side in pixels."""
+        """Return the input side in pixels."""
         return int(self.images.shape[-1])
 
 
 @dataclass(frozen=True)
 class PromptLayout:
-    """What a group of prompts is made of: one group is one tensor, so its prompts are alike."""
+    """The parts of a group of prompts: one group is one tensor, so its prompts have the same parts."""
 
     points: int
     box: bool
@@ -72,7 +72,7 @@ class PromptLayout:
 
 @dataclass(frozen=True)
 class PromptGroup:
-    """Prompts of one layout. `rows`: which objects of the batch they ask for.
+    """Prompts of one layout. `rows`: their objects in the batch.
 
     points_xy: (G, K, 2) float32 and labels (G, K) float32, or None. boxes_xyxy: (G, 4), or None.
     mask_logits_lowres: (G, 1, S/2, S/2), or None. Coordinates are pixels of the input.
@@ -86,7 +86,7 @@ class PromptGroup:
 
 
 def _scene(seed: int, side: int, content_hw: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """A scene with objects inside the content; the next seeds are tried where padding hides them all."""
+    """Make a scene with objects inside the content; try the next seeds where padding hides all objects."""
     while True:
         scene = make_scene(seed, side)
         labels = scene.labels.copy()
@@ -98,29 +98,28 @@ def _scene(seed: int, side: int, content_hw: tuple[int, int]) -> tuple[NDArray[n
 
 
 def make_batch(rng: Generator, first_seed: int, side: int, images: int, padded: bool) -> Batch:
-    """`images` scenes from `first_seed` on and `OBJECTS_PER_IMAGE` objects of each."""
+    """Make `images` scenes from `first_seed` on and choose `OBJECTS_PER_IMAGE` objects of each."""
     content_hw = (side, side)
     if padded:
         short = int(rng.uniform(0.5, 1.0) * side)
         content_hw = (short, side) if rng.random() < 0.5 else (side, short)
-    pictures: list[NDArray[np.uint8]] = []
+    scenes: list[NDArray[np.uint8]] = []
     label_maps: list[NDArray[np.int32]] = []
     masks: list[Mask] = []
     for index in range(images):
-        picture, labels = _scene(first_seed + index, side, content_hw)
-        pictures.append(picture)
+        image_rgb, labels = _scene(first_seed + index, side, content_hw)
+        scenes.append(image_rgb)
         label_maps.append(labels)
         area_px = np.bincount(labels.ravel())
         area_px[0] = 0
         usable = np.flatnonzero(area_px >= MIN_VISIBLE_PX)
-        # Large objects are rare among many small ones: lean towards them.
+        # Large objects are rare among many small ones: prefer them.
         weight = area_px[usable] ** 0.3
         replace = len(usable) < OBJECTS_PER_IMAGE
         chosen = rng.choice(usable, OBJECTS_PER_IMAGE, replace=replace, p=weight / weight.sum())
         masks.extend(labels == label for label in chosen)
-    stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float()
     return Batch(
-        images=stacked,
+        images=torch.from_numpy(np.stack(scenes)).permute(0, 3, 1, 2).float(),
         labels=np.stack(label_maps),
         content_hw=content_hw,
         masks=np.stack(masks),
@@ -129,7 +128,7 @@ def make_batch(rng: Generator, first_seed: int, side: int, images: int, padded: 
 
 
 def training_batch(seed: int, step: int) -> Batch:
-    """The batch of this step: always the same, so that a resumed training goes on as if never stopped."""
+    """Make the batch of a step: always the same, so that a resumed training continues as if never stopped."""
     rng = np.random.default_rng([seed, step, 1])
     sides = SMALL_SIDES if step < SMALL_SIDES_UNTIL else SIDES
     kind = rng.choice(len(sides), p=[share for _, _, share in sides])
@@ -138,7 +137,7 @@ def training_batch(seed: int, step: int) -> Batch:
 
 
 def window_centre_px(seed: int, step: int, side: int) -> tuple[float, float]:
-    """Where the step's images lie, from the centre of an image of `LARGEST_SIDE`; large ones in its centre."""
+    """Return where the step's images are, from the centre of an image of `LARGEST_SIDE`; (0, 0) for large images."""
     if side >= REFERENCE_SIDE:
         return (0.0, 0.0)
     reach = (LARGEST_SIDE - side) / 2
@@ -147,7 +146,7 @@ def window_centre_px(seed: int, step: int, side: int) -> tuple[float, float]:
 
 
 def draw_layout(rng: Generator) -> PromptLayout:
-    """Points, a box, both, or a coarse mask with or without them."""
+    """Draw a layout: points, a box, both, or a coarse mask with or without them."""
     kind = rng.random()
     if kind < 0.16:
         return PromptLayout(points=1, box=False, mask=False)
@@ -162,7 +161,7 @@ def draw_layout(rng: Generator) -> PromptLayout:
 
 
 def coarse_mask(rng: Generator, mask: Mask) -> Logits:
-    """Logits S/2 x S/2 of what a weak detector might say of `mask`: blurred, shifted, too large or small."""
+    """Return logits S/2 x S/2 as a weak detector might predict `mask`: blurred, shifted, too large or small."""
     side = mask.shape[0] // 2
     soft = np.asarray(cv2.resize(mask.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA), np.float32)
     size = np.sqrt(soft.sum())
@@ -180,14 +179,14 @@ def coarse_mask(rng: Generator, mask: Mask) -> Logits:
 
 
 def points_in(rng: Generator, mask: Mask, count: int) -> NDArray[np.float32]:
-    """(count, 2) pixels drawn evenly from a mask."""
+    """Draw pixels (count, 2) evenly from a mask."""
     rows, columns = np.nonzero(mask)
     picked = rng.integers(len(rows), size=count)
     return np.stack([columns[picked], rows[picked]], axis=1).astype(np.float32)
 
 
 def points_by_confidence(rng: Generator, logits_lowres: Logits, count: int) -> NDArray[np.float32]:
-    """(count, 2) pixels drawn in proportion to the probability of a coarse mask, inside it."""
+    """Draw pixels (count, 2) inside a coarse mask, in proportion to its probability."""
     flat = logits_lowres.ravel()
     inside = np.flatnonzero(flat > 0) if (flat > 0).any() else np.array([int(flat.argmax())])
     weight = 1 / (1 + np.exp(-flat[inside].astype(np.float64)))
@@ -203,7 +202,7 @@ def box_of(mask: Mask) -> NDArray[np.float32]:
 
 
 def jitter_box(rng: Generator, box_xyxy: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Each edge moved by up to about a tenth of the box's size, kept inside the image."""
+    """Move each edge by up to about a tenth of the box's size, inside the image."""
     size = np.tile(box_xyxy[2:] - box_xyxy[:2], 2)
     moved = box_xyxy + rng.normal(0, 1, 4) * np.minimum(size * rng.uniform(0, 0.1), side / 12)
     moved[2:] = np.maximum(moved[2:], moved[:2] + 2)
@@ -212,7 +211,7 @@ def jitter_box(rng: Generator, box_xyxy: NDArray[np.float32], side: int) -> NDAr
 
 
 def _points(rng: Generator, mask: Mask, coarse: Logits | None, count: int) -> tuple[NDArray[np.float32], Logits]:
-    """Positive points, now and then with one negative among them, just outside the object or anywhere."""
+    """Draw positive points, sometimes with a negative one, just outside the object or anywhere."""
     points = points_in(rng, mask, count) if coarse is None else points_by_confidence(rng, coarse, count)
     labels = np.ones(count, dtype=np.float32)
     if count > 1 and rng.random() < NEGATIVE_POINT_SHARE and not mask.all():
@@ -224,7 +223,7 @@ def _points(rng: Generator, mask: Mask, coarse: Logits | None, count: int) -> tu
 
 
 def make_prompts(rng: Generator, batch: Batch, rows: NDArray[np.int64], layout: PromptLayout) -> PromptGroup:
-    """First prompts for the objects `rows`, from the true masks or from what a weak detector would say."""
+    """Make first prompts for the objects `rows`, from the true masks or from what a weak detector would predict."""
     points, labels, boxes, masks = [], [], [], []
     for row in rows:
         mask = batch.masks[row]
@@ -241,38 +240,23 @@ def make_prompts(rng: Generator, batch: Batch, rows: NDArray[np.int64], layout: 
         if layout.mask:
             assert coarse is not None
             masks.append(coarse[None])
-    return PromptGroup(
-        rows=torch.from_numpy(rows),
-        points_xy=torch.from_numpy(np.stack(points)) if points else None,
-        point_labels=torch.from_numpy(np.stack(labels)) if labels else None,
-        boxes_xyxy=torch.from_numpy(np.stack(boxes)) if boxes else None,
-        mask_logits_lowres=torch.from_numpy(np.stack(masks)) if masks else None,
-    )
+    stacked = (torch.from_numpy(np.stack(part)) if part else None for part in (points, labels, boxes, masks))
+    return PromptGroup(torch.from_numpy(rows), *stacked)
 
 
 def correct(
-    group: PromptGroup,
-    logits_lowres: Tensor,
-    truth_lowres: Tensor,
-    add_point: bool,
-    generator: torch.Generator,
+    group: PromptGroup, logits_lowres: Tensor, truth_lowres: Tensor, add_point: bool, generator: torch.Generator
 ) -> PromptGroup:
-    """The next round: the answer (G, S/2, S/2) as mask prompt, and perhaps a point where it was wrong."""
+    """Make the next round: the answer (G, S/2, S/2) as mask prompt and, if asked for, a point where it was wrong."""
     points, labels = group.points_xy, group.point_labels
     if add_point:
         wrong = ((logits_lowres > 0) != truth_lowres).flatten(1).float()
         weight = torch.where(wrong.any(1, keepdim=True), wrong, truth_lowres.flatten(1).float())
         weight += 1e-9  # an object too thin for the low resolution, perfectly answered: anywhere
-        place = torch.multinomial(weight, 1, generator=generator)
+        index = torch.multinomial(weight, 1, generator=generator)
         width = logits_lowres.shape[-1]
-        point = torch.stack([place % width, place // width], dim=-1) * 2.0 + 0.5
-        label = truth_lowres.flatten(1).gather(1, place).float()
+        point = torch.stack([index % width, index // width], dim=-1) * 2.0 + 0.5
+        label = truth_lowres.flatten(1).gather(1, index).float()
         points = point if points is None else torch.cat([points, point], dim=1)
         labels = label if labels is None else torch.cat([labels, label], dim=1)
-    return PromptGroup(
-        rows=group.rows,
-        points_xy=points,
-        point_labels=labels,
-        boxes_xyxy=group.boxes_xyxy,
-        mask_logits_lowres=logits_lowres[:, None],
-    )
+    return replace(group, points_xy=points, point_labels=labels, mask_logits_lowres=logits_lowres[:, None])

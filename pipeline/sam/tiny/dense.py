@@ -1,6 +1,6 @@
-"""A dense task beside the prompts, for the training only: every pixel says what object it belongs to.
+"""Train a dense task along with the prompts: every pixel predicts the object that it belongs to.
 
-A few prompts an image teach the encoder little; this teaches it from all objects at once, at almost no cost. The
+A few prompts in an image teach the encoder little; this teaches it from all objects at once, at almost no cost. The
 head is not part of the shipped model.
 """
 
@@ -24,7 +24,7 @@ DISTANCE_UNIT_PX = 32.0
 
 @dataclass(frozen=True)
 class DenseTargets:
-    """All at stride 2. inside, border: (B, h, w) float 0 or 1. distances: (B, 4, h, w) to the object's box."""
+    """Targets at stride 2. inside, border: (B, h, w) float 0 or 1. distances: (B, 4, h, w) to the object's box."""
 
     inside: Tensor
     border: Tensor
@@ -32,7 +32,7 @@ class DenseTargets:
 
 
 def _boxes_xyxy(labels: NDArray[np.int32]) -> NDArray[np.float32]:
-    """(N + 1, 4) box of each label of one image, row 0 for the background."""
+    """Return the box of each label of one image, (N + 1, 4), row 0 for the background."""
     boxes = np.zeros((int(labels.max()) + 1, 4), dtype=np.float32)
     rows, columns = np.nonzero(labels)
     owner = labels[rows, columns]
@@ -45,7 +45,7 @@ def _boxes_xyxy(labels: NDArray[np.int32]) -> NDArray[np.float32]:
 
 
 def dense_targets(labels: NDArray[np.int32]) -> DenseTargets:
-    """Targets from label maps (B, S, S): inside an object, at its border, and how far its box's edges are."""
+    """Make targets from label maps (B, S, S): inside an object, at its border, and the distances to its box."""
     coarse = labels[:, ::2, ::2]
     differs = np.zeros(labels.shape, dtype=np.float32)
     differs[:, :, 1:] = labels[:, :, 1:] != labels[:, :, :-1]
@@ -65,19 +65,19 @@ def dense_targets(labels: NDArray[np.int32]) -> DenseTargets:
 
 
 class DenseHead(nn.Module):
-    """Six values a pixel at stride 2, linear in the embedding: inside, border, four distances."""
+    """Head that predicts six values for a pixel at stride 2 from the embedding: inside, border, four distances."""
 
     def __init__(self) -> None:
         super().__init__()
         self.project = nn.Conv2d(EMBEDDING_CHANNELS, CHANNELS * UPSCALE**2, 1)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """(B, 6, S/2, S/2) from embeddings (B, C, S/8, S/8)."""
+        """Return (B, 6, S/2, S/2) from embeddings (B, C, S/8, S/8)."""
         return F.pixel_shuffle(self.project(embeddings), UPSCALE)
 
 
 def dense_loss(answers: Tensor, targets: DenseTargets) -> Tensor:
-    """Cross-entropy of inside and border, and the mean error of the distances inside objects."""
+    """Return the cross-entropy of inside and border, and the mean error of the distances inside objects."""
     inside = F.binary_cross_entropy_with_logits(answers[:, 0], targets.inside)
     border = F.binary_cross_entropy_with_logits(answers[:, 1], targets.border)
     error = (answers[:, 2:] - targets.distances).abs().mean(1)

@@ -1,4 +1,4 @@
-"""How good `sam_tiny` is: IoU on unseen scenes and, if given, on COCO data it was never trained on.
+"""Measure `sam_tiny`: IoU on unseen scenes and, if given, on COCO data that it was never trained on.
 
 `python -m pipeline.sam.tiny.measure [--coco ANNOTATIONS IMAGES]` prints the figures of the model card.
 """
@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import enum
 import json
 import math
@@ -21,11 +20,12 @@ import numpy as np
 import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
 from segment_anything import SamPredictor
 from torch import Tensor
 
-from pipeline.errors import ImageError
+from pipeline.coco.paths import resolve_image_path
+from pipeline.coco.reading import read_coco
+from pipeline.files.images import read_image
 from pipeline.masks.overlap import mask_iou
 from pipeline.sam.tiny import WEIGHTS_FILE
 from pipeline.sam.tiny.batches import box_of, coarse_mask, points_by_confidence, points_in
@@ -33,17 +33,17 @@ from pipeline.sam.tiny.model import OWN_SIDE, REFERENCE_SIDE, SIDE_MULTIPLE, Tin
 from pipeline.sam.tiny.scenes import make_scene
 
 UNSEEN_SEED = 1 << 60
-"""Scenes from here on are never trained on."""
+"""Scenes of this seed and above are never trained on."""
 
 CARD_SCENES = 500
 CARD_SIDES = {REFERENCE_SIDE: 1.0, 2 * REFERENCE_SIDE: 0.2}
 """Input sides, and the share of the scenes measured there."""
 
 ENLARGED_SHARE = 0.3
-"""The share of the scenes that are also shown at the model's own side."""
+"""The share of the scenes that are also enlarged to the model's own side."""
 
 CARD_FIRST = 1_000_000
-"""The model card's scenes are not those that the training watches."""
+"""First scene of the model card: others than those that the training measures."""
 
 OBJECTS_PER_SCENE = 5
 POINTS = 3
@@ -51,7 +51,7 @@ SMALLEST_OBJECT_PX = 16
 
 
 class PromptKind(enum.Enum):
-    """What the model is told of an object."""
+    """What a prompt says of an object."""
 
     POINTS = "3 points"
     BOX = "box"
@@ -61,7 +61,7 @@ class PromptKind(enum.Enum):
 
 @dataclass(frozen=True)
 class MeasuredImage:
-    """An image (H, W, 3) uint8 and some of its objects' masks (N, H, W) bool; `seed` draws the prompts."""
+    """An image (H, W, 3) uint8 and masks (N, H, W) bool of some of its objects; `seed` draws the prompts."""
 
     image_rgb: NDArray[np.uint8]
     masks: NDArray[np.bool_]
@@ -70,7 +70,7 @@ class MeasuredImage:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts for N objects in pixels of the input; what is absent is None."""
+    """Prompts for N objects in pixels of the input."""
 
     points_xy: Tensor | None = None
     boxes_xyxy: Tensor | None = None
@@ -78,7 +78,7 @@ class Prompts:
 
 
 def unseen_samples(scenes: int, side: int, objects_per_scene: int, first: int = 0) -> Iterator[MeasuredImage]:
-    """Scenes that no training sees, with a few objects of each."""
+    """Yield scenes that no training sees, with a few objects of each."""
     for index in range(first, first + scenes):
         scene = make_scene(UNSEEN_SEED + index, side)
         rng = np.random.default_rng([UNSEEN_SEED, index])
@@ -88,34 +88,30 @@ def unseen_samples(scenes: int, side: int, objects_per_scene: int, first: int = 
 
 
 def coco_samples(annotations: Path, images: Path) -> Iterator[MeasuredImage]:
-    """Every object of a COCO file's images that is not tiny."""
-    with contextlib.redirect_stdout(sys.stderr):  # it announces itself
-        coco = COCO(annotations)
-    for image_id in coco.getImgIds():
-        path = images / coco.imgs[image_id]["file_name"]
-        picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-        if picture is None:
-            raise ImageError(f"{path}: cannot be read as an image, but {annotations} names it")
-        masks = [coco.annToMask(annotation) > 0 for annotation in coco.imgToAnns[image_id]]
+    """Yield the images of a COCO file with their objects that are not tiny."""
+    dataset = read_coco(annotations)
+    for image in dataset.images:
+        masks = [dataset.mask(each) for each in dataset.annotations_by_image[image.id]]
         usable = [mask for mask in masks if mask.sum() >= SMALLEST_OBJECT_PX]
         if usable:
-            yield MeasuredImage(picture.astype(np.uint8), np.stack(usable), int(image_id))
+            pixels = read_image(resolve_image_path(images, image.file_name), (image.width, image.height))
+            yield MeasuredImage(pixels, np.stack(usable), image.id)
 
 
 def enlarged(sample: MeasuredImage, side: int) -> MeasuredImage:
-    """The same picture as an input of this side shows it, a multiple of its own."""
+    """Enlarge a sample to an input side that is a multiple of its own side."""
     factor = side // sample.image_rgb.shape[0]
     image_rgb = cv2.resize(sample.image_rgb, (side, side), interpolation=cv2.INTER_LINEAR).astype(np.uint8)
     return replace(sample, image_rgb=image_rgb, masks=sample.masks.repeat(factor, axis=1).repeat(factor, axis=2))
 
 
 def native_side(sample: MeasuredImage) -> int:
-    """The smallest input side that shows a sample's image without shrinking it."""
+    """Return the smallest input side that shows a sample's image without shrinking it."""
     return SIDE_MULTIPLE * math.ceil(max(sample.image_rgb.shape[:2]) / SIDE_MULTIPLE)
 
 
 def prompts_for(rng: Generator, sample: MeasuredImage, kind: PromptKind) -> tuple[Prompts, NDArray[np.bool_]]:
-    """Prompts for all objects of a sample, and masks (N, H, W) of what they tell already: boxes are filled."""
+    """Return prompts for all objects of a sample, and the masks (N, H, W) that they give: boxes are filled."""
     if kind is PromptKind.COARSE:
         logits = [coarse_mask(rng, mask) for mask in sample.masks]
         points = np.stack([points_by_confidence(rng, each, POINTS) for each in logits])
@@ -136,7 +132,7 @@ def prompts_for(rng: Generator, sample: MeasuredImage, kind: PromptKind) -> tupl
 
 @dataclass(frozen=True)
 class Answers:
-    """What came of N objects: IoUs with the truth (N, 3) and predicted (N, 3), and of what was given (N,)."""
+    """Answers for N objects: IoUs with the truth (N, 3) and predicted (N, 3), and IoUs of the prompts (N,)."""
 
     candidate_iou: NDArray[np.float64]
     predicted_iou: NDArray[np.float64]
@@ -144,16 +140,14 @@ class Answers:
 
     @property
     def best_iou(self) -> NDArray[np.float64]:
-        """(N,) IoU of the best of the three candidates."""
-        best: NDArray[np.float64] = self.candidate_iou.max(1)
-        return best
+        """Return the IoU of the best of the three candidates, (N,)."""
+        return np.asarray(self.candidate_iou.max(1))
 
     @property
     def chosen_iou(self) -> NDArray[np.float64]:
-        """(N,) IoU of the candidate that the model itself thinks best."""
-        rows = np.arange(len(self.candidate_iou))
-        chosen: NDArray[np.float64] = self.candidate_iou[rows, self.predicted_iou.argmax(1)]
-        return chosen
+        """Return the IoU of the candidate that the model predicts to be the best, (N,)."""
+        chosen = self.predicted_iou.argmax(1)[:, None]
+        return np.take_along_axis(self.candidate_iou, chosen, axis=1)[:, 0]
 
 
 @torch.no_grad()
@@ -176,7 +170,7 @@ def ask(sam: TinySam, samples: Iterable[MeasuredImage], kind: PromptKind) -> Ans
 
 
 def summary(answers: Answers) -> dict[str, float]:
-    """Means over the objects, rounded for reading."""
+    """Return means over the objects, rounded."""
     figures = {
         "objects": float(len(answers.candidate_iou)),
         "prompt_iou": float(answers.prompt_iou.mean()),
@@ -189,11 +183,11 @@ def summary(answers: Answers) -> dict[str, float]:
 
 
 @torch.no_grad()
-def encoding_milliseconds(sam: TinySam, repeats: int = 30) -> float:
-    """Median time to encode one image at the model's input side."""
+def encoding_milliseconds(sam: TinySam) -> float:
+    """Return the median time to encode one image at the model's input side."""
     image = torch.zeros(1, 3, sam.image_size, sam.image_size)
     spent = []
-    for _ in range(repeats):
+    for _ in range(30):
         started = time.perf_counter()
         sam.image_encoder(image)
         spent.append(time.perf_counter() - started)
@@ -201,12 +195,12 @@ def encoding_milliseconds(sam: TinySam, repeats: int = 30) -> float:
 
 
 def load(weights: Path, image_size: int) -> TinySam:
-    """The model with these weights."""
+    """Return the model with these weights."""
     return build_sam_tiny(image_size, torch.load(weights, map_location="cpu", weights_only=True))
 
 
 def measure(weights: Path, scenes: int, coco: Sequence[tuple[Path, Path]]) -> dict[str, object]:
-    """All figures of the model card."""
+    """Return all figures of the model card."""
     sam = load(weights, REFERENCE_SIDE)
     figures: dict[str, object] = {
         "parameters": sum(parameter.numel() for parameter in sam.parameters()),
@@ -232,7 +226,7 @@ def measure(weights: Path, scenes: int, coco: Sequence[tuple[Path, Path]]) -> di
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, default=WEIGHTS_FILE)
     parser.add_argument(

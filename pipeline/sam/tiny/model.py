@@ -18,7 +18,7 @@ from torch.nn import functional as F
 REFERENCE_SIDE = 128
 """Input side, in pixels, at which positions are encoded exactly as segment_anything encodes them."""
 OWN_SIDE = 256
-"""Side of the input where nothing else is asked for: twice that of small pictures, whose outlines gain by it."""
+"""Input side by default: twice that of small images, whose outlines get better by it."""
 
 EMBEDDING_STRIDE = 8
 EMBEDDING_CHANNELS = 128
@@ -30,23 +30,15 @@ STAGE_CHANNELS = (64, 128, 160, 160)
 STAGE_BLOCKS = (2, 3, 3, 1)
 
 
-def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
-
-
 class ConvNorm(nn.Sequential):
-    """Convolution, batch norm and, unless told otherwise, ReLU."""
+    """Convolution, batch norm and, by default, ReLU."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, activate: bool = True
     ) -> None:
-        layers: list[nn.Module] = [
-            _conv(in_channels, out_channels, kernel, stride),
-            nn.BatchNorm2d(out_channels),
-        ]
-        if activate:
-            layers.append(nn.ReLU(inplace=True))
-        super().__init__(*layers)
+        convolution = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+        activation = [nn.ReLU(inplace=True)] if activate else []
+        super().__init__(convolution, nn.BatchNorm2d(out_channels), *activation)
 
 
 class ResidualBlock(nn.Module):
@@ -67,7 +59,7 @@ class ResidualBlock(nn.Module):
 class TinyEncoder(nn.Module):
     """A four-stage residual network whose levels are fused into one map of stride 8.
 
-    `forward` is what segment_anything expects of an encoder, `forward_features` a detector of a backbone.
+    segment_anything calls `forward`, as of an encoder; a detector calls `forward_features`, as of a backbone.
     """
 
     strides = STAGE_STRIDES
@@ -85,7 +77,7 @@ class TinyEncoder(nn.Module):
             )
             previous = channels
         at_4, at_8, at_16, at_32 = STAGE_CHANNELS
-        # Outlines live at stride 4: a strided convolution folds them into the stride 8 map.
+        # Outlines need stride 4: a strided convolution folds them into the stride 8 map.
         self.from_4 = ConvNorm(at_4, EMBEDDING_CHANNELS, stride=2, activate=False)
         self.from_8 = ConvNorm(at_8, EMBEDDING_CHANNELS, kernel=1, activate=False)
         self.from_16 = ConvNorm(at_16, EMBEDDING_CHANNELS, kernel=1, activate=False)
@@ -96,7 +88,7 @@ class TinyEncoder(nn.Module):
         )
 
     def forward_features(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Feature maps of strides 4, 8, 16 and 32 for normalised images B x 3 x H x W (any H and W)."""
+        """Return feature maps of strides 4, 8, 16 and 32 of normalised images B x 3 x H x W (any H and W)."""
         features = self.stem(images)
         levels: list[Tensor] = []
         for stage in self.stages:
@@ -106,7 +98,7 @@ class TinyEncoder(nn.Module):
         return at_4, at_8, at_16, at_32
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embedding B x 128 x H/8 x W/8 of normalised images B x 3 x H x W; H and W multiples of 32."""
+        """Return embeddings B x 128 x H/8 x W/8 of normalised images B x 3 x H x W; H and W multiples of 32."""
         at_4, at_8, at_16, at_32 = self.forward_features(images)
         coarse = self.from_16(at_16) + F.interpolate(self.from_32(at_32), scale_factor=2.0, mode="nearest")
         coarse = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
@@ -118,9 +110,9 @@ class TinyEncoder(nn.Module):
 class PixelPositionEmbedding(PositionEmbeddingRandom):  # type: ignore[misc]
     """segment_anything's random Fourier features, of distances in pixels from the image's centre.
 
-    Its own are of positions relative to the image's side, so that the same offset in pixels would look
-    different at every input side. At `REFERENCE_SIDE` the two agree. `centre_px` (x, y) moves the image within
-    a larger frame: training uses it, to learn far positions from small images.
+    Its own features are of positions relative to the image's side, so that the same offset in pixels would be
+    another one at every input side. At `REFERENCE_SIDE` both agree. `centre_px` (x, y) moves the image within a
+    larger frame: training uses it to learn far positions from small images.
     """
 
     def __init__(self, num_pos_feats: int) -> None:
@@ -143,16 +135,16 @@ class TinySam(Sam):  # type: ignore[misc]
 
     @property
     def image_size(self) -> int:
-        """Side, in pixels, that images are resized and padded to."""
+        """Return the side, in pixels, that images are resized and padded to."""
         return self.image_encoder.img_size
 
     @property
     def lowres_side(self) -> int:
-        """Side of the low-resolution mask logits and of mask prompts: half the input side."""
+        """Return the side of the low-resolution mask logits and of mask prompts: half the input side."""
         return 4 * self.image_size // EMBEDDING_STRIDE
 
     def resize(self, image_size: int) -> None:
-        """Take images of another side from now on; the weights stay as they are."""
+        """Change the input side; the weights stay as they are."""
         if image_size <= 0 or image_size % SIDE_MULTIPLE:
             raise ValueError(f"image_size must be a positive multiple of {SIDE_MULTIPLE}, is {image_size}")
         side = image_size // EMBEDDING_STRIDE
@@ -164,7 +156,7 @@ class TinySam(Sam):  # type: ignore[misc]
 
 
 def build_sam_tiny(image_size: int = REFERENCE_SIDE, state: Mapping[str, Tensor] | None = None) -> TinySam:
-    """A `TinySam` in evaluation mode for square inputs of `image_size` pixels.
+    """Build a `TinySam` in evaluation mode for square inputs of `image_size` pixels.
 
     `state` is a state dict of any floating type (the shipped weights are half precision) made at any input
     side; without it the weights are random.

@@ -1,4 +1,4 @@
-"""Outlines of the objects in training scenes: soft masks, smooth, angular, thin or pierced."""
+"""Draw outlines of the objects in training scenes: soft masks, smooth, angular, thin or pierced."""
 
 from __future__ import annotations
 
@@ -29,12 +29,16 @@ def _ellipse(rng: Generator) -> Polygon:
     return _polar(np.ones_like(theta), theta)
 
 
-def _wavy(rng: Generator) -> Polygon:
+def _blob(rng: Generator, orders: range, strength: float, smallest: float) -> Polygon:
     theta = _angles(72)
     radius = np.ones_like(theta)
-    for order in range(2, rng.integers(4, 9)):
-        radius += rng.normal(0.0, 0.35 / order) * np.cos(order * theta + rng.uniform(0, 2 * np.pi))
-    return _polar(np.clip(radius, 0.25, None), theta)
+    for order in orders:
+        radius += rng.normal(0.0, strength / order) * np.cos(order * theta + rng.uniform(0, 2 * np.pi))
+    return _polar(np.clip(radius, smallest, None), theta)
+
+
+def _wavy(rng: Generator) -> Polygon:
+    return _blob(rng, range(2, rng.integers(4, 9)), strength=0.35, smallest=0.25)
 
 
 def _irregular_polygon(rng: Generator) -> Polygon:
@@ -76,7 +80,7 @@ POLYGONS: tuple[Callable[[Generator], Polygon], ...] = (
 
 
 def _place(rng: Generator, polygon: Polygon, radius: float, centre: float) -> NDArray[np.int32]:
-    """Squeeze, turn and scale a unit polygon; integer coordinates with 4 fractional bits."""
+    """Squeeze, rotate and scale a unit polygon; return integer coordinates with 4 fractional bits."""
     aspect = np.exp(rng.uniform(0.0, 0.9)) if rng.random() < 0.6 else 1.0
     turn = rng.uniform(0, 2 * np.pi)
     rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
@@ -108,7 +112,7 @@ def _pierced(rng: Generator, canvas: Canvas, radius: float) -> None:
 
 
 def _stroke(rng: Generator, canvas: Canvas, radius: float) -> None:
-    """A bent line with round ends: a stick, a worm, an arc."""
+    """Draw a bent line with round ends: a stick, a worm, an arc."""
     steps = 14
     turns = np.cumsum(rng.normal(0, rng.choice([0.02, 0.15, 0.4]), steps) + rng.normal(0, 0.12))
     path = np.cumsum(_polar(np.ones(steps), turns + rng.uniform(0, 2 * np.pi)), axis=0)
@@ -120,7 +124,7 @@ def _stroke(rng: Generator, canvas: Canvas, radius: float) -> None:
 
 
 def _branches(rng: Generator, canvas: Canvas, radius: float) -> None:
-    """Bars that meet in the middle: crosses, tees, corners, asterisks."""
+    """Draw bars that meet in the middle: crosses, tees, corners, asterisks."""
     centre = canvas.shape[0] / 2
     bars = int(rng.integers(2, 6))
     regular = rng.random() < 0.6
@@ -132,7 +136,7 @@ def _branches(rng: Generator, canvas: Canvas, radius: float) -> None:
 
 
 def _lobes(rng: Generator, canvas: Canvas, radius: float) -> None:
-    """A few overlapping discs: peanuts, clouds, budding cells."""
+    """Draw a few overlapping discs: peanuts, clouds, budding cells."""
     centre = np.full(2, canvas.shape[0] / 2)
     position = centre.copy()
     for _ in range(int(rng.integers(2, 6))):
@@ -157,7 +161,7 @@ def _glyph(rng: Generator, canvas: Canvas, radius: float) -> None:
 
 
 def _cloud(rng: Generator, canvas: Canvas, radius: float) -> None:
-    """A level set of smooth noise that falls off from the middle: rough, organic, sometimes with bays."""
+    """Draw a level set of smooth noise that falls off from the middle: rough, sometimes with bays."""
     side = canvas.shape[0]
     grid = int(rng.integers(4, 9))
     noise = cv2.resize(rng.normal(0, 1, (grid, grid)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
@@ -176,7 +180,7 @@ OUTLINES: tuple[tuple[Callable[[Generator, Canvas, float], None], float], ...] =
     (_cloud, 0.09),
 )
 BREAKABLE = (_pierced, _glyph, _cloud)
-"""Outlines that may fall into several parts, of which the largest is kept."""
+"""Outlines that may have several parts, of which the largest is kept."""
 _SHARES = np.cumsum([share for _, share in OUTLINES])
 
 
@@ -187,16 +191,16 @@ def _largest_part(canvas: Canvas) -> Canvas:
 
 
 def draw_outline(rng: Generator, radius_px: float, round_only: bool = False) -> Alpha:
-    """A soft mask n x n in 0..1 of one connected object about `radius_px` in radius, centred.
+    """Draw a soft mask n x n in 0..1 of one connected object of about `radius_px` in radius, centred.
 
-    `round_only` keeps to ellipses and gently wavy blobs, as nuclei are.
+    `round_only` draws only ellipses and slightly wavy blobs, like nuclei.
     """
     oversampling = 4 if radius_px < 24 else 2
     side = int(2 * np.ceil(radius_px * 1.35) + 4)
     canvas: Canvas = np.zeros((side * oversampling, side * oversampling), dtype=np.uint8)
     radius = radius_px * oversampling
     if round_only:
-        polygon = _ellipse(rng) if rng.random() < 0.5 else _polar(_gentle(rng), _angles(72))
+        polygon = _ellipse(rng) if rng.random() < 0.5 else _blob(rng, range(2, 5), strength=0.15, smallest=0.4)
         _fill(canvas, _place(rng, polygon, radius, canvas.shape[0] / 2))
     else:
         kind = min(int(np.searchsorted(_SHARES, rng.random() * _SHARES[-1])), len(OUTLINES) - 1)
@@ -206,11 +210,3 @@ def draw_outline(rng: Generator, radius_px: float, round_only: bool = False) -> 
             canvas = _largest_part(canvas)
     alpha: Alpha = cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / 255.0
     return alpha
-
-
-def _gentle(rng: Generator) -> NDArray[np.float64]:
-    theta = _angles(72)
-    radius = np.ones_like(theta)
-    for order in (2, 3, 4):
-        radius += rng.normal(0.0, 0.15 / order) * np.cos(order * theta + rng.uniform(0, 2 * np.pi))
-    return np.clip(radius, 0.4, None)

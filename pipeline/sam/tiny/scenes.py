@@ -1,8 +1,8 @@
-"""Procedural training scenes for `sam_tiny`: wide on purpose and made from a seed, apart from the demo's.
+"""Draw procedural training scenes for `sam_tiny` from a seed: of many kinds, and not those of the demo.
 
 A scene is a background, a few to many objects drawn one over the other, and a camera (light, blur, noise,
-compression). Colour, grey and microscope-like scenes alternate; what tells an object from its surroundings
-may be colour, brightness, texture, an edge or a shadow, and sometimes very little.
+compression). Colour, grey and microscope-like scenes alternate; an object differs from its surroundings by
+colour, brightness, texture, an edge or a shadow, and sometimes by very little.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from pipeline.masks.windows import Window, whole_image
 from pipeline.sam.tiny.outlines import Alpha, draw_outline
 from pipeline.sam.tiny.textures import Colour, Image, paint, random_colour, smooth_noise
 
@@ -23,39 +24,32 @@ SEED_DOMAIN = 0x5A3717
 MIN_VISIBLE_PX = 20
 MIN_VISIBLE_SHARE = 0.3
 
+Slices = tuple[slice, slice]
+
 
 @dataclass(frozen=True)
 class TrainingScene:
-    """image_rgb: (S, S, 3) uint8. labels: (S, S) int32, 0 background, 1..N what is seen of each object."""
+    """image_rgb: (S, S, 3) uint8. labels: (S, S) int32, 0 background, 1..N the visible part of each object."""
 
     image_rgb: NDArray[np.uint8]
     labels: NDArray[np.int32]
 
     @property
     def instances(self) -> int:
-        """How many objects there are."""
+        """Return the number of objects."""
         return int(self.labels.max())
 
 
-@dataclass(frozen=True)
-class _Window:
-    """Where a patch of an object lies on the canvas, cut to the canvas."""
-
-    canvas: tuple[slice, slice]
-    patch: tuple[slice, slice]
-
-
-def _window(centre_xy: NDArray[np.float64], patch_side: int, side: int) -> _Window | None:
-    left, top = (np.round(centre_xy - patch_side / 2)).astype(int)
-    x0, y0 = max(left, 0), max(top, 0)
-    x1, y1 = min(left + patch_side, side), min(top + patch_side, side)
-    if x1 - x0 < 2 or y1 - y0 < 2:
-        return None
-    return _Window((slice(y0, y1), slice(x0, x1)), (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)))
+def _slices(centre_xy: NDArray[np.float64], patch_side: int, side: int) -> tuple[Slices, Slices] | None:
+    """Return where a patch is on the canvas, and which part of the patch that is; None where it is outside."""
+    left, top = np.round(centre_xy - patch_side / 2).astype(int)
+    patch = Window(left, top, left + patch_side, top + patch_side)
+    seen = patch & whole_image(side, side)
+    return None if min(seen.width, seen.height) < 2 else (seen.in_image, patch.slices(seen))
 
 
 def _crop(alpha: Alpha) -> Alpha:
-    """The smallest square about the centre that holds all of the object."""
+    """Return the smallest square about the centre that holds all of the object."""
     rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
     if not len(rows):
         return alpha
@@ -64,8 +58,7 @@ def _crop(alpha: Alpha) -> Alpha:
     return alpha[margin : side - margin, margin : side - margin]
 
 
-def _blend(image: Image, window: _Window, colour: Image, alpha: Alpha) -> None:
-    target = image[window.canvas]
+def _blend(target: Image, colour: Image, alpha: Alpha) -> None:
     target += (colour - target) * alpha[..., None]
 
 
@@ -76,7 +69,7 @@ def _edge(alpha: Alpha, width_px: int) -> Alpha:
 
 
 class _Painter:
-    """One scene in the making: the float canvas, its labels and the area each object was drawn with."""
+    """Painter of one scene: the float canvas, its labels and the area that each object was drawn with."""
 
     def __init__(self, rng: Generator, side: int, grey: bool) -> None:
         self.rng, self.side, self.grey = rng, side, grey
@@ -87,7 +80,7 @@ class _Painter:
         self.drawn_px: list[int] = []
 
     def _partner(self, colour: Colour) -> Colour:
-        """A second colour for a texture: anything, or close by for a faint one."""
+        """Return a second colour for a texture: any colour, or a near one for a faint texture."""
         if self.rng.random() < 0.5:
             return random_colour(self.rng, self.grey)
         return self._near(colour, self.rng.uniform(5, 50))
@@ -97,7 +90,7 @@ class _Painter:
         return np.clip(colour + shift, 0, 255).astype(np.float32)
 
     def clutter(self) -> None:
-        """Marks that belong to the background: lines and specks that are no objects."""
+        """Draw marks that belong to the background: lines and specks that are not objects."""
         for _ in range(int(self.rng.integers(2, 14))):
             start, end = self.rng.integers(-20, self.side + 20, (2, 2)).tolist()
             colour = self._near(self.base, 40).tolist()
@@ -107,24 +100,24 @@ class _Painter:
 
     def _shadow(self, centre_xy: NDArray[np.float64], alpha: Alpha) -> None:
         offset = self.rng.uniform(-1, 1, 2) * alpha.shape[0] * 0.15
-        window = _window(centre_xy + offset, alpha.shape[0], self.side)
-        if window is not None:
-            soft = cv2.GaussianBlur(alpha, (0, 0), max(0.8, alpha.shape[0] * 0.04))[window.patch]
-            self.image[window.canvas] *= (1 - self.rng.uniform(0.2, 0.7) * soft)[..., None]
+        slices = _slices(centre_xy + offset, alpha.shape[0], self.side)
+        if slices is not None:
+            soft = cv2.GaussianBlur(alpha, (0, 0), max(0.8, alpha.shape[0] * 0.04))[slices[1]]
+            self.image[slices[0]] *= (1 - self.rng.uniform(0.2, 0.7) * soft)[..., None]
 
     def _body(self, alpha: Alpha, base: Colour | None) -> Image:
-        """The object's own colours: a texture, sometimes a part in another one, shading and an edge."""
+        """Return the object's colours: a texture, sometimes a part in another one, shading and an edge."""
         rng = self.rng
         colour = random_colour(rng, self.grey) if base is None else base
         body = paint(rng, alpha.shape, colour, self._partner(colour), self.grey)
         side = alpha.shape[0]
         if side > 14 and rng.random() < 0.25:
             part = draw_outline(rng, side * rng.uniform(0.1, 0.25))
-            window = _window(side / 2 + rng.normal(0, side * 0.12, 2), part.shape[0], side)
-            if window is not None:
+            slices = _slices(side / 2 + rng.normal(0, side * 0.12, 2), part.shape[0], side)
+            if slices is not None:
                 spot = random_colour(rng, self.grey)
-                inner = paint(rng, alpha[window.canvas].shape, spot, self._partner(spot), self.grey)
-                _blend(body, window, inner, part[window.patch])
+                inner = paint(rng, alpha[slices[0]].shape, spot, self._partner(spot), self.grey)
+                _blend(body[slices[0]], inner, part[slices[1]])
         if rng.random() < 0.35:
             ramp = np.linspace(-1, 1, side, dtype=np.float32)
             slope = rng.normal(0, 0.25, 2)
@@ -135,19 +128,20 @@ class _Painter:
         return body
 
     def draw(self, centre_xy: NDArray[np.float64], alpha: Alpha, base: Colour | None, plain: bool = False) -> None:
-        """Put one object on top of everything drawn so far."""
+        """Draw one object over everything drawn so far."""
         if not plain and self.rng.random() < 0.25:
             self._shadow(centre_xy, alpha)
-        window = _window(centre_xy, alpha.shape[0], self.side)
-        if window is None:
+        slices = _slices(centre_xy, alpha.shape[0], self.side)
+        if slices is None:
             return
-        inside = alpha[window.patch]
+        on_canvas, on_patch = slices
+        inside = alpha[on_patch]
         body = self._body(alpha, base) if not plain else self._nucleus(alpha, base)
         opacity = 1.0 if self.rng.random() < 0.9 else self.rng.uniform(0.6, 1.0)
-        _blend(self.image, window, body[window.patch], inside * np.float32(opacity))
+        _blend(self.image[on_canvas], body[on_patch], inside * np.float32(opacity))
         solid = inside > 0.5
         self.drawn_px.append(int(solid.sum()))
-        self.labels[window.canvas][solid] = len(self.drawn_px)
+        self.labels[on_canvas][solid] = len(self.drawn_px)
 
     def _nucleus(self, alpha: Alpha, base: Colour | None) -> Image:
         assert base is not None
@@ -159,7 +153,7 @@ class _Painter:
         return body.astype(np.float32)
 
     def visible(self) -> NDArray[np.int32]:
-        """Labels of the objects that can still be seen, renumbered from 1."""
+        """Return the labels of the objects that are still visible, renumbered from 1."""
         left_px = np.bincount(self.labels.ravel(), minlength=len(self.drawn_px) + 1)
         drawn_px = np.array([1, *self.drawn_px])
         keep = (left_px >= MIN_VISIBLE_PX) & (left_px >= MIN_VISIBLE_SHARE * drawn_px)
@@ -169,7 +163,7 @@ class _Painter:
 
 
 def _things(painter: _Painter) -> None:
-    """Objects of every outline and texture, few or many, alike or not."""
+    """Draw objects of every outline and texture, few or many, alike or not."""
     rng, side = painter.rng, painter.side
     if rng.random() < 0.35:
         painter.clutter()
@@ -190,7 +184,7 @@ def _things(painter: _Painter) -> None:
 
 
 def _nuclei(painter: _Painter) -> None:
-    """Many round objects of one kind, in clumps that touch, bright on dark or dark on bright."""
+    """Draw many round objects of one kind, in clumps that touch, bright on dark or dark on bright."""
     rng, side = painter.rng, painter.side
     ground = random_colour(rng, painter.grey)
     contrast = rng.uniform(0.15, 1.0)
@@ -221,7 +215,7 @@ def _nuclei(painter: _Painter) -> None:
 
 
 def _camera(rng: Generator, image: Image) -> NDArray[np.uint8]:
-    """Light, blur, noise and compression of the whole picture."""
+    """Apply light, blur, noise and compression to the whole image."""
     side = image.shape[0]
     if rng.random() < 0.3:
         light = smooth_noise(rng, (side, side), 2)
@@ -235,30 +229,27 @@ def _camera(rng: Generator, image: Image) -> NDArray[np.uint8]:
     if rng.random() < 0.5:
         noise = rng.standard_normal((side, side, 1 if rng.random() < 0.5 else 3), dtype=np.float32)
         image = image + noise * np.float32(rng.uniform(1, 18))
-    picture: NDArray[np.uint8] = np.clip(image, 0, 255).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.clip(image, 0, 255).astype(np.uint8)
     if rng.random() < 0.2:
-        _, packed = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 90))])
+        _, packed = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 90))])
         unpacked = cv2.imdecode(packed, cv2.IMREAD_COLOR)
         assert unpacked is not None
-        picture = unpacked.astype(np.uint8)
-    return picture
+        pixels = unpacked.astype(np.uint8)
+    return pixels
 
 
 def make_scene(seed: int, side: int) -> TrainingScene:
-    """The scene of this seed and side: always the same, with at least one visible object."""
+    """Draw the scene of a seed and a side: always the same, with at least one visible object."""
     rng = np.random.default_rng([SEED_DOMAIN, seed, side])
     while True:
         style = rng.random()
-        microscope = style < 0.22
         grey = style < 0.15 or style > 0.85
         painter = _Painter(rng, side, grey)
-        if microscope:
-            _nuclei(painter)
-        else:
-            _things(painter)
+        draw_objects = _nuclei if style < 0.22 else _things
+        draw_objects(painter)
         labels = painter.visible()
         if labels.any():
-            picture = _camera(rng, painter.image)
+            image_rgb = _camera(rng, painter.image)
             if grey:
-                picture = np.repeat(picture[..., :1], 3, axis=2)
-            return TrainingScene(picture, labels)
+                image_rgb = np.repeat(image_rgb[..., :1], 3, axis=2)
+            return TrainingScene(image_rgb, labels)

@@ -1,4 +1,4 @@
-"""Textures of training scenes: two colours mixed by a random pattern."""
+"""Paint textures of training scenes: two colours mixed by a random pattern."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Shape = tuple[int, ...]
 
 
 def random_colour(rng: Generator, grey: bool) -> Colour:
-    """(3,) float32 in 0..255; equal channels when grey."""
+    """Draw a colour, (3,) float32 in 0..255; equal channels when grey."""
     if grey:
         return np.full(3, rng.uniform(0, 255), dtype=np.float32)
     return rng.uniform(0, 255, 3).astype(np.float32)
 
 
 def smooth_noise(rng: Generator, shape: Shape, cells: int) -> Field:
-    """Noise in 0..1 with about `cells` bumps along each side."""
+    """Draw noise in 0..1 with about `cells` bumps along each side."""
     grid = rng.random((cells, cells), dtype=np.float32)
     field = cv2.resize(grid, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
     smooth: Field = np.clip(field, 0, 1)
@@ -32,7 +32,7 @@ def smooth_noise(rng: Generator, shape: Shape, cells: int) -> Field:
 
 
 def _coordinates(rng: Generator, shape: Shape, period_px: float) -> tuple[Field, Field]:
-    """Turned, shifted coordinates that advance by 2 pi every `period_px`, bent now and then."""
+    """Return rotated, shifted coordinates that grow by 2 pi every `period_px`, sometimes bent."""
     turn = rng.uniform(0, np.pi)
     rows = np.arange(shape[0], dtype=np.float32)[:, None]
     columns = np.arange(shape[1], dtype=np.float32)[None, :]
@@ -144,7 +144,7 @@ def _pattern(rng: Generator, shape: Shape) -> Field:
 
 
 def paint(rng: Generator, shape: Shape, first: Colour, second: Colour, grey: bool) -> Image:
-    """An (h, w, 3) float32 texture in 0..255 made of two colours, now and then with a third over them."""
+    """Paint a texture of two colours, sometimes with a third over them: (h, w, 3) float32 in 0..255."""
     field = _pattern(rng, shape)[..., None]
     image: Image = first + (second - first) * field
     if rng.random() < 0.15:

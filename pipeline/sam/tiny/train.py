@@ -1,8 +1,8 @@
 """Train `sam_tiny` from random weights on procedural scenes: `python -m pipeline.sam.tiny.train --work DIR`.
 
-The learning rate stays constant (after a warm-up) for as long as one likes; shipped weights come from a
-branch on which it decays to zero. So a training can always be lengthened: the constant part continues from
-its checkpoint and a new branch is made from there. Every random number follows from the seed and the step.
+The learning rate stays constant (after a warm-up) for any number of steps; shipped weights come from a branch
+on which it decays to zero. So a training can always be continued: the constant part continues from its
+checkpoint and a new branch is made from it. Every random number follows from the seed and the step.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline.errors import StageError
+from pipeline.files.writing import open_atomically
 from pipeline.sam.tiny.batches import (
     Batch,
     PromptGroup,
@@ -43,13 +44,12 @@ HELD_OUT_SCENES = 60
 LOG_EVERY, CHECKPOINT_EVERY, HELD_OUT_EVERY = 50, 100, 250
 CHECKPOINT_FORMAT = 1
 
-
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the trained weights depend on."""
+    """Settings that the trained weights depend on."""
 
     seed: int = 1
     learning_rate: float = 5e-4
@@ -68,13 +68,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Constant until `decay_from`, then linearly to zero over `decay_steps`."""
+    """A learning rate that is constant until `decay_from`, then falls linearly to zero over `decay_steps`."""
 
     decay_from: int | None = None
     decay_steps: int = 0
 
     def factor(self, step: int, warmup_steps: int) -> float:
-        """Share of the full learning rate at this step."""
+        """Return the share of the full learning rate at a step."""
         warm = min(1.0, (step + 1) / warmup_steps)
         if self.decay_from is None:
             return warm
@@ -82,7 +82,7 @@ class Schedule:
 
 
 def embed_images(sam: TinySam, batch: Batch) -> Tensor:
-    """Image embeddings (B, C, S/8, S/8), padding zeroed as segment_anything does after normalising."""
+    """Return embeddings (B, C, S/8, S/8) of images with padding set to zero, as segment_anything does."""
     images = (batch.images - sam.pixel_mean) / sam.pixel_std
     height, width = batch.content_hw
     images[..., height:, :] = 0
@@ -92,7 +92,7 @@ def embed_images(sam: TinySam, batch: Batch) -> Tensor:
 
 
 def decode(sam: TinySam, embeddings: Tensor, image_index: Tensor, group: PromptGroup) -> tuple[Tensor, Tensor]:
-    """Logits (G, 4, S/2, S/2) and predicted IoUs (G, 4) for one group of prompts."""
+    """Return logits (G, 4, S/2, S/2) and predicted IoUs (G, 4) for one group of prompts."""
     points = None
     if group.points_xy is not None and group.point_labels is not None:
         points = (group.points_xy, group.point_labels)
@@ -111,10 +111,10 @@ class PromptLosses:
 
 
 def answer_losses(recipe: Recipe, logits_lowres: Tensor, predicted_iou: Tensor, truth: Tensor) -> PromptLosses:
-    """Losses of the answers (G, 4, S/2, S/2) against masks (G, S, S) float, at full resolution.
+    """Return the losses of answers (G, 4, S/2, S/2) against masks (G, S, S) float, at full resolution.
 
-    Dice and cross-entropy; of the three candidates the best one counts, the others only a little so that none
-    of them dies.
+    Dice and cross-entropy; of the three candidates the best one counts, the others only a little, so that all of
+    them keep learning.
     """
     side = truth.shape[-1]
     logits = F.interpolate(logits_lowres, (side, side), mode="bilinear", align_corners=False).flatten(2)
@@ -133,23 +133,19 @@ def answer_losses(recipe: Recipe, logits_lowres: Tensor, predicted_iou: Tensor, 
         iou = both / (inside.sum(2) + area - both).clamp(min=1)
     iou_error = F.mse_loss(predicted_iou, iou)
     candidates = mask_loss[:, 1:]
+    best = candidates.min(1).values.mean()
     total = (
-        candidates.min(1).values.mean()
+        best
         + recipe.other_candidates_weight * candidates.mean()
         + recipe.single_mask_weight * mask_loss[:, 0].mean()
         + iou_error
     )
-    best = candidates.min(1)
-    return PromptLosses(
-        total,
-        float(best.values.detach().mean()),
-        float(iou_error.detach()),
-        float(iou[:, 1:].max(1).values.mean()),
-    )
+    best_iou = iou[:, 1:].max(1).values.mean()
+    return PromptLosses(total, float(best.detach()), float(iou_error.detach()), float(best_iou))
 
 
 def prompt_losses(recipe: Recipe, sam: TinySam, embeddings: Tensor, batch: Batch, step: int) -> Iterator[PromptLosses]:
-    """Losses of a first round of prompts and, for some groups, of a round of corrections."""
+    """Yield the losses of a first round of prompts and, for some groups, of a round of corrections."""
     rng = np.random.default_rng([recipe.seed, step, 2])
     generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
     truth = torch.from_numpy(batch.masks).float()
@@ -168,9 +164,9 @@ def prompt_losses(recipe: Recipe, sam: TinySam, embeddings: Tensor, batch: Batch
 
 
 def parameter_groups(recipe: Recipe, sam: TinySam, dense_head: nn.Module) -> list[dict[str, Any]]:
-    """Parameters by learning rate and weight decay: the convolutions learn faster than the decoder.
+    """Group parameters by learning rate and weight decay: the convolutions learn faster than the decoder.
 
-    Weight decay is for matrices and kernels, none for biases, norms and learned tokens.
+    Weight decay is for matrices and kernels, not for biases, norms and learned tokens.
     """
     groups = []
     encoder = [*sam.image_encoder.named_parameters(), *dense_head.named_parameters()]
@@ -184,7 +180,7 @@ def parameter_groups(recipe: Recipe, sam: TinySam, dense_head: nn.Module) -> lis
 
 
 def warming_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
-    """An exponential moving average that forgets fast at first, when the weights still change much."""
+    """Return an exponential moving average that forgets fast at first, while the weights change much."""
 
     def update(averages: Tensors, values: Tensors, updates: Tensor | int) -> None:
         count = int(updates)
@@ -209,7 +205,7 @@ class Trainer:
         self.step = 0
 
     def train_step(self) -> dict[str, float]:
-        """One optimizer step; what the log says of it."""
+        """Do one optimizer step; return what the log says of it."""
         factor = self.schedule.factor(self.step, self.recipe.warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
@@ -236,26 +232,24 @@ class Trainer:
         }
 
     def averaged_state(self) -> dict[str, Tensor]:
-        """The moving average's state dict."""
+        """Return the moving average's state dict."""
         return {name: value.clone() for name, value in self.average.module.state_dict().items()}
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint aside, then rename it into place."""
+        """Write a checkpoint, whole or not at all."""
         checkpoint = {
             "format": CHECKPOINT_FORMAT,
             "step": self.step,
             "seed": self.recipe.seed,
-            "decay_from": self.schedule.decay_from,
-            "decay_steps": self.schedule.decay_steps,
             "model": self.sam.state_dict(),
             "dense_head": self.dense_head.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        write_atomically(checkpoint, path)
+        save_tensors(checkpoint, path)
 
     def load(self, path: Path) -> None:
-        """Continue from a checkpoint; its schedule counts only if it is this trainer's."""
+        """Continue from a checkpoint, with the schedule of this trainer."""
         checkpoint = torch.load(path, weights_only=True)
         if checkpoint["format"] != CHECKPOINT_FORMAT or checkpoint["seed"] != self.recipe.seed:
             raise StageError(
@@ -269,29 +263,26 @@ class Trainer:
         self.optimizer.load_state_dict(checkpoint["optimizer"])
 
 
-def write_atomically(value: object, path: Path) -> None:
-    """`torch.save` beside `path`, then rename."""
-    aside = path.with_name(path.name + ".partial")
-    torch.save(value, aside)
-    aside.replace(path)
+def save_tensors(value: object, path: Path) -> None:
+    """Write a file of `torch.save`, whole or not at all."""
+    with open_atomically(path) as file:
+        torch.save(value, file)
 
 
 def export_weights(state: dict[str, Tensor], path: Path) -> None:
-    """The shipped form: half-precision tensors and nothing else."""
-    write_atomically(
-        {name: value.half() if value.is_floating_point() else value for name, value in state.items()}, path
-    )
+    """Write the shipped form: half-precision tensors and nothing else."""
+    save_tensors({name: value.half() if value.is_floating_point() else value for name, value in state.items()}, path)
 
 
 def held_out_iou(state: dict[str, Tensor]) -> float:
-    """Mean best-of-three IoU with points and a box on scenes that no training sees."""
+    """Return the mean best-of-three IoU with points and a box on scenes that no training sees."""
     sam = build_sam_tiny(REFERENCE_SIDE, state)
     samples = unseen_samples(HELD_OUT_SCENES, REFERENCE_SIDE, objects_per_scene=3)
     return float(ask(sam, samples, PromptKind.POINTS_AND_BOX).best_iou.mean())
 
 
 def run(trainer: Trainer, last_step: int, deadline: float | None, checkpoint: Path, log: Path) -> None:
-    """Train up to `last_step`, or until the clock (`time.monotonic`) passes `deadline`."""
+    """Train up to `last_step`, or until `time.monotonic` passes `deadline`."""
     started, first = time.monotonic(), trainer.step
     recent: list[dict[str, float]] = []
     while trainer.step < last_step and (deadline is None or time.monotonic() < deadline):
@@ -314,7 +305,7 @@ def run(trainer: Trainer, last_step: int, deadline: float | None, checkpoint: Pa
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """The constant part, then, if asked for, the decaying branch and its export."""
+    """Train the constant part, then, if asked for, the decaying branch; export its weights."""
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
     recipe = Recipe(seed=arguments.seed)
@@ -336,7 +327,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and logs; continues there")
     parser.add_argument("--steps", type=int, default=8000, help="last step of the constant part")
