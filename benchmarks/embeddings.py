@@ -30,7 +30,8 @@ from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import ImageLabels
 from pipeline.refinement.coco_file import rows_to_refine
 from pipeline.refinement.gate import Gate
-from pipeline.refinement.refine_work import RefinedRow, RefineWork
+from pipeline.refinement.image import RefinedImage
+from pipeline.refinement.refine_work import RefineWork
 from pipeline.refinement.refining import IMAGES_PER_SHARD
 from pipeline.refinement.settings import RefineSettings
 from pipeline.sam.build import build_sam, embedding_shape
@@ -104,7 +105,7 @@ def computed(work: ShardWork[Row, object], plan: Sequence[tuple[int, ...]]) -> t
     return rows, time.perf_counter() - begun
 
 
-def encoded(rows: Sequence[RefinedRow]) -> int:
+def encoded(rows: Sequence[RefinedImage]) -> int:
     """How often SAM's encoder ran."""
     return sum(row.encoded_views for row in rows)
 

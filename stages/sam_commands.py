@@ -90,7 +90,7 @@ def refine_coco(
     if not images.is_dir():
         raise typer.BadParameter(f"no such folder: {images}", param_hint="IMAGE_DIR")
     with stoppable(f"{output}"), ProgressDisplay() as progress:
-        result = refine_coco_file(annotations, images, output, wanted.sam, wanted.refine, wanted.compute, progress)
+        result = refine_coco_file(annotations, images, output, wanted, progress)
     out.print(f"{output}: {figures(dict(sorted(result.decisions.items())))}")
     if result.failures:
         out.print(f"{len(result.failures)} images could not be used; their annotations are unchanged")

@@ -22,7 +22,7 @@ from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import Decision, ImageLabels
 from pipeline.masks.overlap import mask_iou
 from pipeline.refinement import refine_work as job
-from pipeline.refinement.calibration_file import CALIBRATION, read_calibration
+from pipeline.workflow.fitted_gate import CALIBRATION, read_calibration
 from pipeline.workflow.graph import plan
 from pipeline.workflow.loading import load_experiment
 from pipeline.workflow.result_files import LABELS
