@@ -14,7 +14,6 @@ from pipeline.files.disk import is_full
 from pipeline.presentation import words
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.graph import STAGES, downstream, node_key
-from pipeline.workflow.waiting import held
 from pipeline.workflow.workspace import Workspace
 from stages.console import err, figures, out
 from stages.context import StageContext, Summary
@@ -56,7 +55,7 @@ def run_stage(experiment: Experiment, stage: str, number: int) -> None:
                 raise StageError(f"{key} needs {upstream} first: {space.command(upstream)}")
         err.print(f"{key}: running, {'; '.join(because)}")
         fingerprint, name = space.fingerprints[key], space.experiment.name
-        with held(space.store, fingerprint, key, name, err.print) as mine:
+        with space.store.lock_when_free(fingerprint, key, name, err.print) as mine:
             if mine:
                 _run(space, key)
     space.point(key)

@@ -167,7 +167,7 @@ def test_it_is_fitted_on_held_out_images_alone(context, monkeypatch):
 def test_a_later_round_is_judged_by_the_first_teacher(context):
     later = replace(
         context,
-        node=replace(context.node, key="refine-2", round=2),
+        node=replace(context.node, round=2),
         results={"predict-2": context.results["predict"], "train-teacher": context.results["train-teacher"]},
     )
     assert "gate" in stage.run(later)

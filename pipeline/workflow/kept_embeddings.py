@@ -26,7 +26,6 @@ from pipeline.sam.worker import SamChoice
 from pipeline.tables.shard_files import divide
 from pipeline.workflow.fingerprint import Fingerprint
 from pipeline.workflow.result_store import EMBEDDINGS, StoreRoot
-from pipeline.workflow.waiting import held
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def kept_embeddings(
     fingerprint = embeddings_fingerprint(source, images_digest(source.labels, source.image_root, identities))
     encoded = 0
     if not store.is_sealed(fingerprint.stage, fingerprint.id):
-        with held(store, fingerprint, "embeddings", experiment, execution.say) as mine:
+        with store.lock_when_free(fingerprint, "embeddings", experiment, execution.say) as mine:
             if mine:
                 encoded = _make(source, fingerprint, store, experiment, execution)
     return store.path(fingerprint.stage, fingerprint.id) / ARRAYS, encoded

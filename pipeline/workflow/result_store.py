@@ -14,8 +14,9 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +32,7 @@ from pipeline.workflow.graph import STAGES
 SEAL = "seal.json"
 FILES = "files.json"
 FORMAT = 1
+WAIT_SECONDS = 2.0
 EMBEDDINGS = "embeddings"
 """The folder of what is kept beside the results of stages."""
 _LOCKS = ".locks"
@@ -284,6 +286,25 @@ class StoreRoot:
             file.write(json.dumps(asdict(holder)))
             file.flush()
             yield
+
+    @contextmanager
+    def lock_when_free(
+        self, fingerprint: Fingerprint, what: str, experiment: str, say: Callable[[str], None]
+    ) -> Iterator[bool]:
+        """Hold a result's lock, after waiting for another holder; yield False if that holder made the result."""
+        stage, result_id, said = fingerprint.stage, fingerprint.id, False
+        with ExitStack() as lock:
+            while True:
+                try:
+                    lock.enter_context(self.lock(stage, result_id, experiment))
+                    break
+                except BlockingIOError:
+                    if not said:
+                        holder = self.holder(stage, result_id) or "another process"
+                        say(f"{what}: waiting for {holder}, which makes it")
+                        said = True
+                    time.sleep(WAIT_SECONDS)
+            yield not self.is_sealed(stage, result_id)
 
     def holder(self, stage: str, result_id: str) -> Holder | None:
         """Who is making a result at this moment, or None."""
