@@ -14,7 +14,7 @@ from pipeline.presentation import words
 from pipeline.workflow.describe import schema_text
 from pipeline.workflow.loading import to_yaml
 from pipeline.workflow.starter import starter_text
-from pipeline.workflow.workspace import NodeStatus, State
+from pipeline.workflow.workspace import NodeStatus, State, make_command
 from stages.console import figures, out
 from stages.options import ExperimentOption, RoundOption, SetOption, complete_experiments, load, workspace
 
@@ -108,14 +108,13 @@ def preview(
     refine = node_key("refine", number)
     for needed in ("split", refine):
         if not space.is_done(needed):
-            raise StageError(f"the preview needs {needed} first: make {needed.partition('-')[0]} EXP={experiment.name}")
-    data = experiment.data
+            raise StageError(
+                f"the preview needs {needed} first: {make_command(needed.partition('-')[0], experiment.name)}"
+            )
+    data, labelled = experiment.data, space.result("split") / LABELLED
     refined = LabelledFolder(space.result(refine) / LABELS, data.unlabelled_source.images)
-    labelled = space.result("split") / LABELLED
     with tempfile.TemporaryDirectory() as scratch:
-        sources = composite_sources(
-            refined, labelled, experiment.data.labelled_source.images, experiment.augment, Path(scratch)
-        )
+        sources = composite_sources(refined, labelled, data.labelled_source.images, experiment.augment, Path(scratch))
         names = {each.id: each.name for each in sources.refined_store.attributes.categories}
         sheet, shown = draw_sheet(sources, count, names)
     output.parent.mkdir(parents=True, exist_ok=True)

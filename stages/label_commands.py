@@ -10,7 +10,8 @@ import typer
 from pipeline.errors import StoreError
 from pipeline.files.writing import open_atomically, refuse_existing
 from pipeline.review.review_format import ReviewFormat
-from pipeline.workflow.finding import label_store_path, make_command
+from pipeline.workflow.finding import label_store_path
+from pipeline.workflow.workspace import make_command
 from stages.console import out
 from stages.options import SetOption, complete_experiments, load, report_reading, workspace
 

@@ -167,4 +167,4 @@ def test_a_table_of_another_version_is_no_damage_and_said_to_be_left_out(s4m, tm
     assert told.status == 0
     path = root.path("distill", made.id)
     assert f"{path}: whole\n" in told.err
-    assert f"{path / 'structure.zarr'}: columns not checked: s4m-structure 1 is not read any more" in told.err
+    assert f"{path / 'structure.zarr'}: columns not checked: this program does not read s4m-structure 1" in told.err
