@@ -36,7 +36,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def config(exp: ExperimentOption, overrides: SetOption = None) -> None:
-    """Print the experiment as it is resolved: presets, defaults and overrides filled in."""
+    """Print the resolved experiment, with presets, defaults and overrides."""
     out.print(to_yaml(load(exp, overrides)), end="")
 
 
@@ -56,7 +56,7 @@ def new(
         raise StageError(f"{path} is already there and was left alone; choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    out.print(f"{path} is written. Set the paths under `data:`, then: make report EXP={name}")
+    out.print(f"{path} written. Set the paths under `data:`, then: make report EXP={name}")
 
 
 def graph(exp: ExperimentOption, overrides: SetOption = None) -> None:
@@ -93,7 +93,7 @@ def preview(
     number: RoundOption = 1,
     overrides: SetOption = None,
 ) -> None:
-    """Draw some composites before they are made: base, donor and result, with their labels."""
+    """Draw composites before they are made: base, donor and result, with their labels."""
     from PIL import Image
 
     from pipeline.augment.making import composite_sources
@@ -129,7 +129,7 @@ def compare(
     ],
     output: Annotated[Path, typer.Option(help="The page to write (HTML).")] = Path("comparison.html"),
 ) -> None:
-    """Write a page with experiments side by side: what differs in settings, accuracy, masks and time."""
+    """Write a page that compares experiments: settings, accuracy, masks and time."""
     from pipeline.files.writing import write_atomically
     from pipeline.report.compare import compared_of, render_comparison, require_comparable
 

@@ -85,9 +85,9 @@ def test_what_changed_while_prune_asked_is_left_alone_and_the_rest_removed(s4m, 
         monkeypatch.setattr("typer.confirm", meanwhile)
         told = s4m("stores", "prune")
     assert told.status == 0
-    assert f"{made}: left alone: now in use" in told.err
-    assert f"{gone}: left alone: no longer there" in told.err
-    assert f"{pointed_at}: left alone: now in use" in told.err
+    assert f"{made}: not removed: now in use" in told.err
+    assert f"{gone}: already removed" in told.err
+    assert f"{pointed_at}: not removed: now in use" in told.err
     assert "removed 1 results, 5 B" in told.out
     assert sorted(paths(store)) == sorted([made, pointed_at])
     assert not unused.exists()
