@@ -25,7 +25,7 @@ from pipeline.coco.reading import read_coco
 from pipeline.compute.shards import Shard, ShardWork
 from pipeline.embeddings.embed_work import EmbedWork
 from pipeline.embeddings.embedding_columns import embedded_images_per_shard, embedding_bytes
-from pipeline.embeddings.embedding_writing import ARRAYS, embeddings_in, prepare_embeddings
+from pipeline.embeddings.embedding_store import ARRAYS, embeddings_in, prepare_embeddings
 from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import ImageLabels
 from pipeline.refinement.coco_file import rows_to_refine

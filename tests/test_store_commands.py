@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.embeddings.embedding_columns import ImageRow
-from pipeline.embeddings.embedding_writing import embeddings_in, prepare_embeddings, write_embeddings
+from pipeline.embeddings.embedding_store import embeddings_in, prepare_embeddings, write_embeddings
 from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import Status
 from pipeline.structure.target_columns import MAP_SIDE, ImageTargets

@@ -15,7 +15,7 @@ from pipeline.embeddings.embedding_columns import (
     embedded_images_per_shard,
     embedding_bytes,
 )
-from pipeline.embeddings.embedding_writing import ARRAYS, embeddings_in, prepare_embeddings
+from pipeline.embeddings.embedding_store import ARRAYS, embeddings_in, prepare_embeddings
 from pipeline.files.identity import IdentityCache, ImageList, hash_text
 from pipeline.labels.label_store import LabelStore
 from pipeline.presentation import words
