@@ -86,7 +86,7 @@ class TableInPlace(Generic[A]):
         sync_tree(self.path)  # before the attributes, which mark the table as complete: see `sealed`
         attributes = write_attributes(group, self.table_format, replace(written, digests=digests), facts, provenance)
         sync_tree(self.path)
-        shutil.rmtree(self.shards_folder, ignore_errors=True)
+        _remove(self.shards_folder)
         return attributes
 
     def sealed(self) -> A | None:
@@ -95,10 +95,14 @@ class TableInPlace(Generic[A]):
             attributes = read_attributes(self.path, self.table_format)
         except StoreError:
             return None
-        shutil.rmtree(self.shards_folder, ignore_errors=True)
+        _remove(self.shards_folder)
         return attributes
 
     @property
     def _column(self) -> Column:
         (column,) = (column for column in self.table_format.columns if column.in_place)
         return column
+
+
+def _remove(shards_folder: Path) -> None:
+    shutil.rmtree(shards_folder, ignore_errors=True)
