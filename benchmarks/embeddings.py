@@ -25,12 +25,13 @@ from pipeline.coco.reading import read_coco
 from pipeline.compute.shards import Shard, ShardWork
 from pipeline.embeddings.embed_work import EmbedWork
 from pipeline.embeddings.embedding_columns import embedded_images_per_shard, embedding_bytes
-from pipeline.embeddings.embedding_writing import ARRAYS, embeddings_in, prepare_embeddings
+from pipeline.embeddings.embedding_store import ARRAYS, embeddings_in, prepare_embeddings
 from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import ImageLabels
 from pipeline.refinement.coco_file import rows_to_refine
 from pipeline.refinement.gate import Gate
-from pipeline.refinement.refine_work import RefinedRow, RefineWork
+from pipeline.refinement.image import RefinedImage
+from pipeline.refinement.refine_work import RefineWork
 from pipeline.refinement.refining import IMAGES_PER_SHARD
 from pipeline.refinement.settings import RefineSettings
 from pipeline.sam.build import build_sam, embedding_shape
@@ -104,7 +105,7 @@ def computed(work: ShardWork[Row, object], plan: Sequence[tuple[int, ...]]) -> t
     return rows, time.perf_counter() - begun
 
 
-def encoded(rows: Sequence[RefinedRow]) -> int:
+def encoded(rows: Sequence[RefinedImage]) -> int:
     """Return how often SAM's encoder ran."""
     return sum(row.encoded_views for row in rows)
 

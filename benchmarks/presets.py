@@ -231,7 +231,7 @@ class Outcome:
 
     def gated(self, gate: Gate) -> tuple[MaskQuality, bool]:
         """Return the quality of the mask that the gate chooses, and whether it is SAM's."""
-        takes_sam = gate.judge(self.measures).decision is Decision.SAM
+        takes_sam = gate.judge(self.measures)[0] is Decision.SAM
         return (self.sam if takes_sam else self.teacher), takes_sam
 
 
@@ -242,7 +242,7 @@ def outcomes_of(cases: Sequence[Case], engine: EncodedOnce, settings: RefineSett
         rows = case.given.labels
         (refined,) = refine_images([case.given], engine, settings, Gate())
         for taught, label, truth, before in zip(
-            rows.instances, refined.instances, case.truths, case.before, strict=True
+            rows.instances, refined.labels.instances, case.truths, case.before, strict=True
         ):
             assert label.agreement is not None
             assert label.predicted_iou is not None

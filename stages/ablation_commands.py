@@ -1,4 +1,4 @@
-"""`s4m ablation`: an experiment's cells over several seeds, and the tables of what they reached."""
+"""`s4m ablation`: run parts of the method over several seeds, and write tables of the figures."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from pipeline.workflow.graph import Node
 from pipeline.workflow.workspace import Workspace, ablation_folder, work_root
 from stages.console import err, out
 from stages.options import ExperimentOption, SetOption, load, workspace
-from stages.stopping import INTERRUPTED, TERMINATED, Terminated, sigterm_as_interrupt, told
+from stages.stopping import INTERRUPTED, TERMINATED, Terminated, sigterm_as_interrupt, stopped
 
 STOPPED = (INTERRUPTED, TERMINATED, -signal.SIGINT, -signal.SIGTERM)
 """Exit statuses of a stage that was stopped."""
 
 GRACE_SECONDS = 60.0
-"""How long a stage may take to stop."""
+"""Time that a stage has to stop before it is killed."""
 
 
 def ablation(
     exp: ExperimentOption,
-    seeds: Annotated[int, typer.Option(help="How many seeds: 0, 1, 2 and so on.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Number of seeds: 0, 1, 2 and so on.")] = 3,
     cells: Annotated[
         str | None, typer.Option(metavar="CELL,CELL", help="Only these, as supervised,sd,all. Default: all cells.")
     ] = None,
@@ -42,9 +42,9 @@ def ablation(
     ] = None,
     overrides: SetOption = None,
 ) -> None:
-    """Run the parts of the method switched on one by one, with several seeds; write tables of what they reached.
+    """Run the method with its parts switched on one by one, with several seeds; write tables of the figures.
 
-    The tables have all cells that are measured, those of earlier runs too.
+    The tables have all measured cells, those of earlier runs too.
     """
     given = overrides or []
     settings = settings_with_effect(given)
@@ -72,7 +72,7 @@ def ablation(
             err.print("\n".join(["Not measured because of failures:", *(f"  {each}" for each in failures)]))
             status = 1
     except KeyboardInterrupt as stop:
-        status = told("ablation", stop)
+        status = stopped("ablation", stop)
     write()
     measured = sum(unit.is_made(MEASURED) for unit in units)
     out.print(f"{folder}: {measured} of {len(units)} measured, each a cell with a seed")
@@ -81,23 +81,23 @@ def ablation(
 
 
 def _names(cells: str | None) -> tuple[str, ...]:
-    """The names in `a,b` or `a b`; empty means all."""
+    """Return the names in `a,b` or `a b`; empty means all."""
     names = tuple((cells or "").replace(",", " ").split())
     if cells is not None and not names:
-        raise StageError("--cells names no cell: leave it out for all")
+        raise StageError("--cells names no cell: leave it out to run all")
     return names
 
 
 class StageProcess:
-    """Runs each stage as the command `s4m` in a process of its own: one that dies takes no other along."""
+    """Runs each stage as the command `s4m` in its own process, so that a crash ends that stage only."""
 
     def __init__(self, exp: str) -> None:
         self._exp = exp
 
     def __call__(self, unit: Unit, node: Node) -> str:
-        """Run one node; its own words go where ours go."""
+        """Run one node; return why it failed, or an empty text."""
         settings = [word for override in unit.overrides for word in ("--set", override)]
-        # -c and not a script: processes that it starts must not run the command again.
+        # With -c, not a script: processes that the stage starts would run a script again.
         program = [sys.executable, "-c", "from stages.cli import main; main()"]
         command = [*program, node.stage, "--exp", self._exp, *settings]
         if node.round > 1:
@@ -111,12 +111,12 @@ class StageProcess:
 
 
 def _wait(command: Sequence[str]) -> int:
-    """Run a command to its end. When this process is stopped, the command is stopped too, and may finish in order."""
+    """Run a command and return its exit status; if this process is stopped, stop the command too."""
     with subprocess.Popen(command) as process:
         try:
             return process.wait()
         except KeyboardInterrupt as stop:
-            # Ctrl-C reaches both processes by itself, SIGTERM only this one.
+            # Ctrl-C reaches both processes, SIGTERM only this one.
             if isinstance(stop, Terminated):
                 process.terminate()
             try:

@@ -1,4 +1,4 @@
-"""`augment`: composites of unlabelled images with their refined labels, written once: images and a label store."""
+"""`augment`: write composites of unlabelled images with their refined labels: images and a label store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stages.context import StageContext, Summary
 
 
 def run(context: StageContext) -> Summary:
-    """Make the composites that are missing and seal their labels."""
+    """Make the missing composites and seal their labels."""
     refined = context.results[node_key("refine", context.node.round)] / LABELS
     folder, sealed = context.folder, context.folder / LABELS
     sources = composite_sources(

@@ -1,4 +1,4 @@
-"""The `s4m` command. Nothing heavy is imported here: a stage imports what it needs when it runs."""
+"""The `s4m` command. It imports nothing heavy: a stage imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stages.versions import library_versions
 
 class _StagesFirst(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
-        """Stages in the order in which they run, then all else."""
+        """Return the stages in the order in which they run, then the other commands."""
         return [*STAGES, *(name for name in super().list_commands(ctx) if name not in STAGES)]
 
 
@@ -44,7 +44,7 @@ WRONG_PATH: Final = frozenset(
         errno.ENAMETOOLONG,
     )
 )
-"""What the system says of a path that cannot be used as it was given."""
+"""Errors of the system that mean that a path cannot be used as given."""
 
 
 def _print_versions(wanted: bool) -> None:
@@ -87,8 +87,8 @@ app.command("refine-coco")(sam_commands.refine_coco)
 
 
 def main() -> None:
-    """Run the command line. A user's mistake ends in its message and exit status 1, never in a traceback."""
-    # NumPy's matrix products are small here: threads cost more than they gain, and round differently.
+    """Run the command line. A user's mistake gives its message and exit status 1, never a traceback."""
+    # NumPy's matrix products are small here: threads make them slower and round differently.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         app()
@@ -96,16 +96,16 @@ def main() -> None:
         err.print(str(error))
         sys.exit(1)
     except OSError as error:
-        said = _said_by_the_system(error)
-        if said is None:
+        message = _system_message(error)
+        if message is None:
             raise
-        err.print(said)
+        err.print(message)
         sys.exit(1)
 
 
-def _said_by_the_system(error: OSError) -> str | None:
-    """What is wrong with a path, or that the disk is full; None for all else, which is a defect of this program."""
-    # A file that gets its final name has one of ours first: the second is the one that was asked for.
+def _system_message(error: OSError) -> str | None:
+    """Return what is wrong with a path, or that the disk is full; None for a defect of this program."""
+    # A renaming has two names: the user knows the second, the final one.
     name = error.filename2 or error.filename
     where = "" if name is None else f"{os.fsdecode(name)}: "
     if is_full(error):

@@ -1,4 +1,4 @@
-"""What the commands print: results to standard output, everything along the way to standard error."""
+"""The output of the commands: results to standard output, progress and messages to standard error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage is given: the experiment, where to write, and the results it may read."""
+"""The input of a stage: the experiment, the folder to write, and the results that it may read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.graph import Node
 
 Summary = Mapping[str, Any]
-"""A stage's own figures, for its completion record."""
+"""The figures of a stage, for its completion record."""
 
 MAY_MEASURE = ("evaluate", "report")
 
@@ -24,11 +24,11 @@ MAY_MEASURE = ("evaluate", "report")
 class StageContext:
     """One stage of one experiment.
 
-    folder: where the stage writes its result; what an interrupted run left lies there.
-    results: folders of the results it reads, by node. The split's is not among them: stages see its lists
-    by the methods below, so that only those that measure ever see the unlabelled images' truth.
-    execution: where shards run, and who hears of progress.
-    ablation: the figures of the experiment's ablation, if it has one.
+    folder: where the stage writes its result; it holds what an interrupted run left.
+    results: folders of the results that it reads, by node, without the split's: stages read its lists by the methods
+        below, so that only stages that measure see the truth of unlabelled images.
+    execution: where shards run, and the callbacks for progress and messages.
+    ablation: the file of the figures of the experiment's ablation, if it has one.
     """
 
     experiment: Experiment
@@ -42,23 +42,23 @@ class StageContext:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What made the stores of this result, for their attributes."""
+        """Return the provenance of stores in this result."""
         return {"fingerprint": self.fingerprint}
 
     def say(self, text: str) -> None:
-        """Say something to the user."""
+        """Print a message for the user."""
         self.execution.say(text)
 
     def labelled(self) -> Path:
-        """COCO file of the labelled images."""
+        """Return the COCO file of the labelled images."""
         return self._split() / LABELLED
 
     def unlabelled(self) -> Path:
-        """COCO file of the unlabelled images: no annotations in it."""
+        """Return the COCO file of the unlabelled images, without annotations."""
         return self._split() / UNLABELLED
 
     def unlabelled_truth(self) -> Path | None:
-        """COCO file of what is known of the unlabelled images, if anything; for measuring only."""
+        """Return the COCO file of the known truth of unlabelled images, if there is one; for measuring only."""
         if self.node.stage not in MAY_MEASURE:
             allowed = " and ".join(MAY_MEASURE)
             raise StageError(f"{self.node.stage} may not see the truth of unlabelled images: only {allowed} may")
@@ -66,15 +66,15 @@ class StageContext:
         return path if path.is_file() else None
 
     def labelled_images(self) -> Path:
-        """The folder that the file names of the labelled images start from."""
+        """Return the folder that the file names of the labelled images start from."""
         return self.experiment.data.labelled_source.images
 
     def unlabelled_images(self) -> Path:
-        """The folder that the file names of the unlabelled images start from."""
+        """Return the folder that the file names of the unlabelled images start from."""
         return self.experiment.data.unlabelled_source.images
 
     def validation(self) -> tuple[Path, Path] | None:
-        """COCO file and image folder of the validation images, if there are any."""
+        """Return COCO file and image folder of the validation images, if there are any."""
         path, validation = self._split() / VALIDATION, self.experiment.data.validation
         return (path, validation.images) if validation is not None and path.is_file() else None
 

@@ -1,4 +1,4 @@
-"""`distill`: SAM's structural targets for the labelled images, in a store that experiments share."""
+"""`distill`: compute SAM's structural targets for the labelled images, in a store that experiments share."""
 
 from __future__ import annotations
 
@@ -9,15 +9,9 @@ from stages.context import StageContext, Summary
 
 
 def run(context: StageContext) -> Summary:
-    """Compute the targets that are missing and seal them."""
+    """Compute the missing targets and seal them."""
     sealed, experiment = context.folder / TARGETS, context.experiment
-    work = distill_work(
-        context.labelled(),
-        context.labelled_images(),
-        sealed,
-        experiment.sam,
-        experiment.distill,
-        context.execution,
-    )
+    images, sam, settings = context.labelled_images(), experiment.sam, experiment.distill
+    work = distill_work(context.labelled(), images, sealed, sam, settings, context.execution)
     distill_store(work, sealed, context.provenance, context.execution)
     return count_targets(StructureStore.open(sealed))

@@ -14,7 +14,7 @@ from pipeline.presentation import words
 from pipeline.workflow.describe import schema_text
 from pipeline.workflow.loading import to_yaml
 from pipeline.workflow.starter import starter_text
-from pipeline.workflow.workspace import NodeStatus, State
+from pipeline.workflow.workspace import NodeStatus, State, make_command
 from stages.console import out
 from stages.options import ExperimentOption, RoundOption, SetOption, complete_experiments, load, workspace
 
@@ -36,7 +36,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def config(exp: ExperimentOption, overrides: SetOption = None) -> None:
-    """Print the experiment as it is resolved: presets, defaults and overrides filled in."""
+    """Print the resolved experiment, with presets, defaults and overrides."""
     out.print(to_yaml(load(exp, overrides)), end="")
 
 
@@ -56,7 +56,7 @@ def new(
         raise StageError(f"{path} is already there and was left alone; choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    out.print(f"{path} is written. Set the paths under `data:`, then: make report EXP={name}")
+    out.print(f"{path} written. Set the paths under `data:`, then: make report EXP={name}")
 
 
 def graph(exp: ExperimentOption, overrides: SetOption = None) -> None:
@@ -93,7 +93,7 @@ def preview(
     number: RoundOption = 1,
     overrides: SetOption = None,
 ) -> None:
-    """Draw some composites before they are made: base, donor and result, with their labels."""
+    """Draw composites before they are made: base, donor and result, with their labels."""
     from PIL import Image
 
     from pipeline.augment.making import composite_sources
@@ -108,14 +108,13 @@ def preview(
     refine = node_key("refine", number)
     for needed in ("split", refine):
         if not space.is_done(needed):
-            raise StageError(f"the preview needs {needed} first: make {needed.partition('-')[0]} EXP={experiment.name}")
-    data = experiment.data
+            raise StageError(
+                f"the preview needs {needed} first: {make_command(needed.partition('-')[0], experiment.name)}"
+            )
+    data, labelled = experiment.data, space.result("split") / LABELLED
     refined = LabelledFolder(space.result(refine) / LABELS, data.unlabelled_source.images)
-    labelled = space.result("split") / LABELLED
     with tempfile.TemporaryDirectory() as scratch:
-        sources = composite_sources(
-            refined, labelled, experiment.data.labelled_source.images, experiment.augment, Path(scratch)
-        )
+        sources = composite_sources(refined, labelled, data.labelled_source.images, experiment.augment, Path(scratch))
         names = sources.refined_store.attributes.names
         sheet, shown = draw_sheet(sources, count, names)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +129,7 @@ def compare(
     ],
     output: Annotated[Path, typer.Option(help="The page to write (HTML).")] = Path("comparison.html"),
 ) -> None:
-    """Write a page with experiments side by side: what differs in settings, accuracy, masks and time."""
+    """Write a page that compares experiments: settings, accuracy, masks and time."""
     from pipeline.files.writing import write_atomically
     from pipeline.report.compare import compared_of, render_comparison, require_comparable
 

@@ -10,7 +10,8 @@ import typer
 from pipeline.errors import StoreError
 from pipeline.files.writing import open_atomically, refuse_existing
 from pipeline.review.review_format import ReviewFormat
-from pipeline.workflow.finding import label_store_path, make_command
+from pipeline.workflow.finding import label_store_path
+from pipeline.workflow.workspace import make_command
 from stages.console import out
 from stages.options import SetOption, complete_experiments, load, report_reading, workspace
 
@@ -27,8 +28,8 @@ StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help=STORE_HELP)]
 def export(
     store: StoreArgument,
     output: Annotated[Path, typer.Argument(help="Where to write.")],
-    results: Annotated[bool, typer.Option("--results", help="A results list instead of a dataset.")] = False,
-    dropped: Annotated[bool, typer.Option("--dropped", help="Dropped instances too, as crowds.")] = False,
+    results: Annotated[bool, typer.Option("--results", help="Write a results list, not a dataset.")] = False,
+    dropped: Annotated[bool, typer.Option("--dropped", help="Write dropped instances too, as crowds.")] = False,
     overrides: SetOption = None,
 ) -> None:
     """Write a label store as COCO JSON."""
@@ -53,7 +54,7 @@ def export(
 @app.command("import")
 def import_(
     detections: Annotated[Path, typer.Argument(help="COCO results list or dataset of any detector.")],
-    images: Annotated[Path, typer.Argument(help="COCO JSON with the images and categories that they are for.")],
+    images: Annotated[Path, typer.Argument(help="COCO JSON with their images and categories.")],
     output: Annotated[Path, typer.Argument(help="The label store to write.")],
 ) -> None:
     """Turn the detections of any detector into a label store."""
@@ -73,7 +74,7 @@ def import_(
 
 @app.command("diff")
 def diff_(first: StoreArgument, second: StoreArgument, overrides: SetOption = None) -> None:
-    """Say what changed from one store to another."""
+    """Print what changed from one store to another."""
     from pipeline.labels.diff import diff, diff_table
 
     out.print(diff_table(diff(open_store(first, overrides), open_store(second, overrides))))
@@ -84,7 +85,7 @@ def show(
     stores: Annotated[list[str], typer.Argument(metavar="STORE...", help=STORE_HELP)],
     images: Annotated[Path, typer.Option(help="The folder that file names start from.")],
     output: Annotated[Path, typer.Option(help="The image to write (PNG).")],
-    ids: Annotated[list[int], typer.Option("--id", help="Image id. Repeatable: one below the other.")],
+    ids: Annotated[list[int], typer.Option("--id", help="Image id. Repeatable: images are drawn below each other.")],
     overrides: SetOption = None,
 ) -> None:
     """Draw the labels of images, stores side by side."""
@@ -93,7 +94,7 @@ def show(
     from pipeline.review.sheet import label_sheet
 
     if output.suffix.lower() != ".png":
-        raise typer.BadParameter(f"{output}: a PNG is written, the name must end in .png", param_hint="--output")
+        raise typer.BadParameter(f"{output}: the name must end in .png, since a PNG is written", param_hint="--output")
     refuse_existing([output])
     sheet = label_sheet({name: open_store(name, overrides) for name in stores}, ids, images)
     with open_atomically(output) as file:
@@ -103,7 +104,7 @@ def show(
 
 @app.command()
 def verify(store: StoreArgument, overrides: SetOption = None) -> None:
-    """Read a store again and name the columns that are not as they were sealed."""
+    """Read a store and print the columns that changed since it was sealed."""
     from pipeline.labels.label_columns import LABEL_FORMAT
     from pipeline.tables.verifying import verify as verify_columns
 
@@ -118,12 +119,12 @@ def verify(store: StoreArgument, overrides: SetOption = None) -> None:
 def review(
     store: StoreArgument,
     images: Annotated[Path, typer.Option(help="The folder that file names start from.")],
-    output: Annotated[Path, typer.Option(help="The folder to write; must be new or empty.")],
+    output: Annotated[Path, typer.Option(help="The folder to write, new or empty.")],
     format_: Annotated[
         ReviewFormat, typer.Option("--format", help="The annotation tool to write for.")
     ] = ReviewFormat.COCO,
     top: Annotated[int, typer.Option(min=1, help="Instances to check.")] = 100,
-    per_image: Annotated[int, typer.Option(min=1, help="At most this many of one image.")] = 3,
+    per_image: Annotated[int, typer.Option(min=1, help="Most instances of one image.")] = 3,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the images into OUTPUT/images too.")] = False,
     overrides: SetOption = None,
 ) -> None:
@@ -151,7 +152,10 @@ def accept(
     experiment: Annotated[
         str,
         typer.Option(
-            "--from", metavar="FILE|NAME", help="The experiment they are of.", autocompletion=complete_experiments
+            "--from",
+            metavar="FILE|NAME",
+            help="The experiment that they belong to.",
+            autocompletion=complete_experiments,
         ),
     ],
     output: Annotated[Path, typer.Option(help="Where to write the labelled data (COCO JSON).")],
@@ -181,7 +185,7 @@ def accept(
 
 
 def open_store(text: str, overrides: list[str] | None) -> LabelStore:
-    """Open the label store that a command line names; overrides are values set over the experiment's file."""
+    """Open the label store that a command names."""
     from pipeline.labels.label_store import LabelStore
 
     return LabelStore.open(label_store_path(text, overrides or (), report_reading))

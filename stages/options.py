@@ -1,4 +1,4 @@
-"""The options that commands share, how the shell completes them, and how an experiment is loaded for them."""
+"""The options that commands share, with their completion by the shell, and the loading of experiments."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pipeline.workflow.loading import load_experiment
 from pipeline.workflow.workspace import Workspace, work_root
 from stages.console import err
 
-SAY_FROM = 1000  # images to read before it is worth saying
+SAY_FROM = 1000  # fewer images to read are not reported
 
 
 def complete_experiments(incomplete: str) -> list[str]:
-    """Return the names of experiments that begin with what is typed."""
+    """Return the names of experiments that begin with the typed text."""
     return [name for name in experiment_names(EXPERIMENTS) if name.startswith(incomplete)]
 
 
 def complete_settings(incomplete: str) -> list[str]:
-    """Return the dotted keys that begin with what is typed, each with `=`."""
+    """Return the dotted keys that begin with the typed text, each with `=`."""
     keys = (key for key, schema in keys_of(Experiment).items() if not properties_of(schema))
     return [f"{key}=" for key in keys if key.startswith(incomplete)]
 
@@ -55,11 +55,11 @@ def load(text: str, overrides: list[str] | None) -> Experiment:
 
 
 def workspace(experiment: Experiment, *, trust_images: bool = False) -> Workspace:
-    """Open the experiment's workspace; says so when there is much to read first."""
+    """Open the experiment's workspace; report progress if there is much to read first."""
     return Workspace(experiment, work_root(), progress=report_reading, trust_images=trust_images)
 
 
 def report_reading(done: int, total: int) -> None:
-    """Say how far the reading of images is."""
+    """Print how many images have been read."""
     if total >= SAY_FROM and (done == total or done % 5000 == 0):
-        err.print(f"reading images once, to know them by content: {done:,} of {total:,}")
+        err.print(f"reading images once, for a digest of their content: {done:,} of {total:,}")

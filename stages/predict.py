@@ -1,4 +1,4 @@
-"""`predict`: labels for the unlabelled images, by the teacher or from a results file of any detector."""
+"""`predict`: label the unlabelled images with the teacher, or import a results file of any detector."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stages.context import StageContext, Summary
 
 
 def run(context: StageContext) -> Summary:
-    """Write labels into a store; those below the score threshold or beyond the number of instances are left out."""
+    """Write labels into a store, without those below the score threshold or beyond the number of instances."""
     sealed = context.folder / LABELS
     results = context.experiment.predict.results
     if results is None or context.node.round > 1:

@@ -1,10 +1,9 @@
-"""How far sharded work is: a bar in a terminal, plain lines elsewhere."""
+"""Shows the progress of sharded work: a bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from types import TracebackType
 from typing import Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,7 +16,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class ProgressDisplay:
-    """Shows sharded work, one piece after another, while it is entered."""
+    """Shows the progress of one piece of sharded work after another; a context manager."""
 
     def __init__(self) -> None:
         self._bar: _Bar | None = None
@@ -25,13 +24,11 @@ class ProgressDisplay:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._end()
 
     def __call__(self, progress: ShardProgress) -> None:
-        """Show how far a piece of work is."""
+        """Show the progress of a piece of work."""
         if progress.report is None:
             self._end()
             self._bar = _Bar(progress)
@@ -47,7 +44,7 @@ class ProgressDisplay:
 
 
 class _Bar:
-    """The bar, or the lines, of one piece of work."""
+    """The bar or the lines of one piece of work."""
 
     def __init__(self, begun: ShardProgress) -> None:
         self._counts: Counter[str] = Counter()
@@ -67,7 +64,7 @@ class _Bar:
             self._bar.start()
 
     def show(self, progress: ShardProgress) -> None:
-        """Count what a shard reports, say which images failed, and show the rest in a line."""
+        """Add the counts of a shard, print its failed images, and update the bar or print a line."""
         if progress.report is None:
             return
         self._counts.update(progress.report.decisions)
@@ -85,6 +82,6 @@ class _Bar:
             err.print(f"{progress.what}: {done}, {left:.0f} s to go, {about}")
 
     def stop(self) -> None:
-        """Leave the bar as it is."""
+        """Stop updating the bar."""
         if err.is_terminal:
             self._bar.stop()

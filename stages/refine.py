@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pipeline.detection.predicting import Labeller
 from pipeline.files.identity import IdentityCache
 from pipeline.labels.label_store import LabelStore
-from pipeline.refinement.calibrate import CalibratedGate
 from pipeline.refinement.gate import make_gate
-from pipeline.refinement.refining import Refinement, keep_teacher_labels, refine_store
+from pipeline.refinement.refine_work import RefineWork
+from pipeline.refinement.refining import keep_teacher_labels, refine_store, refine_work
 from pipeline.sam.encoded import ENCODED_IMAGES
-from pipeline.workflow.fitted_gate import HeldOutImages, fitted_gate
+from pipeline.sam.worker import SamChoice
+from pipeline.workflow.fitted_gate import fitted_gate
 from pipeline.workflow.graph import labelling_model, node_key
 from pipeline.workflow.kept_embeddings import EmbeddingSource, kept_embeddings
 from pipeline.workflow.result_files import LABELS
@@ -21,48 +21,39 @@ from stages.context import StageContext, Summary
 
 
 def run(context: StageContext) -> Summary:
-    """Fit the gate if the experiment asks for that, refine the images that are missing, and seal the store."""
-    experiment, sealed = context.experiment, context.folder / LABELS
+    """Fit the gate if the experiment wants that, refine the images that are missing, and seal the store."""
+    experiment, sealed, execution = context.experiment, context.folder / LABELS, context.execution
     teacher = context.results[node_key("predict", context.node.round)] / LABELS
     if experiment.refine.gate == "teacher":
         keep_teacher_labels(teacher, sealed, context.provenance)
         return LabelStore.open(sealed).counts()
-    fitted = _fitted_gate(context) if experiment.refine.gate == "calibrated" else None
+    fitted = None
+    if experiment.refine.gate == "calibrated":
+        first_teacher = context.results[labelling_model(1)]
+        fitted = fitted_gate(experiment, context.labelled(), first_teacher, context.folder, execution)
     gate = make_gate(experiment.refine, None if fitted is None else fitted.gate)
-    refinement = Refinement(teacher, context.unlabelled_images(), experiment.sam, experiment.refine)
+    sam = SamChoice.of(experiment.sam, execution.compute)
+    work = refine_work(teacher, context.unlabelled_images(), sealed, sam, experiment.refine, gate)
     encoded = 0
     if experiment.compute.cache_embeddings and not sealed.exists():
-        refinement, encoded = _with_embeddings(context, refinement)
-    encoded += refine_store(refinement, gate, sealed, context.provenance, context.execution)
-    said = {} if fitted is None else {"gate": fitted.summary}
-    return LabelStore.open(sealed).counts() | {ENCODED_IMAGES: encoded} | said
+        work, encoded = _with_embeddings(context, work)
+    encoded += refine_store(work, sealed, context.provenance, execution)
+    return (
+        LabelStore.open(sealed).counts()
+        | {ENCODED_IMAGES: encoded}
+        | ({} if fitted is None else {"gate": fitted.summary})
+    )
 
 
-def _fitted_gate(context: StageContext) -> CalibratedGate:
+def _with_embeddings(context: StageContext, work: RefineWork) -> tuple[RefineWork, int]:
+    """Return the work with kept embeddings, and how many images were encoded for them now."""
     experiment = context.experiment
-    share = experiment.teacher.held_out
-    return fitted_gate(
-        context.folder,
-        HeldOutImages(context.labelled(), context.labelled_images(), share),
-        Labeller(context.results[labelling_model(1)], experiment.predict),
-        experiment.sam,
-        experiment.refine,
-        context.execution,
-    )
-
-
-def _with_embeddings(context: StageContext, refinement: Refinement) -> tuple[Refinement, int]:
-    """The refinement with kept embeddings, and how many images were encoded for them now."""
+    weights = context.fingerprint["inputs"]["sam.checkpoint"]
     embeddings, encoded = kept_embeddings(
-        EmbeddingSource(
-            labels=LabelStore.open(refinement.teacher_store),
-            image_root=refinement.image_root,
-            sam=refinement.sam,
-            weights=context.fingerprint["inputs"]["sam.checkpoint"],
-        ),
+        EmbeddingSource(LabelStore.open(work.teacher_store), work.image_root, experiment.sam, weights),
         IdentityCache(identity_file(work_root())),
-        StoreRoot(context.experiment.store),
-        context.experiment.name,
+        StoreRoot(experiment.store),
+        experiment.name,
         context.execution,
     )
-    return replace(refinement, embeddings=embeddings), encoded
+    return replace(work, embeddings=embeddings.absolute()), encoded

@@ -1,4 +1,4 @@
-"""`report`: one HTML page that shows what an experiment did and what came of it."""
+"""`report`: write an HTML page with the results of an experiment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs one stage of an experiment: says why, keeps others off, seals the result, points at it."""
+"""Runs one stage of an experiment: prints why, locks the result, makes and seals it, and records it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import importlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from pipeline.compute.execution import Execution
 from pipeline.errors import S4MError, StageError
@@ -14,7 +13,6 @@ from pipeline.files.disk import is_full
 from pipeline.presentation import words
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.graph import STAGES, downstream, node_key
-from pipeline.workflow.waiting import held
 from pipeline.workflow.workspace import Workspace
 from stages.console import err, out
 from stages.context import StageContext, Summary
@@ -24,19 +22,11 @@ from stages.stopping import stoppable
 from stages.versions import library_versions
 
 MODULES = {stage: f"stages.{stage.replace('-', '_')}" for stage in STAGES}
-"""The module of each stage; each has a `run(context) -> Summary`."""
-
-
-class StageModule(Protocol):
-    """What the module of a stage offers."""
-
-    def run(self, context: StageContext) -> Summary:
-        """Write the stage's result into `context.folder`."""
-        ...
+"""The module of each stage; its `run(context)` writes the result into `context.folder` and returns a Summary."""
 
 
 def run_stage(experiment: Experiment, stage: str, number: int) -> None:
-    """Bring one stage up to date. Raises StageError where it cannot run."""
+    """Bring one stage up to date; raise StageError if it cannot run."""
     space = workspace(experiment)
     key = node_key(stage, number)
     if key not in space.nodes:
@@ -56,7 +46,7 @@ def run_stage(experiment: Experiment, stage: str, number: int) -> None:
                 raise StageError(f"{key} needs {upstream} first: {space.command(upstream)}")
         err.print(f"{key}: running, {'; '.join(because)}")
         fingerprint, name = space.fingerprints[key], space.experiment.name
-        with held(space.store, fingerprint, key, name, err.print) as mine:
+        with space.store.lock_when_free(fingerprint, key, name, err.print) as mine:
             if mine:
                 _run(space, key)
     space.point(key)
@@ -64,7 +54,7 @@ def run_stage(experiment: Experiment, stage: str, number: int) -> None:
 
 @contextmanager
 def _explained(space: Workspace, key: str) -> Iterator[None]:
-    """Add to an error which stages it blocks, and how to continue after a full disk."""
+    """Add to an error the stages that it blocks, and how to continue after a full disk."""
     try:
         yield
     except OSError as error:
@@ -88,7 +78,7 @@ def _run(space: Workspace, key: str) -> None:
     node, fingerprint = space.nodes[key], space.fingerprints[key]
     folder = space.store.partial(fingerprint.stage, fingerprint.id)
     folder.mkdir(parents=True, exist_ok=True)
-    module: StageModule = importlib.import_module(MODULES[node.stage])
+    module = importlib.import_module(MODULES[node.stage])
     begun = time.monotonic()
     with ProgressDisplay() as progress:
         context = StageContext(
@@ -101,7 +91,7 @@ def _run(space: Workspace, key: str) -> None:
             execution=Execution(space.experiment.compute, progress, err.print),
             ablation=space.ablation,
         )
-        summary = module.run(context)
+        summary: Summary = module.run(context)
     seal = space.store.seal(fingerprint, space.experiment.name, time.monotonic() - begun, summary, library_versions())
     out.print(
         f"{key}: done in {words.duration(seal.seconds)}{', ' if summary else ''}{words.figures(summary, node.stage)}"

@@ -1,4 +1,4 @@
-"""`s4m weights` and `s4m refine-coco`: SAM's weights, and refinement without an experiment."""
+"""`s4m weights` and `s4m refine-coco`: SAM's weights, and refinement of a COCO file without an experiment."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check(
     model: Annotated[SamModel, typer.Argument(help="The model.")],
     file: Annotated[Path | None, typer.Argument(help="Default: the model's own file.")] = None,
 ) -> None:
-    """Say what a weight file is, by its content."""
+    """Identify a file of weights by its content."""
     from pipeline.sam.weights import identify_weights
 
     found = identify_weights(model, file)
@@ -84,14 +84,14 @@ def refine_coco(
     }
     if checkpoint is not None:
         asked["sam.checkpoint"] = str(checkpoint)
-    # Values are YAML there, and JSON is YAML in which a path stays what it is.
+    # Overrides are YAML; in JSON, which is YAML too, a path stays text.
     overrides = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in asked.items()]
     wanted = refine_only([*overrides, *(settings or ())])
     refuse_existing([output])
     if not images.is_dir():
         raise typer.BadParameter(f"no such folder: {images}", param_hint="IMAGE_DIR")
     with stoppable(f"{output}"), ProgressDisplay() as progress:
-        result = refine_coco_file(annotations, images, output, wanted.sam, wanted.refine, wanted.compute, progress)
+        result = refine_coco_file(annotations, images, output, wanted, progress)
     out.print(f"{output}: {words.figures(dict(sorted(result.decisions.items())))}")
     if result.failures:
         out.print(f"{len(result.failures)} images could not be used; their annotations are unchanged")

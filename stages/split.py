@@ -1,4 +1,4 @@
-"""`split`: the lists of labelled, unlabelled and validation images."""
+"""`split`: write the lists of labelled, unlabelled and validation images."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def run(context: StageContext) -> Summary:
     labelled, unlabelled = counts.validation_too
     if labelled or unlabelled:
         context.say(
-            f"{labelled:,} labelled and {unlabelled:,} unlabelled images are validation images as well: "
-            "what is measured on those says little"
+            f"{labelled:,} labelled and {unlabelled:,} unlabelled images are validation images too: "
+            "figures measured on them are too good"
         )
     if counts.unreadable:
-        context.say(f"{counts.unreadable} files cannot be read; {UNREADABLE} beside the lists says why")
+        context.say(f"{counts.unreadable} files cannot be read; {UNREADABLE} beside the lists gives the reasons")
         summary["unreadable"] = counts.unreadable
     return summary

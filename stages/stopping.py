@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a command that is stopped says how to continue, and ends with the usual status."""
+"""Ctrl-C and SIGTERM: a stopped command prints how to continue, and exits with the usual status."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ TERMINATED: Final = 143
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came: stop as at Ctrl-C."""
+    """SIGTERM: stop as after Ctrl-C."""
 
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """While this is entered, SIGTERM stops the program as Ctrl-C does, in order."""
+    """Let SIGTERM stop the program in order, as Ctrl-C does, inside the context."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Terminated
@@ -36,15 +36,15 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 @contextmanager
 def stoppable(what: str) -> Iterator[None]:
-    """End the program with a message when it is stopped. what: what was stopped, as `refine`."""
+    """Exit with a message when the program is stopped. what: the name of the work, as `refine`."""
     try:
         with sigterm_as_interrupt():
             yield
     except KeyboardInterrupt as stop:
-        sys.exit(told(what, stop))
+        sys.exit(stopped(what, stop))
 
 
-def told(what: str, stop: KeyboardInterrupt) -> int:
-    """Say that something was stopped and how to continue; return the exit status."""
+def stopped(what: str, stop: KeyboardInterrupt) -> int:
+    """Print that work was stopped and how to continue; return the exit status."""
     err.print(f"\n{what}: stopped, finished work is kept. Give the same command to continue.")
     return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED

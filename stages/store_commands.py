@@ -1,4 +1,4 @@
-"""`s4m stores`: what the shared root holds, who uses it, whether it is whole."""
+"""`s4m stores`: list, prune and verify the results in the shared store."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RootOption = Annotated[
 
 @app.callback()
 def stores(context: typer.Context, store: RootOption = None) -> None:
-    """List all results: what made them, their size, which experiments point at them."""
+    """List all results: what made them, their size, which experiments use them."""
     if context.invoked_subcommand is not None:
         return
     root = _root(store)
@@ -39,7 +39,7 @@ def prune(
     store: RootOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Remove the results that no experiment points at, and what interrupted runs left of them."""
+    """Remove the results that no experiment uses, and what interrupted runs left."""
     root = _root(store)
     unused = [result for result in root.results() if not result.references and not root.in_use(result)]
     if not unused:
@@ -65,9 +65,9 @@ def verify(store: RootOption = None) -> None:
     checked = 0
     for result in root.results():
         if result.seal is not None or result.problem:
-            tables = check_tables(result.path)
-            found = [*root.verify(result.stage, result.id), *tables.problems]
-            err.print("\n".join([f"{result.path}: {'damaged' if found else 'whole'}", *tables.unread]))
+            damaged, unread = check_tables(result.path)
+            found = [*root.verify(result.stage, result.id), *damaged]
+            err.print("\n".join([f"{result.path}: {'damaged' if found else 'whole'}", *unread]))
             problems += found
             checked += 1
     if problems:
@@ -82,7 +82,7 @@ def _root(store: Path | None) -> StoreRoot:
 
 
 def _removed(root: StoreRoot, result: StoredResult) -> bool:
-    """Remove a result, unless somebody has taken it into use while the question was asked."""
+    """Remove a result, unless it came into use while the user was asked."""
     try:
         root.remove(result)
     except StoreError as error:

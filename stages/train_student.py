@@ -1,13 +1,15 @@
-"""`train-student`: the detector that is trained on labelled and refined pseudo-labelled images."""
+"""`train-student`: the detector that is trained on labelled images and refined pseudo-labels."""
 
 from __future__ import annotations
 
 from pipeline.workflow.trainings import student_training
 from stages.context import StageContext, Summary
-from stages.training import run_training, training_inputs
+from stages.training import run_training
 
 
 def run(context: StageContext) -> Summary:
-    """Train the student, or go on with it, and publish it."""
-    inputs = training_inputs(context)
-    return run_training(context, student_training(context.experiment, context.node.round, inputs, context.say))
+    """Train the student, or continue its training, and publish it."""
+    training = student_training(
+        context.experiment, context.node.round, context.labelled(), context.results, context.folder, context.say
+    )
+    return run_training(context, training)

@@ -1,4 +1,4 @@
-"""What the stages that train have in common: running a training, and showing how far it is."""
+"""Code that both training stages share: run a training and show its progress."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pipeline.detection.jobs import Subject, Training, training_job
 from pipeline.detection.published import read_published
 from pipeline.detection.training import train
 from pipeline.presentation import words
-from pipeline.workflow.trainings import TrainingInputs
 from stages.console import err
 from stages.context import StageContext, Summary
 
@@ -21,19 +20,8 @@ SECONDS_BETWEEN_LINES = 10.0
 _SMOOTHING = 0.9
 
 
-def training_inputs(context: StageContext) -> TrainingInputs:
-    """Return what a training reads."""
-    return TrainingInputs(
-        labelled=context.labelled(),
-        labelled_root=context.labelled_images(),
-        unlabelled_root=context.unlabelled_images(),
-        results=context.results,
-        scratch=context.folder,
-    )
-
-
 def run_training(context: StageContext, training: Training) -> Summary:
-    """Train, or go on training, and publish in the context's folder; return the last losses."""
+    """Train, or continue a training, and publish the model in the context's folder; return the last loss."""
     validation = context.validation()
     subject = Subject(
         experiment=context.experiment.name,
@@ -49,12 +37,12 @@ def run_training(context: StageContext, training: Training) -> Summary:
 
 
 def say(text: str) -> None:
-    """Say something to the user, from whichever process."""
+    """Print a message for the user, from any process."""
     err.print(text)
 
 
 class TrainingProgress:
-    """Says every few seconds how far a training is. It may travel to the process that trains."""
+    """Prints every few seconds how far a training is. It may be pickled for the process that trains."""
 
     def __init__(self, what: str, iterations: int) -> None:
         self._what, self._iterations = what, iterations

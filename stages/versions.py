@@ -1,18 +1,17 @@
-"""Versions of this program and of the libraries that results depend on, without importing them."""
+"""Versions of this program and of the libraries that affect results, without importing them."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 LIBRARIES = ("s4m", "torch", "onedl-mmdetection", "segment-anything", "zarr", "numpy")
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of what is installed, by name."""
+    """Return the versions of the installed libraries, by name."""
     found: dict[str, str] = {}
     for library in LIBRARIES:
-        try:
+        with suppress(PackageNotFoundError):
             found[library] = version(library)
-        except PackageNotFoundError:
-            continue
     return found

@@ -130,7 +130,7 @@ def iou(first, second):
 
 def refine(inputs, settings=ALL_PROMPTS, engine=None, gate=None):
     refined = refine_images(inputs, engine or FakeEngine(), settings, gate or make_gate(settings))
-    return [list(each.instances) for each in refined]
+    return [list(each.labels.instances) for each in refined]
 
 
 def mask_of(instance, height=HEIGHT, width=WIDTH):

@@ -23,7 +23,7 @@ from pipeline.refinement import refining
 from pipeline.refinement.coco_file import read_scores, rows_to_refine, write_refined
 from pipeline.refinement.refine_work import RefineWork
 from pipeline.refinement.settings import RefineSettings
-from pipeline.sam.settings import SamSettings
+from pipeline.workflow.experiment import RefineOnly
 from pipeline.workflow.loading import refine_only
 from pipeline.workflow.refined_files import refine_coco_file, refinement_id
 from tests.tiny_coco import TinyCoco, tiny_coco, write_json
@@ -132,8 +132,7 @@ def test_nothing_is_written_where_no_image_could_be_used(made, tmp_path):
 def test_a_refinement_is_known_by_all_that_changes_it_and_nothing_else(made, tmp_path):
     def name(*settings: str, root: Path = made.image_root) -> str:
         dataset = read_coco(made.annotations)
-        wanted = refine_only(settings)
-        return refinement_id(made.annotations, dataset, root, wanted.sam, wanted.refine)
+        return refinement_id(made.annotations, dataset, root, refine_only(settings))
 
     first = name()
     assert name("compute.workers=3", "refine.preset=best") == first
@@ -166,21 +165,21 @@ def stops_once(monkeypatch):
 
 
 def test_a_file_is_refined_from_python_and_an_interrupted_call_goes_on(made, tmp_path, stops_once):
-    settings = (SamSettings(), RefineSettings(points=2), ComputeSettings(device="cpu"))
+    settings = RefineOnly(refine=RefineSettings(points=2), compute=ComputeSettings(device="cpu"))
     target = tmp_path / "out.json"
     with pytest.raises(KeyboardInterrupt):
-        refine_coco_file(made.annotations, made.image_root, target, *settings)
+        refine_coco_file(made.annotations, made.image_root, target, settings)
     assert not target.exists()
     told: list[ShardProgress] = []
-    result = refine_coco_file(made.annotations, made.image_root, target, *settings, told.append)
+    result = refine_coco_file(made.annotations, made.image_root, target, settings, told.append)
     assert [(each.what, each.done, each.done_before) for each in told] == [("refine", 1, 1), ("refine", 2, 1)]
     assert result.decisions == {"sam": 5, "unchanged": 1}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "set"]
     at_once = tmp_path / "at_once.json"
-    refine_coco_file(made.annotations, made.image_root, at_once, *settings)
+    refine_coco_file(made.annotations, made.image_root, at_once, settings)
     assert at_once.read_bytes() == target.read_bytes()
     with pytest.raises(StageError, match=r"out\.json is already there and was left alone"):
-        refine_coco_file(made.annotations, made.image_root, target, *settings)
+        refine_coco_file(made.annotations, made.image_root, target, settings)
 
 
 @pytest.mark.parametrize("score", [1.5, -0.1, "high", True, None])

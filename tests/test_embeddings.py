@@ -12,8 +12,7 @@ import zarr
 from pycocotools import mask as coco_mask
 
 from pipeline.embeddings import embed_work as job
-from pipeline.embeddings.embedding_store import EmbeddingStore
-from pipeline.embeddings.embedding_writing import ARRAYS
+from pipeline.embeddings.embedding_store import ARRAYS, EmbeddingStore
 from pipeline.errors import StageError, StoreError
 from pipeline.labels.rows import Status
 from pipeline.sam.build import build_sam

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.embeddings.embedding_columns import EMBEDDING_FORMAT, ImageRow, embedding_bytes, format_of_shape
-from pipeline.embeddings.embedding_writing import embeddings_in, prepare_embeddings, write_embeddings
+from pipeline.embeddings.embedding_store import embeddings_in, prepare_embeddings, write_embeddings
 from pipeline.sam.build import embedding_shape
 
 PAGE = (Path(__file__).parent.parent / "docs" / "embeddings.md").read_text(encoding="utf-8")

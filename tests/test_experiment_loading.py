@@ -67,7 +67,7 @@ TABLE = [
     ("points: 5", "points: unknown key; did you mean refine.points?"),
     (
         "sam: {qqq: 1}",
-        "sam.qqq: unknown key; known here: model, checkpoint, input_side",
+        "sam.qqq: unknown key; known keys: model, checkpoint, input_side",
     ),
     ("refine: {points: 3.5}", "refine.points: given 3.5; expected a whole number from 0 to 64"),
     ("refine: {points: '3'}", 'refine.points: given "3"; expected a whole number from 0 to 64'),

@@ -52,7 +52,7 @@ def test_a_store_of_an_experiment_is_that_of_its_settings(folder):
     assert label_store_path(f"{path}:refine", overrides) == space.result("refine") / LABELS
     with pytest.raises(StoreError, match="has no labels of refine"):
         label_store_path(f"{path}:refine")
-    with pytest.raises(StoreError, match=rf"{path}:split: there are labels of predict, refine, augment"):
+    with pytest.raises(StoreError, match=rf"{path}:split: only these nodes have labels: predict, refine, augment"):
         label_store_path(f"{path}:split")
     with pytest.raises(StoreError, match="an experiment has several label stores"):
         label_store_path(str(path))

@@ -9,8 +9,7 @@ import pytest
 
 from pipeline.errors import S4MError
 from pipeline.files.identity import IdentityCache
-from pipeline.workflow.detector_files import config_files
-from pipeline.workflow.inputs import read_contents
+from pipeline.workflow.inputs import config_files, read_contents
 from pipeline.workflow.loading import load_experiment
 from tests.tiny_experiment import make_experiment_files
 

@@ -110,7 +110,7 @@ def test_names_of_stores_that_are_none_say_which_there_are(s4m, tmp_path):
     path = make_refinement(tmp_path, [result(1, box_mask(5, 5, 40, 30))])
     alone, mistyped = s4m("labels", "verify", str(path)), s4m("labels", "verify", f"{path}:refin")
     assert f"{path}:predict, {path}:refine" in alone.err
-    assert f"{path}:refin: there are labels of predict, refine, augment" in mistyped.err
+    assert f"{path}:refin: only these nodes have labels: predict, refine, augment" in mistyped.err
     assert (alone.status, mistyped.status) == (1, 1)
 
 

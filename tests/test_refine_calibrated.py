@@ -22,7 +22,7 @@ from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import Decision, ImageLabels
 from pipeline.masks.overlap import mask_iou
 from pipeline.refinement import refine_work as job
-from pipeline.refinement.calibration_file import CALIBRATION, read_calibration
+from pipeline.workflow.fitted_gate import CALIBRATION, read_calibration
 from pipeline.workflow.graph import plan
 from pipeline.workflow.loading import load_experiment
 from pipeline.workflow.result_files import LABELS
@@ -167,7 +167,7 @@ def test_it_is_fitted_on_held_out_images_alone(context, monkeypatch):
 def test_a_later_round_is_judged_by_the_first_teacher(context):
     later = replace(
         context,
-        node=replace(context.node, key="refine-2", round=2),
+        node=replace(context.node, round=2),
         results={"predict-2": context.results["predict"], "train-teacher": context.results["train-teacher"]},
     )
     assert "gate" in stage.run(later)

@@ -20,7 +20,7 @@ GOOD = Measures(agreement=0.9, predicted_iou=0.9, stability=0.9, area_match=0.9)
 
 
 def decision(gate, **measures):
-    return gate.judge(replace(GOOD, **measures)).decision
+    return gate.judge(replace(GOOD, **measures))[0]
 
 
 def test_no_gate_takes_sam_whatever_it_says():
@@ -74,17 +74,17 @@ def test_confidence_is_the_expected_iou_of_the_mask_that_is_taken():
         expected_sam=IouLine(0.1, 0.5),
         expected_teacher=IouLine(0.3, 2.0),
     )
-    assert gate.judge(replace(GOOD, agreement=0.8, predicted_iou=0.5)).confidence == pytest.approx(0.3)
-    assert gate.judge(replace(GOOD, agreement=0.3)).confidence == pytest.approx(0.9)
-    assert gate.judge(replace(GOOD, agreement=0.45)).confidence == 1.0
-    assert gate.judge(replace(GOOD, agreement=0.1)).confidence == 0.0
+    assert gate.judge(replace(GOOD, agreement=0.8, predicted_iou=0.5))[1] == pytest.approx(0.3)
+    assert gate.judge(replace(GOOD, agreement=0.3))[1] == pytest.approx(0.9)
+    assert gate.judge(replace(GOOD, agreement=0.45))[1] == 1.0
+    assert gate.judge(replace(GOOD, agreement=0.1))[1] == 0.0
 
 
 def test_without_a_gate_every_mask_counts_in_full():
     gate = make_gate(RefineSettings(gate="none"))
     for evidence in (GOOD, replace(GOOD, agreement=0.0, predicted_iou=0.0)):
-        assert gate.judge(evidence).confidence == 1.0
-    assert replace(gate, thresholds=None).judge(GOOD).confidence == 1.0  # where SAM gives no pixel
+        assert gate.judge(evidence)[1] == 1.0
+    assert replace(gate, thresholds=None).judge(GOOD)[1] == 1.0  # where SAM gives no pixel
 
 
 shares = st.floats(0, 1)
@@ -96,8 +96,8 @@ def test_confidence_never_falls_where_the_measures_rise(low, high, low_iou, high
     line = IouLine(intercept, slope)
     for thresholds in (Thresholds(), None):
         gate = Gate(thresholds, expected_sam=line, expected_teacher=line)
-        before = gate.judge(replace(GOOD, agreement=low, predicted_iou=low_iou)).confidence
-        after = gate.judge(replace(GOOD, agreement=high, predicted_iou=high_iou)).confidence
+        before = gate.judge(replace(GOOD, agreement=low, predicted_iou=low_iou))[1]
+        after = gate.judge(replace(GOOD, agreement=high, predicted_iou=high_iou))[1]
         assert 0 <= before <= after <= 1
 
 
@@ -106,7 +106,7 @@ thresholds = st.none() | st.builds(Thresholds, shares, shares, shares, shares)
 
 
 def outcome(gate, sample):
-    return sample.sam_iou if gate.judge(sample).decision is Decision.SAM else sample.teacher_iou
+    return sample.sam_iou if gate.judge(sample)[0] is Decision.SAM else sample.teacher_iou
 
 
 @settings(max_examples=60, deadline=None)
@@ -117,7 +117,7 @@ def test_calibration_is_never_worse_than_the_better_constant_on_its_samples(samp
     teacher, sam = (np.mean([getattr(each, name) for each in samples]) for name in ("teacher_iou", "sam_iou"))
     assert gated >= max(teacher, sam) - 1e-12
     assert (fitted.gated_iou, fitted.teacher_iou, fitted.sam_iou) == pytest.approx((gated, teacher, sam))
-    assert all(0 <= fitted.gate.judge(each).confidence <= 1 for each in samples)
+    assert all(0 <= fitted.gate.judge(each)[1] <= 1 for each in samples)
 
 
 @settings(max_examples=20, deadline=None)
@@ -185,7 +185,7 @@ def test_confidence_follows_the_truth():
     unseen = drawn(400, seed=4)
     verdicts = [fitted.gate.judge(sample) for sample in unseen]
     truth = [outcome(fitted.gate, sample) for sample in unseen]
-    confidence = [verdict.confidence for verdict in verdicts]
+    confidence = [verdict[1] for verdict in verdicts]
     assert np.mean(confidence) == pytest.approx(np.mean(truth), abs=0.05)
 
 

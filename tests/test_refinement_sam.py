@@ -48,7 +48,7 @@ def test_masks_are_those_of_the_predictor(state, settings):
     predictor = SamPredictor(build_sam_tiny(state=state))
     predictor.set_image(given().image_rgb)
     frame = LowresFrame(HEIGHT, WIDTH, 128, 64)
-    for index, (label, each) in enumerate(zip(given().labels.instances, refined.instances, strict=True)):
+    for index, (label, each) in enumerate(zip(given().labels.instances, refined.labels.instances, strict=True)):
         lowres = soft_lowres(label.soft_mask, frame)
         prompt = build_prompt(soft_view(label.soft_mask), lowres, frame, settings, instance_rng(0, 7, index))
         has_points = len(prompt.point_labels) > 0
@@ -88,7 +88,7 @@ def test_the_whole_of_it_runs_and_repeats(state):
     first = refine_images([given()], engine, settings, Gate())
     again = refine_images([given()], engine, settings, Gate())
     assert first == again
-    for each in first[0].instances:
+    for each in first[0].labels.instances:
         rle = {"size": [HEIGHT, WIDTH], "counts": each.rle_counts}
         assert coco_mask.area(rle) == each.area > 0
         assert 0 <= each.gate_confidence <= 1

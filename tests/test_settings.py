@@ -186,7 +186,7 @@ def test_the_settings_of_a_refinement_alone_are_told_like_an_experiments():
     assert [str(problem) for problem in caught.value.problems] == [
         "refine.passes (set over the file): given 9; expected a whole number from 1 to 8",
         "refine.pionts (set over the file): unknown key; did you mean refine.points?",
-        "teacher: unknown key; known here: sam, refine, compute",
+        "teacher: unknown key; known keys: sam, refine, compute",
     ]
 
 

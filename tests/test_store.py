@@ -106,7 +106,7 @@ def damage_seal(folder: Path) -> str:
 
 def damage_older_seal(folder: Path) -> str:
     change_seal(folder, record_digest="", digest="0")
-    return "seal.json: names another digest"
+    return "seal.json: its digest is not that of the files"
 
 
 def damage_seal_beyond_reading(folder: Path) -> str:
@@ -237,12 +237,12 @@ def test_what_is_in_use_by_now_is_not_removed(store, tmp_path):
     assert not store.in_use(result)
     with store.lock("refine", result.id, "theirs"):
         assert store.in_use(result)
-        with pytest.raises(StoreError, match=f"{folder}: left alone: now in use"):
+        with pytest.raises(StoreError, match=f"{folder}: not removed: now in use"):
             store.remove(result)
     record = tmp_path / "refine.done"
     record.write_text(json.dumps({"id": result.id}))
     store.refer("refine", result.id, record, "theirs")
-    with pytest.raises(StoreError, match=f"{folder}: left alone: now in use"):
+    with pytest.raises(StoreError, match=f"{folder}: not removed: now in use"):
         store.remove(result)
     assert (folder / "a").read_bytes() == b"1"
 
@@ -251,7 +251,7 @@ def test_what_is_gone_by_now_is_told(store):
     seal(store, fingerprint(), {"a": b"1"})
     (result,) = store.results()
     store.remove(result)
-    with pytest.raises(StoreError, match=f"{result.path}: left alone: no longer there"):
+    with pytest.raises(StoreError, match=f"{result.path}: already removed"):
         store.remove(result)
 
 
@@ -261,7 +261,7 @@ def test_embeddings_are_not_removed_while_anybody_refines(store):
     (result,) = store.results()
     with store.lock("refine", "x", "theirs"):
         assert store.in_use(result)
-        with pytest.raises(StoreError, match=f"{folder}: left alone: now in use"):
+        with pytest.raises(StoreError, match=f"{folder}: not removed: now in use"):
             store.remove(result)
     assert not store.in_use(result)
     store.remove(result)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.embeddings.embedding_columns import ImageRow
-from pipeline.embeddings.embedding_writing import embeddings_in, prepare_embeddings, write_embeddings
+from pipeline.embeddings.embedding_store import embeddings_in, prepare_embeddings, write_embeddings
 from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import Status
 from pipeline.structure.target_columns import MAP_SIDE, ImageTargets
@@ -85,9 +85,9 @@ def test_what_changed_while_prune_asked_is_left_alone_and_the_rest_removed(s4m, 
         monkeypatch.setattr("typer.confirm", meanwhile)
         told = s4m("stores", "prune")
     assert told.status == 0
-    assert f"{made}: left alone: now in use" in told.err
-    assert f"{gone}: left alone: no longer there" in told.err
-    assert f"{pointed_at}: left alone: now in use" in told.err
+    assert f"{made}: not removed: now in use" in told.err
+    assert f"{gone}: already removed" in told.err
+    assert f"{pointed_at}: not removed: now in use" in told.err
     assert "removed 1 results, 5 B" in told.out
     assert sorted(paths(store)) == sorted([made, pointed_at])
     assert not unused.exists()
@@ -167,4 +167,4 @@ def test_a_table_of_another_version_is_no_damage_and_said_to_be_left_out(s4m, tm
     assert told.status == 0
     path = root.path("distill", made.id)
     assert f"{path}: whole\n" in told.err
-    assert f"{path / 'structure.zarr'}: columns not checked: s4m-structure 1 is not read any more" in told.err
+    assert f"{path / 'structure.zarr'}: columns not checked: this program does not read s4m-structure 1" in told.err

@@ -1,1 +1,1 @@
-"""SAM's embeddings of images, kept: refining again with other prompts or another teacher needs no encoder."""
+"""Kept embeddings of images: refining again with other prompts or another teacher does not run SAM's encoder."""

@@ -1,4 +1,4 @@
-"""Embeddings of a shard of images: what a worker is given, and what it does with it."""
+"""The work on one shard of images to embed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.coco.paths import resolve_image_path
 from pipeline.compute.ahead import read_ahead
 from pipeline.compute.shards import Shard, ShardReport
 from pipeline.embeddings.embedding_columns import ImageRow, Shape
-from pipeline.embeddings.embedding_writing import write_embeddings
+from pipeline.embeddings.embedding_store import write_embeddings
 from pipeline.errors import ImageError
 from pipeline.files.images import read_image
 from pipeline.labels.label_store import LabelStore
@@ -27,8 +27,8 @@ from pipeline.sam.worker import SamChoice, build_engine
 class EmbedWork:
     """Embeddings of the images of a label store, shard by shard (see `pipeline.compute.shards.ShardWork`).
 
-    Every image is encoded, also one without labels: another teacher may have some for it. An image that cannot be
-    read gets no features; refining then reads it itself, and records why it cannot.
+    Images without labels are encoded too: another teacher may label them. An image that cannot be read gets no
+    features; refining reads it again and records the reason.
     """
 
     labels: Path
@@ -39,7 +39,7 @@ class EmbedWork:
     images_per_shard: int
 
     def compute(self, shard: Shard) -> list[ImageRow]:
-        """The embeddings of a shard's images. Images are read while others are encoded."""
+        """Embed the images of a shard. Images are read while others are encoded."""
         store = _open_store(self.labels)
         rows = []
         for batch in read_ahead([store.by_id(each) for each in shard.image_ids], self.sam.batch_images, self._read):
@@ -56,7 +56,7 @@ class EmbedWork:
         return ShardReport(len(rows), {name: count for name, count in counts.items() if count}, {})
 
     def given_up(self, image_id: int, reason: str) -> ImageRow:
-        """The row of an image that kills its workers; refining meets it again and says so."""
+        """Return the row of an image that kills its workers, without features; refining reports the image."""
         return _row(_open_store(self.labels).by_id(image_id), None)
 
     def _read(self, labels: ImageLabels) -> tuple[ImageLabels, NDArray[np.uint8] | None]:
@@ -68,7 +68,7 @@ class EmbedWork:
 
 
 def _row(labels: ImageLabels, features: NDArray[np.float16] | None) -> ImageRow:
-    # Half precision holds what SAM's encoders give; should it once overflow, the image is left out.
+    # SAM's features fit into half precision; if one overflows, the image is left out.
     usable = features if features is not None and np.isfinite(features).all() else None
     return ImageRow(labels.image_id, labels.width, labels.height, usable)
 

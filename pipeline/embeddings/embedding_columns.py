@@ -1,6 +1,6 @@
-"""The declaration of kept embeddings: what is kept of an image, and in which columns.
+"""The format of kept embeddings: their columns and attributes.
 
-`docs/embeddings.md` tells the same to users. Whatever changes here raises the version.
+`docs/embeddings.md` describes it for users. Raise the version for every change.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SIDES: Final = ("channels", "height", "width")
 
 @dataclass(frozen=True, eq=False)
 class ImageRow:
-    """What is kept of an image. features: C x h x w float16; None where the image cannot be read or encoded."""
+    """One image. features: C x h x w float16; None if the image cannot be read or encoded."""
 
     image_id: int
     width: int
@@ -33,23 +33,23 @@ class ImageRow:
 
 
 class EmbeddingAttributes(TableAttributes, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The attributes of kept embeddings. statuses: how many images have features, and how many have none."""
+    """The attributes of kept embeddings. statuses: the number of images with features and without."""
 
     statuses: dict[str, int]
 
     @property
     def images(self) -> int:
-        """Number of images, those without features included."""
+        """Return the number of images, those without features included."""
         return self.rows["image"]
 
     @property
     def encoded(self) -> int:
-        """Number of images that have features."""
+        """Return the number of images with features."""
         return self.statuses[_ENCODED]
 
     @property
     def shape(self) -> Shape:
-        """The shape of one image's features."""
+        """Return the shape of one image's features."""
         channels, height, width = (self.sizes[side] for side in _SIDES)
         return channels, height, width
 
@@ -85,17 +85,17 @@ def format_of_shape(shape: Shape) -> TableFormat[EmbeddingAttributes]:
 
 
 def embedded_images_per_shard(shape: Shape, images: int) -> int:
-    """Return the images in one file of the features: the unit of work, so that a shard writes a whole file."""
+    """Return the number of images in one file of the features: a shard has as many, so that it writes a whole file."""
     return layout(format_of_shape(shape).column("features"), images).file_rows
 
 
 def embedding_bytes(shape: Shape) -> int:
-    """Return the bytes of one image's features before compression, which takes off little."""
+    """Return the bytes of one image's features before compression, which saves little."""
     return format_of_shape(shape).column("features").row_bytes
 
 
 def columns_from_embeddings(rows: Sequence[ImageRow], shape: Shape) -> dict[str, NDArray[Any]]:
-    """Return the columns of some images."""
+    """Return the columns of a batch of images."""
     features = np.zeros((len(rows), *shape), dtype=np.float16)
     for index, row in enumerate(rows):
         if row.features is not None:

@@ -1,7 +1,6 @@
 """Boundary IoU: the IoU of two masks' inner borders, each as wide as a share of the image's diagonal.
 
-It is that of Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation" (CVPR 2021).
-The border of a mask is found in the part of the image that the mask takes up.
+See Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation" (CVPR 2021).
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ def boundary_width_px(height: int, width: int) -> int:
 
 
 def inner_boundary(mask: BoolMask, width_px: int) -> BoolMask:
-    """Return the pixels of a mask (height, width) within `width_px` of its outside, counted like a king's moves.
+    """Return the pixels of a mask (height, width) within `width_px` of its outside; a diagonal step counts as one.
 
-    Whatever lies beyond the array is outside, so a crop around the mask gives what the whole image gives.
+    All beyond the array is outside, so a crop around the mask gives the same as the whole image.
     """
     padded = np.pad(mask, 1).astype(np.uint8)
     distance_px = cv2.distanceTransform(padded, cv2.DIST_C, 3)[1:-1, 1:-1]
@@ -40,7 +39,7 @@ def inner_boundary(mask: BoolMask, width_px: int) -> BoolMask:
 
 @dataclass(frozen=True)
 class Border:
-    """The inner border of a mask: bool (height, width) of the window that the mask takes up."""
+    """The inner border of a mask: bool (height, width) of the mask's tight window."""
 
     window: Window
     pixels: BoolMask
@@ -74,15 +73,15 @@ def limited_by_borders(
     crowds: NDArray[np.bool_],
     wanted: NDArray[np.bool_],
 ) -> Floats:
-    """Return what boundary AP compares: the lesser of mask IoU and boundary IoU, (D, G); 0 for pairs not `wanted`.
+    """Return the smaller of mask IoU and boundary IoU, as boundary AP uses it, (D, G); 0 for pairs not `wanted`.
 
-    With a crowd, the share of the mask's border that lies on the crowd's stands for the IoU, as of whole masks.
+    For a crowd, the share of the mask's border that lies on the crowd's replaces the IoU, as for whole masks.
     """
     limited = np.zeros_like(mask_ious)
-    detections, shown = np.nonzero(wanted)
+    detections, matched = np.nonzero(wanted)
     mask_borders = {index: Border.of_rle(masks[index]) for index in set(detections.tolist())}
-    truth_borders = {index: Border.of_rle(truths[index]) for index in set(shown.tolist())}
-    for detection, index in zip(detections.tolist(), shown.tolist(), strict=True):
+    truth_borders = {index: Border.of_rle(truths[index]) for index in set(matched.tolist())}
+    for detection, index in zip(detections.tolist(), matched.tolist(), strict=True):
         mask, truth = mask_borders[detection], truth_borders[index]
         iou = mask.shared_px(truth) / mask.area_px if crowds[index] and mask.area_px else border_iou(mask, truth)
         limited[detection, index] = min(mask_ious[detection, index], iou)

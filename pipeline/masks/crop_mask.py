@@ -1,4 +1,4 @@
-"""Masks in crops: what is known to lie within a window never becomes a dense array of the whole image."""
+"""Masks in crops: a mask within a window never becomes a dense array of the whole image."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ class CropMask:
 
     @classmethod
     def of_array(cls, mask: BoolMask, window: Window) -> CropMask:
-        """Encode an array (height, width) that shows `window`; what is empty around the mask is cut off."""
+        """Encode an array (height, width) that shows `window`; cut off the empty margin around the mask."""
         tight = nonzero_window(mask)
         return cls(tight.moved(window.x0, window.y0), encode_mask(mask[tight.in_image]))
 
     @classmethod
     def of_rle(cls, rle: CompressedRle) -> CropMask:
-        """Cut out the mask of a whole image, which is dense for a moment."""
+        """Cut out the mask of a whole image, which is decoded for that."""
         window = tight_window(rle)
         return cls.of_array(decode_window(rle, window), window)
 
     @property
     def is_empty(self) -> bool:
-        """Say whether it has no pixel."""
+        """Return whether it has no pixel."""
         return self.window.is_empty
 
     def array(self) -> BoolMask:
@@ -55,11 +55,11 @@ class CropMask:
 
     def to_rle(self, height: int, width: int) -> CompressedRle:
         """Encode the mask in an image of this size, which must hold the window."""
-        # Run lengths go down the columns: each ends with a zero here, so that no run goes on in the next.
+        # Run lengths go down the columns; a zero at the end of each keeps runs from continuing in the next.
         padded = np.pad(self.array(), ((1, 1), (0, 0))).astype(np.int8)
         columns, rows = np.nonzero(np.diff(padded, axis=0).T)
         changes = (columns + self.window.x0) * height + rows + self.window.y0
-        # In the image, one that ends at the bottom does go on where the next column begins with ones.
+        # In the image, a run at the bottom continues if the next column begins with ones.
         joined = np.flatnonzero(np.diff(changes) == 0)
         changes = np.delete(changes, np.concatenate([joined, joined + 1]))
         if not changes.size or changes[-1] < height * width:
@@ -68,7 +68,7 @@ class CropMask:
 
 
 def without_overlap(masks: Sequence[CropMask], scores: Sequence[float]) -> list[CropMask]:
-    """Return masks of one image that share no pixel: the higher score keeps it, of equals the earlier mask."""
+    """Return masks of one image that share no pixel: the higher score keeps it, or the earlier mask of equals."""
     order = sorted(range(len(masks)), key=lambda index: -scores[index])
     meets = _meets([mask.window for mask in masks])
     separate = list(masks)
@@ -79,7 +79,7 @@ def without_overlap(masks: Sequence[CropMask], scores: Sequence[float]) -> list[
 
 
 def _meets(windows: Sequence[Window]) -> NDArray[np.bool_]:
-    """Say which windows share a pixel, (N, N)."""
+    """Return which windows share a pixel, (N, N)."""
     x0, y0, x1, y1 = np.array([astuple(window) for window in windows], dtype=np.int64).reshape(-1, 4).T
     across = np.minimum.outer(x1, x1) > np.maximum.outer(x0, x0)
     down = np.minimum.outer(y1, y1) > np.maximum.outer(y0, y0)

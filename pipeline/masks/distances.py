@@ -10,11 +10,10 @@ from pipeline.masks.windows import BoolMask
 
 
 def distances_px(inside: BoolMask) -> NDArray[np.float32]:
-    """Measure how far every cell (height, width) that is inside is from the nearest one that is not; 0 outside.
+    """Return the distance of every cell inside (height, width) to the nearest cell outside; 0 outside.
 
-    Distances are from centre to centre, and beyond the array there is nothing. Their squares are whole numbers:
-    rounding to them removes the last digits, which OpenCV gives differently from run to run, and which would choose
-    the widest cell by chance.
+    Distances are from centre to centre; cells beyond the array do not count. Their squares are rounded to whole
+    numbers, since the last digits of OpenCV's differ from run to run and would choose the widest cell by chance.
     """
     rough = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE).astype(np.float64)
     exact: NDArray[np.float32] = np.sqrt(np.rint(rough * rough)).astype(np.float32)
@@ -22,7 +21,7 @@ def distances_px(inside: BoolMask) -> NDArray[np.float32]:
 
 
 def signed_distances_px(mask: BoolMask) -> NDArray[np.float32]:
-    """Measure how far the centre of every pixel (height, width) is from the outline: positive inside, negative outside.
+    """Return the distance of every pixel's centre (height, width) to the outline, positive inside, negative outside.
 
     The outline lies between pixels, half a pixel before the nearest centre on its other side.
     """

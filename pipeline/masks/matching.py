@@ -12,9 +12,9 @@ from pipeline.masks.run_lengths import CompressedRle
 
 
 def best_pairs(ious: NDArray[np.float64], min_iou: float) -> list[tuple[int, int]]:
-    """Pair rows and columns of (D, G) by their IoU down to `min_iou`, each used once; the best pair comes first.
+    """Pair rows and columns of (D, G) by their IoU down to `min_iou`, each used once; return the best pair first.
 
-    Of equal IoUs the lower row goes first, then the lower column.
+    Among equal IoUs the lower row wins, then the lower column.
     """
     rows, columns = np.nonzero(ious >= min_iou)
     best_first = np.argsort(-ious[rows, columns], kind="stable")
@@ -30,6 +30,6 @@ def best_pairs(ious: NDArray[np.float64], min_iou: float) -> list[tuple[int, int
 def match_to_truth(
     masks: Sequence[CompressedRle], truths: Sequence[CompressedRle], min_iou: float = 0.5
 ) -> list[int | None]:
-    """Return for each mask the index of the truth it shows, or None; each truth is given away once."""
+    """Return for each mask the index of the truth that it matches, or None; each truth is matched once."""
     pairs = dict(best_pairs(rle_ious(masks, truths), min_iou))
     return [pairs.get(index) for index in range(len(masks))]

@@ -1,4 +1,4 @@
-"""The exact outline of a mask, as one polygon: for tools that know a region as a single polygon."""
+"""The exact outline of a mask as one polygon, for tools that store a region as a single polygon."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ PointXy = tuple[int, int]
 
 
 def outline_xy(mask: BoolMask) -> list[PointXy]:
-    """Return the corners of the outline along the edges of the pixels, in pixels; empty where the mask is.
+    """Return the corners of the outline along the edges of the pixels, in pixels; empty for an empty mask.
 
-    Parts and holes are joined to the first loop by bridges there and back, which enclose nothing: filled by
-    any rule, and by pycocotools, the polygon gives back the mask, pixel for pixel.
+    Lines there and back, which enclose nothing, join parts and holes to the first loop: filled by any rule, and by
+    pycocotools, the polygon is the mask again, pixel for pixel.
     """
     loops = _loops(mask)
     if not loops:
         return []
-    first = loops[0]
-    joined = list(first)
+    joined = list(loops[0])
     for loop in loops[1:]:
-        joined += [first[0], *loop, loop[0]]
+        joined += [joined[0], *loop, loop[0]]
     return joined
 
 
 def _loops(mask: BoolMask) -> list[list[PointXy]]:
-    """Return every closed line between inside and outside, the inside on its right."""
+    """Return every closed line between inside and outside, with the inside on its right."""
     following = _edges(mask)
     loops = []
     while following:
@@ -47,7 +46,7 @@ def _loops(mask: BoolMask) -> list[list[PointXy]]:
 
 
 def _edges(mask: BoolMask) -> dict[PointXy, list[PointXy]]:
-    """Return for every corner of a pixel on the border the corners that edges lead to from there: one or two."""
+    """Return for every corner on the border the one or two corners that its edges lead to."""
     padded = np.pad(mask, 1).astype(np.int8)
     across_rows = np.diff(padded[:, 1:-1], axis=0)
     across_columns = np.diff(padded[1:-1, :], axis=1)

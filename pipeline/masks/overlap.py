@@ -1,4 +1,4 @@
-"""How much masks and boxes overlap, 0 to 1; 0 where both are empty."""
+"""The overlap of masks and boxes, 0 to 1; 0 if both are empty."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def rle_ious(
 ) -> Floats:
     """Return the IoU of every mask with every truth of one image, (D, G).
 
-    crowds: (G,), truths for which the share of the mask that lies in them stands for the IoU.
+    crowds: (G,), truths for which the share of the mask that lies in them replaces the IoU.
     """
     if not masks or not truths:
         return np.zeros((len(masks), len(truths)))

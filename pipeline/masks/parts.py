@@ -14,26 +14,27 @@ Indices = NDArray[np.intp]
 
 
 def largest_part(mask: BoolMask, connectivity: Literal[4, 8] = 8) -> BoolMask:
-    """Return the connected part of a mask (height, width) with the most pixels; of equals the first in reading order.
+    """Return the connected part of a mask (height, width) with the most pixels; the first in reading order of equals.
 
     connectivity: 4 joins pixels by sides, 8 by corners too.
     """
-    return _best_part(mask, np.zeros(0, np.float32), *_NO_PIXELS, connectivity)
+    no_pixels = np.zeros(0, np.intp)
+    return _best_part(mask, np.zeros(0, np.float32), no_pixels, no_pixels, connectivity)
 
 
 def best_supported_part(mask: BoolMask, votes: NDArray[np.float32], rows: Indices, columns: Indices) -> BoolMask:
-    """Return the connected part (by sides and corners) with the most votes; where no part has any, the largest.
+    """Return the part connected by sides and corners with the most votes; the largest if no part has votes.
 
-    mask: (height, width). votes: (V,), the teacher's probability at the pixels (rows, columns). Of equals the first
-    in reading order.
+    mask: (height, width). votes: (V,), the teacher's probability at the pixels (rows, columns). Of equal parts the
+    first in reading order wins.
     """
     return _best_part(mask, votes, rows, columns, connectivity=8)
 
 
 def fill_holes(mask: BoolMask) -> BoolMask:
-    """Return the mask (height, width) with all that it encloses. What reaches the array's border is not enclosed.
+    """Return the mask (height, width) with its holes filled; a hole does not touch the array's border.
 
-    Holes are connected by sides only, since the mask is by corners too.
+    Holes are connected by sides only, since masks are connected by corners too.
     """
     background = np.pad(~mask, 1, constant_values=True).astype(np.uint8)
     _, labels = cv2.connectedComponents(background, connectivity=4)
@@ -41,13 +42,10 @@ def fill_holes(mask: BoolMask) -> BoolMask:
     return filled
 
 
-_NO_PIXELS = (np.zeros(0, np.intp), np.zeros(0, np.intp))
-
-
 def _best_part(
     mask: BoolMask, votes: NDArray[np.float32], rows: Indices, columns: Indices, connectivity: int
 ) -> BoolMask:
-    if not mask.any():  # of an array without a pixel, OpenCV crashes
+    if not mask.any():  # OpenCV crashes for an empty array
         return mask
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=connectivity)
     if count <= 2:

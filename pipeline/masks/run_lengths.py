@@ -1,6 +1,6 @@
-"""Masks as run lengths: pycocotools' RLE, made, read and checked.
+"""Masks as run lengths: makes, reads and checks pycocotools' RLE.
 
-Checked is what pycocotools takes on trust: that a text does not end too early, that runs fill the image.
+pycocotools does not check whether a text ends too early and whether runs fill the image; this module does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.masks.windows import BoolMask, BoxXyxy, Window, window_around
 
 
 class CompressedRle(TypedDict):
-    """What pycocotools calls an RLE: `size` is [height, width], `counts` its run lengths as ASCII bytes."""
+    """A pycocotools RLE: `size` is [height, width], `counts` the run lengths as ASCII bytes."""
 
     size: list[int]
     counts: bytes
@@ -36,7 +36,7 @@ def encode_runs(counts: Sequence[int], height: int, width: int) -> CompressedRle
 
 
 def encode_polygons(polygons_xy: Sequence[Sequence[float]], height: int, width: int) -> CompressedRle:
-    """Encode what polygons (x, y, x, y, …) cover together, as pycocotools draws them; at least one polygon."""
+    """Encode the union of polygons (x, y, x, y, …), at least one, as pycocotools draws them."""
     parts: list[CompressedRle] = coco_mask.frPyObjects(polygons_xy, height, width)
     rle: CompressedRle = parts[0] if len(parts) == 1 else coco_mask.merge(parts)
     return rle
@@ -49,10 +49,7 @@ def decode_mask(rle: CompressedRle) -> BoolMask:
 
 
 def decode_window(rle: CompressedRle, window: Window) -> BoolMask:
-    """Decode what lies in a window of the image: bool (height, width) of the window, a copy in row order.
-
-    The whole mask is dense for a moment.
-    """
+    """Decode a window of the image: bool (height, width) of the window, a copy in row order."""
     return decode_mask(rle)[window.in_image].copy()
 
 
@@ -62,19 +59,19 @@ def area_px(rle: CompressedRle) -> int:
 
 
 def box_xyxy(rle: CompressedRle) -> BoxXyxy:
-    """Return the tight box of a mask; four zeros where it has no pixel."""
-    x, y, width, height = coco_mask.toBbox(rle).tolist()
+    """Return the tight box of a mask; four zeros if it has no pixel."""
+    x, y, width, height = box_xywh(rle)
     return x, y, x + width, y + height
 
 
 def box_xywh(rle: CompressedRle) -> tuple[float, float, float, float]:
-    """Return the tight box of a mask as left, top, width, height; four zeros where it has no pixel."""
+    """Return the tight box of a mask as left, top, width, height; four zeros if it has no pixel."""
     x, y, width, height = coco_mask.toBbox(rle).tolist()
     return x, y, width, height
 
 
 def tight_window(rle: CompressedRle) -> Window:
-    """Return the window that the pixels of a mask take up; `NOTHING` where it has no pixel."""
+    """Return the tight window of a mask; `NOTHING` if it has no pixel."""
     return window_around(box_xyxy(rle))
 
 
@@ -86,16 +83,16 @@ _MAX_RUN_CHARACTERS = 6
 
 
 def counts_problem(total: int, shortest: int, pixels: int) -> str | None:
-    """Say what is wrong with run lengths of this sum and this shortest run, for an image of so many pixels."""
+    """Return what is wrong with run lengths of this sum and this shortest run, for an image of so many pixels."""
     if shortest < 0:
         return "holds a negative run length"
     return f"adds up to {total} pixels, the image has {pixels}" if total != pixels else None
 
 
 def compressed_counts_problems(counts: Sequence[str], pixels: Sequence[int]) -> list[str | None]:
-    """Say of each compressed RLE's text what is wrong with its run lengths, given its image's pixel count.
+    """Return for each compressed RLE's text what is wrong with its run lengths, given its image's pixel count.
 
-    All are decoded in one sweep of numpy: pycocotools cannot tell, and Python takes 10 times as long.
+    Decode all at once with NumPy: pycocotools does not check them, and a loop in Python takes 10 times as long.
     """
     codes = np.frombuffer("".join(counts).encode("ascii"), dtype=np.uint8) - 48
     run_ends = np.flatnonzero(codes < 32) + 1  # in characters, as are the next two
@@ -118,7 +115,7 @@ def compressed_counts_problems(counts: Sequence[str], pixels: Sequence[int]) -> 
 def _stored_values(
     codes: NDArray[np.uint8], run_starts: NDArray[np.int64], run_characters: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Return the signed numbers that stand in the text; their characters past the sixth are not read."""
+    """Return the signed numbers in the text, without their characters after the sixth."""
     values = (codes[run_starts] & 31).astype(np.int64)
     last = codes[run_starts]
     longer = np.arange(len(run_starts))
@@ -134,13 +131,13 @@ def _stored_values(
 def _undo_differences(
     stored: NDArray[np.int64], starts: NDArray[np.int64], ends: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Sum up the runs of several texts, which from the fourth on are differences to the run before the last."""
+    """Return the runs of several texts; from the fourth on, a text stores the difference to the run before the last."""
     stored = stored.copy()
     third = starts[ends - starts > 2] + 2
     stored[third] -= stored[third - 2]  # the third too, from here on
     lengths = np.empty_like(stored)
     for parity in (0, 1):
-        # Every other run of the whole sweep, summed up; less what the texts before its own have added.
+        # Sum every other run of all texts, then subtract the sums of the texts before.
         sums = np.cumsum(stored[parity::2])
         begin, end = (starts + 1 - parity) // 2, (ends + 1 - parity) // 2
         before = np.concatenate(([0], sums))[begin]

@@ -1,4 +1,4 @@
-"""Soft masks in 4 KiB: the probabilities around one instance, on a small grid, in 8 bits."""
+"""Soft masks in 4 KiB: the probabilities around one instance, on a small grid, with 8 bits each."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from pipeline.masks.windows import BoolMask, BoxXyxy, Window
 
 SOFT_MASK_SIDE = 64
 
-# How far the crop reaches beyond the instance's box on every side: a share of the box's side, or pixels if
-# that is more. Refinement searches for background and for missing parts there.
 CROP_MARGIN = 0.25
 MIN_MARGIN_PX = 2.0
+"""Margin of the crop around the instance's box: a share of the box's side, or these pixels if they are more.
+
+Refinement searches for background and for missing parts in the margin.
+"""
 
 _RAMP_SIDE = 256
-"""Pixels along the longer side of the crop that a binary mask is softened in, at most."""
+"""Most pixels along the longer side of the crop in which a binary mask is softened."""
 
-_MOST_LOGIT = 20.0
-"""Where a logistic function is as good as flat."""
+_MOST_LOGIT = 20.0  # the logistic function is flat beyond it
 
 _RAMP_PX = 0.7
 _RAMP_SHARE = 0.03
-"""How soft the edge of a binary mask becomes: pixels, and a share of the square root of its area."""
+"""Width of the soft edge of a binary mask: pixels, and a share of the square root of its area."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class SoftMask:
-    """The probability that each part of a crop belongs to the instance; outside of the crop it is 0.
+    """The probability that each part of a crop belongs to the instance; it is 0 outside the crop.
 
     crop_box_xyxy: edges of the crop in pixels of the full image, whole numbers, x1 and y1 exclusive.
     probabilities: (SOFT_MASK_SIDE, SOFT_MASK_SIDE) uint8, 255 is 1.0. The grid divides the crop evenly.
@@ -72,14 +73,11 @@ def make_soft_mask(probability: NDArray[np.float32], box_xyxy: BoxXyxy) -> SoftM
 
 
 def soften(mask: CompressedRle) -> SoftMask:
-    """Make a soft mask for a binary one: a half on its outline, falling outwards and rising inwards.
-
-    The mask must have a pixel.
-    """
+    """Make a soft mask of a binary one with at least a pixel: 0.5 on its outline, less outside, more inside."""
     height, width = mask["size"]
     crop = _crop_around(box_xyxy(mask), height, width)
     inside = 255 * decode_window(mask, crop).view(np.uint8)
-    # What is stored is coarse: there is no need for distances between millions of pixels.
+    # The stored grid is coarse: distances between millions of pixels are not needed.
     shrink = max(1.0, max(crop.width, crop.height) / _RAMP_SIDE)
     size = (ceil(crop.width / shrink), ceil(crop.height / shrink))
     covered = cv2.resize(inside, size, interpolation=cv2.INTER_AREA) > 127
@@ -94,7 +92,7 @@ def crop_probability(soft_mask: SoftMask) -> NDArray[np.float32]:
 
 
 def paint_soft_mask(soft_mask: SoftMask, width: int, height: int) -> NDArray[np.float32]:
-    """Return the full-size probability map, float32 (height, width), 0 outside of the crop."""
+    """Return the full-size probability map, float32 (height, width), 0 outside the crop."""
     probability = np.zeros((height, width), dtype=np.float32)
     probability[soft_mask.window.in_image] = crop_probability(soft_mask)
     return probability
@@ -122,8 +120,8 @@ def _quantised(probability: NDArray[np.float32], crop: Window) -> SoftMask:
 
 
 def _resized(values: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
-    # One axis at a time: a long thin crop shrinks along one and grows along the other, and averaging (which
-    # loses no thin part) is for shrinking only.
+    # One axis at a time: a long thin crop shrinks along one and grows along the other, and only shrinking needs
+    # averaging, which keeps thin parts.
     for size, axis in ((width, 1), (height, 0)):
         shrinks = size < values.shape[axis]
         target = (size, values.shape[0]) if axis == 1 else (values.shape[1], size)

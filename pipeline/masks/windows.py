@@ -27,26 +27,26 @@ class Window:
 
     @property
     def width(self) -> int:
-        """Count the columns."""
+        """Return the number of columns."""
         return self.x1 - self.x0
 
     @property
     def height(self) -> int:
-        """Count the rows."""
+        """Return the number of rows."""
         return self.y1 - self.y0
 
     @property
     def is_empty(self) -> bool:
-        """Say whether it holds no pixel."""
+        """Return whether it has no pixel."""
         return self.x1 <= self.x0 or self.y1 <= self.y0
 
     def __and__(self, other: Window) -> Window:
-        """Return what both hold; `NOTHING` if that is no pixel."""
+        """Return the intersection; `NOTHING` if it has no pixel."""
         both = Window(max(self.x0, other.x0), max(self.y0, other.y0), min(self.x1, other.x1), min(self.y1, other.y1))
         return NOTHING if both.is_empty else both
 
     def contains(self, other: Window) -> bool:
-        """Say whether the other lies wholly within this one."""
+        """Return whether the other window lies within this one."""
         return self & other == other
 
     def moved(self, dx: int, dy: int) -> Window:
@@ -74,7 +74,7 @@ NOTHING = Window(0, 0, 0, 0)
 
 
 def whole_image(height: int, width: int) -> Window:
-    """Return all of an image."""
+    """Return the window of a whole image."""
     return Window(0, 0, width, height)
 
 
@@ -85,7 +85,7 @@ def window_around(box_xyxy: BoxXyxy) -> Window:
 
 
 def nonzero_window(array: NDArray[Any]) -> Window:
-    """Return the smallest window of an array (height, width) that covers all that is not zero, or `NOTHING`."""
+    """Return the smallest window that covers all values of an array (height, width) that are not zero, or `NOTHING`."""
     rows = np.flatnonzero(array.any(axis=1))
     columns = np.flatnonzero(array.any(axis=0))
     if not rows.size:

@@ -1,4 +1,4 @@
-"""Asking SAM about instances: prompts in, one cleaned mask each out, with what SAM itself says of it."""
+"""Asks SAM about instances: a prompt for each, and one cleaned mask with SAM's own measures as the answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.sam.frame import full_logits
 from pipeline.sam.prompt import Candidates, Prompt
 
 PROMPTS_AT_ONCE = 256
-"""Instances whose candidates are in memory at once: 200 MB of logits for SAM's own low-resolution side of 256."""
+"""Instances whose candidates are in memory at once: 200 MB of logits for a low-resolution side of 256."""
 
 BAND_PIXELS = 1 << 22
 """Pixels of a mask that are interpolated at once."""
@@ -33,7 +33,7 @@ EmbeddingsT = TypeVar("EmbeddingsT")
 
 
 class Engine(Protocol[EmbeddingsT]):
-    """What refinement needs of SAM; `pipeline.sam.engine.SamEngine` has it."""
+    """The part of `pipeline.sam.engine.SamEngine` that refinement uses."""
 
     @property
     def input_side(self) -> int: ...
@@ -53,9 +53,8 @@ class Engine(Protocol[EmbeddingsT]):
 class Question:
     """One instance to ask SAM about.
 
-    image_id, instance: whose it is; they seed its random numbers. view: index of the pixels that SAM sees it in,
-    among the images asked about. window: the part of the image that these show. soft_mask: the teacher's, in pixels
-    of the image.
+    image_id, instance: they seed its random numbers. view: index of its view among the given images. window: the part
+    of the image that the view shows. soft_mask: the teacher's, in pixels of the image.
     """
 
     image_id: int
@@ -67,7 +66,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """SAM's mask of one instance, cleaned, in pixels of its image; empty where SAM sees nothing."""
+    """SAM's mask of one instance, cleaned, in pixels of its image; it may be empty."""
 
     mask: CropMask
     candidate: int
@@ -93,7 +92,7 @@ def ask(
 
 @dataclass(frozen=True)
 class _Asked:
-    """A question with all that its prompt is made of, in the frame of its view."""
+    """A question with its prompt and soft mask, in the frame of its view."""
 
     question: Question
     frame: LowresFrame
@@ -116,7 +115,7 @@ class _Asked:
 def _decode(
     asked: Sequence[_Asked], embeddings: EmbeddingsT, engine: Engine[EmbeddingsT], settings: RefineSettings
 ) -> list[Choice]:
-    """Return the candidates chosen in the last pass; every pass but the first is shown those of the one before."""
+    """Return the candidates chosen in the last pass; each later pass gets those of the pass before as prompts."""
     views = [each.question.view for each in asked]
     prompts = [each.prompt for each in asked]
     choices: list[Choice] = []
@@ -162,7 +161,7 @@ def _answer(asked: _Asked, choice: Choice, settings: RefineSettings) -> Answer:
 
 
 def _interpolated(logits_lowres: NDArray[np.float32], frame: LowresFrame, region: Window) -> NDArray[np.bool_]:
-    """Return the mask in a region of its view, (height, width), made in bands of rows: logits take 4 bytes a pixel."""
+    """Return the mask in a region of its view, (height, width), made in bands of rows to keep few logits in memory."""
     mask = np.empty((region.height, region.width), dtype=np.bool_)
     band_rows = max(1, BAND_PIXELS // max(1, region.width))
     for y0 in range(region.y0, region.y1, band_rows):
@@ -173,7 +172,7 @@ def _interpolated(logits_lowres: NDArray[np.float32], frame: LowresFrame, region
 
 
 def _votes(view: SoftView, region: Window) -> tuple[NDArray[np.float32], NDArray[np.intp], NDArray[np.intp]]:
-    """Return the soft mask's probabilities within a region, and the rows and columns in it that they are for."""
+    """Return the soft mask's probabilities within a region, and their rows and columns in it."""
     rows, columns = np.indices(view.probability.shape)
     points_xy = view.points_xy(rows.ravel(), columns.ravel())
     xs = np.floor(points_xy[:, 0]).astype(np.intp) - region.x0

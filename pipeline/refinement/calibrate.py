@@ -1,10 +1,9 @@
-"""Fitting the gate on labelled instances that the teacher did not train on.
+"""Fits the gate on labelled instances that the teacher did not train on.
 
-Five to fifty instances are what a user can spare, so little is fitted: at most two thresholds out of a short
-list, each at a quantile. A rule with more thresholds is taken only if, on instances left out of its fit, it
-beats the simpler one by more than the standard error of the difference. The simplest rules of all, always
-SAM's mask and always the teacher's, are candidates of every fit: on the given instances the fitted gate is
-never worse than the better of the two.
+A user has five to fifty such instances, so the fit is small: at most two thresholds, each at one of a few quantiles.
+A rule with more thresholds wins only if, on instances left out of its fit, it is better than the simpler one by more
+than the standard error of the difference. The rules "always SAM's mask" and "always the teacher's" are candidates of
+every fit: on the given instances the fitted gate is never worse than the better of these two.
 """
 
 from __future__ import annotations
@@ -24,21 +23,21 @@ THRESHOLD_SETS: tuple[tuple[tuple[int, ...], ...], ...] = (
     ((0,), (1,), (2,), (3,)),
     ((0, 1), (0, 2), (0, 3)),
 )
-"""Which measures get a threshold: indices into `MEASURES`; the simplest rules first, one tuple a level."""
+"""Measures that get a threshold, as indices into `MEASURES`; a tuple for each level, the simplest rules first."""
 
 QUANTILES = 9
 FOLDS = 10
 MIN_INSTANCES = 8
 """With fewer instances no threshold is fitted."""
 RIDGE = 0.05
-"""Pulls the lines of expected IoU towards flat ones; as much as a few instances weigh."""
+"""Pulls the lines of expected IoU towards flat ones, with the weight of a few instances."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class GateSample(Measures):
-    """One labelled instance: the measures of SAM's mask, and both masks' IoU with the truth; 0..1."""
+    """One labelled instance: the measures of SAM's mask, and the IoU of both masks with the truth, 0..1."""
 
     teacher_iou: float
     sam_iou: float
@@ -46,10 +45,10 @@ class GateSample(Measures):
 
 @dataclass(frozen=True)
 class CalibratedGate:
-    """A fitted gate and what is known of it. IoUs are means over the given instances.
+    """A fitted gate and its measured quality. IoUs are means over the given instances.
 
-    expected_gain: mean IoU gained over the better of always-SAM and always-teacher, on instances left out of
-    the whole fit; gain_error: its standard error.
+    expected_gain: mean IoU gained over the better of always-SAM and always-teacher, on instances left out of the fit;
+    gain_error: its standard error.
     """
 
     gate: Gate
@@ -62,25 +61,25 @@ class CalibratedGate:
 
     @property
     def summary(self) -> str:
-        """The rule, the means and the expected gain, in words."""
+        """Return the rule, the means and the expected gain, in words."""
         return (
-            f"{describe_thresholds(self.gate.thresholds)}; mean IoU on {self.instances} labelled instances: "
+            f"{_described(self.gate.thresholds)}; mean IoU on {self.instances} labelled instances: "
             f"teacher {self.teacher_iou:.3f}, SAM {self.sam_iou:.3f}, gated {self.gated_iou:.3f}; "
             f"expected gain on others {self.expected_gain:+.3f} ± {self.gain_error:.3f}"
         )
 
 
 def calibrate(samples: Sequence[GateSample], start: Gate) -> CalibratedGate:
-    """Fit the gate; the order of the samples plays no part.
+    """Fit the gate, independently of the order of the samples.
 
-    start: the gate by fixed thresholds. Its thresholds stay where no other rule does better, and instances that
-    it drops get neither mask whatever the fit says, so they are left out of it.
+    start: the gate with fixed thresholds. Its thresholds stay if no other rule is better. Instances that it drops are
+    left out of the fit, since they get neither mask.
     """
     rows = _rows(sample for sample in samples if sample.agreement >= start.drop_below_agreement)
     if not len(rows):
         raise StageError(
             "the gate cannot be calibrated: no labelled instance that the teacher did not train on was found by "
-            "it and refined; give more labelled images, or set refine.gate to 'fixed'"
+            "the teacher and refined; give more labelled images, or set refine.gate to 'fixed'"
         )
     fixed_rules = np.array([_rule(start.thresholds), _SAM_ALWAYS, _TEACHER_ALWAYS])
     fit = partial(_fit, fixed_rules=fixed_rules)
@@ -103,8 +102,7 @@ def calibrate(samples: Sequence[GateSample], start: Gate) -> CalibratedGate:
     )
 
 
-def describe_thresholds(thresholds: Thresholds | None) -> str:
-    """When SAM's mask is taken, in words."""
+def _described(thresholds: Thresholds | None) -> str:
     if thresholds is None:
         return "always the teacher's mask"
     asked = [
@@ -119,7 +117,7 @@ def describe_thresholds(thresholds: Thresholds | None) -> str:
 _SAM_ALWAYS = np.zeros(len(MEASURES))
 _TEACHER_ALWAYS = np.array([np.inf, *np.zeros(len(MEASURES) - 1)])
 
-# Columns of the samples as rows: the measures, then these.
+# Columns of a row: the measures, then these.
 _TEACHER, _SAM = len(MEASURES), len(MEASURES) + 1
 
 
@@ -128,7 +126,7 @@ def _rule(thresholds: Thresholds | None) -> Floats:
 
 
 def _rows(samples: Iterable[GateSample]) -> Floats:
-    """Samples as sorted rows: folds are dealt out by place, so that the order must not matter."""
+    """Return samples as sorted rows, since the folds depend on their order."""
     ordered = sorted(astuple(sample) for sample in samples)
     rows = np.array(ordered, dtype=np.float64).reshape(-1, len(fields(GateSample)))
     if not ((rows >= 0) & (rows <= 1)).all():
@@ -137,31 +135,30 @@ def _rows(samples: Iterable[GateSample]) -> Floats:
 
 
 def _outcome(rules: Floats, rows: Floats) -> Floats:
-    """IoU with the truth of the masks that rules (..., measures) take, for every row: (..., rows)."""
+    """Return the IoU with the truth of the masks that rules (..., measures) choose, for every row: (..., rows)."""
     takes_sam = (rows[:, : len(MEASURES)] >= rules[..., np.newaxis, :]).all(axis=-1)
     return np.where(takes_sam, rows[:, _SAM], rows[:, _TEACHER])
 
 
 def _best(rules: Sequence[Floats] | Floats, rows: Floats) -> Floats:
-    """The rule with the highest mean; of equals the first."""
+    """Return the rule with the highest mean; the first of equals."""
     stacked = np.asarray(rules)
     best: Floats = stacked[int(_outcome(stacked, rows).mean(axis=-1).argmax())]
     return best
 
 
 def _grid(values: Floats) -> Floats:
-    """At most `QUANTILES` thresholds, each halfway between two neighbouring values."""
+    """Return at most `QUANTILES` thresholds, each halfway between two neighbouring values."""
     distinct = np.unique(values)
     halfway: Floats = (distinct[:-1] + distinct[1:]) / 2
     if halfway.size <= QUANTILES:
         return halfway
-    places = np.linspace(0, halfway.size - 1, QUANTILES + 2)[1:-1].round().astype(int)
-    spread: Floats = halfway[places]
+    spread: Floats = halfway[np.linspace(0, halfway.size - 1, QUANTILES + 2)[1:-1].round().astype(int)]
     return spread
 
 
 def _fit_thresholds(rows: Floats, measures: tuple[int, ...], fixed_rules: Floats) -> Floats:
-    """The best of the fixed rules and of those with thresholds on these measures; of equals the first."""
+    """Return the best of the fixed rules and of those with thresholds on these measures; the first of equals."""
     grids = np.meshgrid(*(_grid(rows[:, measure]) for measure in measures), indexing="ij")
     fitted = np.zeros((grids[0].size if grids else 0, len(MEASURES)))
     for measure, grid in zip(measures, grids, strict=True):
@@ -170,7 +167,7 @@ def _fit_thresholds(rows: Floats, measures: tuple[int, ...], fixed_rules: Floats
 
 
 def _fit(rows: Floats, fixed_rules: Floats) -> Floats:
-    """The rule with as many thresholds as held-out instances speak for."""
+    """Return the rule with as many thresholds as held-out instances support."""
 
     def held_out(measures: tuple[int, ...]) -> Floats:
         return _held_out(rows, partial(_fit_thresholds, measures=measures, fixed_rules=fixed_rules))
@@ -180,15 +177,15 @@ def _fit(rows: Floats, fixed_rules: Floats) -> Floats:
         outcome = held_out(chosen)
         for level in THRESHOLD_SETS:
             rivals = [held_out(measures) for measures in level]
-            place = int(np.mean(rivals, axis=1).argmax())
-            gain = rivals[place] - outcome
+            index = int(np.mean(rivals, axis=1).argmax())
+            gain = rivals[index] - outcome
             if gain.mean() > _standard_error(gain):
-                chosen, outcome = level[place], rivals[place]
+                chosen, outcome = level[index], rivals[index]
     return _fit_thresholds(rows, chosen, fixed_rules)
 
 
 def _held_out(rows: Floats, fit: Callable[[Floats], Floats]) -> Floats:
-    """For every row the outcome of a rule that was fitted without its fold."""
+    """Return for every row the outcome of a rule that was fitted without its fold."""
     fold = np.arange(len(rows)) % FOLDS
     outcome = np.empty(len(rows))
     for held in np.unique(fold):
@@ -203,7 +200,7 @@ def _standard_error(values: Floats) -> float:
 
 
 def _line(measure: Floats, iou: Floats) -> IouLine:
-    """Least squares with a pull towards flat; never falling."""
+    """Fit a line that never falls by least squares, pulled towards a flat one."""
     centred = measure - measure.mean()
     slope = max(0.0, float(centred @ (iou - iou.mean())) / (float(centred @ centred) + RIDGE))
     return IouLine(intercept=float(iou.mean() - slope * measure.mean()), slope=slope)

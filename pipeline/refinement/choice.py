@@ -20,7 +20,7 @@ STABILITY_SHIFT = 1.0
 
 @dataclass(frozen=True)
 class Choice:
-    """The candidate taken. mask_logits_lowres: (lowres_side, lowres_side) float32, padding included.
+    """The chosen candidate. mask_logits_lowres: (lowres_side, lowres_side) float32, padding included.
 
     predicted_iou: SAM's own estimate, cut to 0..1. soft_agreement: soft IoU with the teacher's soft mask.
     stability: IoU of the mask under a shift of its threshold.
@@ -40,7 +40,7 @@ def stability_score(logits: NDArray[np.float32]) -> float:
 
 
 def choose(candidates: Candidates, probability_lowres: NDArray[np.float32], frame: LowresFrame, rule: Rule) -> Choice:
-    """Take the candidate that is best by the rule; of equals the first.
+    """Return the candidate that is best by the rule; the first of equals.
 
     probability_lowres: the teacher's soft mask in the low-resolution frame, (lowres_side, lowres_side).
     """
@@ -48,7 +48,7 @@ def choose(candidates: Candidates, probability_lowres: NDArray[np.float32], fram
     logits = candidates.mask_logits_lowres[:, *shown]
     predicted = np.clip(candidates.predicted_iou.astype(np.float64), 0.0, 1.0)
     agreement = soft_iou(logits > 0, probability_lowres[shown])
-    # SAM's estimates alone are ranked as they are: cut to 1 they would tie.
+    # SAM's estimates alone are not cut to 1: they would tie.
     merits = {
         "predicted_iou": candidates.predicted_iou.astype(np.float64),
         "agreement": agreement,

@@ -1,8 +1,8 @@
-"""Refinement of the masks of a COCO file, annotation by annotation, without an experiment.
+"""Reads and writes COCO files whose masks are refined without an experiment.
 
-Every annotation keeps its id, category, score and whatever else the file says of it. Its mask, box and area are
-those decided on; what was decided, and why, stands under `refinement`. Crowds, empty masks and annotations of
-images that cannot be used keep their masks, and `refinement` says so too. Dropped instances are taken out and listed.
+Every annotation keeps its id, category, score and other keys. Its mask, box and area are those decided on; its key
+`refinement` has the decision and its reason. Crowds, empty masks and annotations of images that cannot be used keep
+their masks. Dropped instances are removed and listed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.coco.model import CocoAnnotation, CocoDataset
+from pipeline.coco.model import CocoDataset
 from pipeline.errors import DatasetError, Problem, StageError, some_of
 from pipeline.files.writing import write_atomically
 from pipeline.labels.dataset_rows import dataset_rows, without_ignored
@@ -27,19 +27,19 @@ UNCHANGED = "unchanged"
 
 @dataclass(frozen=True)
 class RefinedFile:
-    """What became of a file's annotations, by decision, and of its images; failures are reasons by file name."""
+    """The number of annotations by decision, and the reasons of failed images by file name."""
 
     decisions: Mapping[str, int]
     failures: Mapping[str, str]
 
 
 def rows_to_refine(dataset: CocoDataset, scores: Mapping[int, float]) -> Iterator[ImageLabels]:
-    """Yield the annotations to refine as teacher labels, image by image; `scores` by annotation id, else 1."""
+    """Yield the annotations to refine as teacher labels, image by image. scores: by annotation id; default 1."""
     return map(without_ignored, dataset_rows(dataset, scores))
 
 
 def read_scores(path: Path) -> dict[int, float]:
-    """Read the scores of a dataset's annotations, where they have any between 0 and 1, by annotation id."""
+    """Read the scores of a dataset's annotations by annotation id; raise DatasetError for one outside 0..1."""
     annotations = _read(path)["annotations"]
     scores = {each["id"]: each["score"] for each in annotations if "score" in each}
     wrong = [
@@ -53,7 +53,7 @@ def read_scores(path: Path) -> dict[int, float]:
 
 
 def write_refined(source: Path, dataset: CocoDataset, refined: LabelStore, target: Path) -> RefinedFile:
-    """Write the file again with the refined masks in it. StageError, and no file, where not one image could be used."""
+    """Write the file with the refined masks; raise StageError, without a file, if no image could be used."""
     content = _read(source)
     decided: dict[int, InstanceLabel] = {}
     failures: dict[str, str] = {}
@@ -61,9 +61,11 @@ def write_refined(source: Path, dataset: CocoDataset, refined: LabelStore, targe
         if row.status is Status.FAILED:
             failures[row.file_name] = row.message
         else:
-            decided |= _by_annotation(dataset, row)
+            ids = [each.id for each in dataset.instances(row.image_id) if area_px(dataset.rle(each)) > 0]
+            decided |= dict(zip(ids, row.instances, strict=True))
     if failures and not decided:
-        raise StageError(_nothing_could_be_used(failures))
+        reasons = some_of([f"{name}: {reason}" for name, reason in failures.items()])
+        raise StageError(f"no image with masks to refine could be used: {reasons}. Is it the right folder of images?")
     counts: Counter[str] = Counter()
     kept: list[dict[str, Any]] = []
     dropped: list[int] = []
@@ -84,17 +86,6 @@ def write_refined(source: Path, dataset: CocoDataset, refined: LabelStore, targe
     return RefinedFile(dict(counts), failures)
 
 
-def _by_annotation(dataset: CocoDataset, row: ImageLabels) -> dict[int, InstanceLabel]:
-    """Return the instances of a refined row by the ids of the annotations that they were."""
-    refinable = _refinable(dataset, row.image_id)
-    return {annotation.id: instance for annotation, instance in zip(refinable, row.instances, strict=True)}
-
-
-def _nothing_could_be_used(failures: Mapping[str, str]) -> str:
-    lines = [f"{name}: {reason}" for name, reason in failures.items()]
-    return f"no image with masks to refine could be used: {some_of(lines)}. Is it the right folder of images?"
-
-
 def _why_unchanged(dataset: CocoDataset, annotation: Mapping[str, Any], failures: Mapping[str, str]) -> str:
     if annotation.get("iscrowd"):
         return "it is a crowd"
@@ -104,11 +95,7 @@ def _why_unchanged(dataset: CocoDataset, annotation: Mapping[str, Any], failures
 
 def _refined_keys(instance: InstanceLabel, height: int, width: int) -> dict[str, Any]:
     rle: CompressedRle = {"size": [height, width], "counts": instance.rle_counts}
-    measures = {
-        "predicted_iou": instance.predicted_iou,
-        "stability": instance.stability,
-        "agreement": instance.agreement,
-    }
+    measures = {name: getattr(instance, name) for name in ("predicted_iou", "stability", "agreement")}
     return {
         "segmentation": {"size": [height, width], "counts": instance.rle_counts.decode("ascii")},
         "bbox": list(box_xywh(rle)),
@@ -118,11 +105,6 @@ def _refined_keys(instance: InstanceLabel, height: int, width: int) -> dict[str,
             **{name: round(value, 4) for name, value in measures.items() if value is not None},
         },
     }
-
-
-def _refinable(dataset: CocoDataset, image_id: int) -> list[CocoAnnotation]:
-    """Return the annotations that the instances of `rows_to_refine` are of, in their order."""
-    return [each for each in dataset.instances(image_id) if area_px(dataset.rle(each)) > 0]
 
 
 def _read(path: Path) -> dict[str, Any]:

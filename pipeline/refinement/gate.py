@@ -12,7 +12,7 @@ from pipeline.refinement.settings import RefineSettings
 
 @dataclass(frozen=True)
 class Measures:
-    """What is known of SAM's mask of one instance; all in 0..1.
+    """Measures of SAM's mask of one instance, all in 0..1.
 
     agreement: IoU with the teacher's mask. predicted_iou: SAM's own estimate. stability: IoU under a shift of
     SAM's threshold. area_match: the smaller of the two masks' areas over the larger.
@@ -30,7 +30,7 @@ MEASURES: Final = tuple(field.name for field in fields(Measures))
 
 @dataclass(frozen=True)
 class Thresholds:
-    """SAM's mask is taken where every measure reaches its threshold; 0 asks nothing."""
+    """The least that every measure must reach for SAM's mask to be used; 0 lets every mask pass."""
 
     min_agreement: float = 0.0
     min_predicted_iou: float = 0.0
@@ -50,31 +50,23 @@ class IouLine:
     slope: float = 1.0
 
     def at(self, measure: float) -> float:
-        """The value for a measure."""
+        """Return the expected IoU for a measure."""
         return min(1.0, max(0.0, self.intercept + self.slope * measure))
 
 
 _SURE = IouLine(intercept=1.0, slope=0.0)
-"""Of a gate that asks nothing: every mask counts in full."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whose mask is taken, and how sure the gate is of it, 0..1: the IoU with the truth that it expects."""
-
-    decision: Decision
-    confidence: float
+"""The line of a gate without thresholds: every mask counts in full."""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Decides from SAM's measures whose mask an instance gets.
+    """Decides by SAM's measures which mask an instance gets.
 
-    thresholds: what SAM's mask must reach; None takes the teacher's always.
-    drop_below_agreement: below it neither mask is believed.
+    thresholds: those that SAM's mask must reach; None means always the teacher's mask.
+    drop_below_agreement: an instance with a lower agreement is dropped.
     expected_sam: IoU expected of SAM's mask, by its predicted IoU times its agreement.
-    expected_teacher: IoU expected of the teacher's mask, by its agreement with SAM's. Both lines are only a
-        ranking, no estimate, until `calibrate` fits them.
+    expected_teacher: IoU expected of the teacher's mask, by its agreement with SAM's. Both lines only rank masks
+        until `calibrate` fits them.
     """
 
     thresholds: Thresholds | None = Thresholds()
@@ -82,18 +74,21 @@ class Gate:
     expected_sam: IouLine = IouLine()
     expected_teacher: IouLine = IouLine()
 
-    def judge(self, measures: Measures) -> Verdict:
-        """Decide about one instance that has both masks."""
+    def judge(self, measures: Measures) -> tuple[Decision, float]:
+        """Return the decision about one instance that has both masks, and its confidence.
+
+        The confidence, 0..1, is the expected IoU of the chosen mask with the truth.
+        """
         if measures.agreement < self.drop_below_agreement:
-            return Verdict(Decision.DROPPED, 0.0)
+            return Decision.DROPPED, 0.0
         if self.thresholds is not None and self.thresholds.met_by(measures):
             merit = measures.predicted_iou * measures.agreement
-            return Verdict(Decision.SAM, self.expected_sam.at(merit))
-        return Verdict(Decision.TEACHER, self.expected_teacher.at(measures.agreement))
+            return Decision.SAM, self.expected_sam.at(merit)
+        return Decision.TEACHER, self.expected_teacher.at(measures.agreement)
 
 
 def fixed_gate(settings: RefineSettings) -> Gate:
-    """The gate by the thresholds of the settings."""
+    """Return the gate with the thresholds of the settings."""
     return Gate(
         thresholds=Thresholds(
             min_agreement=settings.min_agreement,
@@ -106,19 +101,18 @@ def fixed_gate(settings: RefineSettings) -> Gate:
 
 
 def make_gate(settings: RefineSettings, calibrated: Gate | None = None) -> Gate:
-    """The gate that the settings ask for; `calibrated` is the fitted one that `gate: calibrated` needs."""
+    """Return the gate of the settings; `calibrated` is the fitted gate that `gate: calibrated` needs."""
     if settings.gate == "none":
         return Gate(expected_sam=_SURE, expected_teacher=_SURE)
     if settings.gate == "fixed":
         return fixed_gate(settings)
     if settings.gate == "teacher":
         raise StageError(
-            "refine.gate is 'teacher': every mask would stay as it is, and SAM has nothing to do; set refine.gate to "
-            "'none' or 'fixed'"
+            "refine.gate is 'teacher': every mask would stay as it is; set refine.gate to 'none' or 'fixed'"
         )
     if calibrated is None:
         raise StageError(
-            "refine.gate is 'calibrated', but the gate was not fitted: that takes labelled instances that the "
+            "refine.gate is 'calibrated', but the gate was not fitted: that needs labelled instances that the "
             "teacher did not train on; give some, or set refine.gate to 'fixed'"
         )
     return calibrated

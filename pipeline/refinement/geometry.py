@@ -1,4 +1,4 @@
-"""SAM's low-resolution frame, and how an image lies in it."""
+"""The position of an image in SAM's low-resolution frame."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.sam.frame import resized_hw
 
 @dataclass(frozen=True)
 class LowresFrame:
-    """How one image lies in SAM's low-resolution frame: in the upper left corner, padding right and below.
+    """The position of one image in SAM's low-resolution frame: the upper left corner, padding right and below.
 
     height, width: of the image. input_side: pixels of the square that SAM resizes images into. lowres_side:
     pixels of the square that its mask logits and mask prompts have.
@@ -21,11 +21,6 @@ class LowresFrame:
     width: int
     input_side: int
     lowres_side: int
-
-    @property
-    def input_scale(self) -> float:
-        """Return SAM's input pixels for one pixel of the image."""
-        return self.input_side / max(self.height, self.width)
 
     @property
     def scale_x(self) -> float:
@@ -39,7 +34,7 @@ class LowresFrame:
 
     @property
     def content(self) -> Window:
-        """Return the low-resolution pixels that show any of the image; padding may cut the last ones."""
+        """Return the low-resolution pixels that show a part of the image; the last ones may show padding too."""
         height, width = self._resized_hw
         return Window(
             0,
@@ -49,7 +44,7 @@ class LowresFrame:
         )
 
     def to_lowres(self, window: Window) -> Window:
-        """Return the low-resolution pixels that show any of a window of the image."""
+        """Return the low-resolution pixels that show a part of a window of the image."""
         around = window_around(
             (
                 window.x0 * self.scale_x,
@@ -61,7 +56,7 @@ class LowresFrame:
         return around & self.content
 
     def to_image(self, window_lowres: Window) -> Window:
-        """Return the pixels of the image that low-resolution pixels, interpolated, have a say in."""
+        """Return the pixels of the image whose interpolated values depend on these low-resolution pixels."""
         if window_lowres.is_empty:
             return NOTHING
         # Interpolation carries a value one pixel further on every side.

@@ -1,9 +1,8 @@
-"""Refining the labels of a few images: SAM is asked about every instance, and the gate decides.
+"""Refines the labels of a batch of images: SAM gives a mask for every instance, and the gate decides.
 
-What comes out for an instance depends on its image, that image's labels and the settings, never on what shares
-its batch. Of N instances never N dense masks are held: a mask is dense while it is being made, within the part of
-the image that it takes up, and run lengths after that. Instances that are dropped already, as crowds are, are not
-asked about and stay as they are.
+The result for an instance depends on its image, that image's labels and the settings, never on the rest of its batch.
+At most one mask is dense at a time, within the part of the image that it covers; finished masks are run lengths.
+Instances that are already dropped, such as crowds, are not sent to SAM and stay as they are.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ from pipeline.sam.encoded import EncodedImage, ImageForSam
 class RefineInput:
     """An image and the teacher's labels of it.
 
-    image_rgb: uint8 (height, width, 3); None where `encoded` is there and nothing is refined in crops.
-    encoded: the whole image, where SAM has encoded it before. Crops follow the labels and are always encoded anew.
+    image_rgb: uint8 (height, width, 3); None if `encoded` is given and nothing is refined in crops.
+    encoded: SAM's kept embedding of the whole image. Crops depend on the labels and are always encoded again.
     """
 
     image_rgb: NDArray[np.uint8] | None
@@ -44,14 +43,14 @@ class RefineInput:
 
 @dataclass(frozen=True)
 class RefinedImage:
-    """An image's instances after refinement, in the order given.
+    """An image's refined labels, instances in the order of the teacher's.
 
-    Of an instance class and score are the teacher's, mask, box and area those of the mask decided on; SAM's
-    measures are there for every decision. encoded_views: how often SAM's encoder ran for the image.
+    Class and score of an instance are the teacher's; mask, box and area are those of the mask decided on; SAM's
+    measures are given for every decision. encoded_views: how often SAM's encoder ran for the image.
     """
 
-    instances: tuple[InstanceLabel, ...]
-    encoded_views: int
+    labels: ImageLabels
+    encoded_views: int = 0
 
 
 def refine_images(
@@ -59,14 +58,14 @@ def refine_images(
 ) -> list[RefinedImage]:
     """Refine every instance of every image.
 
-    Raises ImageError where an image does not fit its labels or holds values that are not numbers.
+    Raise ImageError for an image that does not fit its labels, or for labels with values that are not numbers.
     """
     for each in inputs:
         _require_usable(each)
     views = [(index, view) for index, each in enumerate(inputs) for view in _views(each, engine, settings)]
     answers: list[dict[int, Answer]] = [{} for _ in inputs]
     encoded_views: Counter[int] = Counter()
-    # Views of zoomed images come on top of the batch: no more are embedded at once than it has images.
+    # Crops add views to those of the batch: embed no more views at once than the batch has images.
     for first in range(0, len(views), max(1, len(inputs))):
         batch = views[first : first + len(inputs)]
         shown = [_shown(inputs[index], view) for index, view in batch]
@@ -82,7 +81,9 @@ def refine_images(
         for (index, instance), answer in zip(asked, ask(shown, questions, engine, settings), strict=True):
             answers[index][instance] = answer
     return [
-        RefinedImage(_refined(each.labels, answers[index], settings, gate), encoded_views[index])
+        RefinedImage(
+            replace(each.labels, instances=_refined(each.labels, answers[index], settings, gate)), encoded_views[index]
+        )
         for index, each in enumerate(inputs)
     ]
 
@@ -100,7 +101,7 @@ def _require_usable(each: RefineInput) -> None:
 
 
 def _views(each: RefineInput, engine: Engine[EmbeddingsT], settings: RefineSettings) -> list[View]:
-    """Plan the views of one image; dropped instances and those without a pixel are in none of them."""
+    """Plan the views of one image, without its dropped instances and those without a pixel."""
     labels = each.labels
     refinable = [
         index
@@ -139,7 +140,7 @@ def _refined(
 
 
 def _unasked(instance: InstanceLabel) -> InstanceLabel:
-    """Return an instance that SAM was not asked about: a dropped one as it is, one without a pixel dropped."""
+    """Return an instance that was not sent to SAM: a dropped one as it is, one without a pixel dropped."""
     if instance.decision is Decision.DROPPED:
         return replace(instance, soft_mask=None)
     return replace(instance, decision=Decision.DROPPED, gate_confidence=0.0, soft_mask=None)
@@ -154,16 +155,16 @@ def _decided(labels: ImageLabels, teacher: InstanceLabel, answer: Answer, gate: 
         stability=answer.stability,
         area_match=area_match(sam.area, teacher.area),
     )
-    # A mask without a pixel is none to take.
-    verdict = (gate if sam.area else replace(gate, thresholds=None)).judge(measures)
-    chosen = sam if verdict.decision is Decision.SAM else replace(teacher, decision=verdict.decision)
+    # Never use a mask of SAM's without a pixel.
+    decision, confidence = (gate if sam.area else replace(gate, thresholds=None)).judge(measures)
+    chosen = sam if decision is Decision.SAM else replace(teacher, decision=decision)
     return replace(
         chosen,
         predicted_iou=measures.predicted_iou,
         stability=measures.stability,
         agreement=measures.agreement,
         candidate=answer.candidate,
-        gate_confidence=verdict.confidence,
+        gate_confidence=confidence,
         soft_mask=None,
     )
 
@@ -171,7 +172,7 @@ def _decided(labels: ImageLabels, teacher: InstanceLabel, answer: Answer, gate: 
 def _separated(
     labels: ImageLabels, answers: Mapping[int, Answer], refined: Sequence[InstanceLabel]
 ) -> list[InstanceLabel]:
-    """Return the same instances, no pixel claimed twice; one of which nothing is left is dropped, as it was."""
+    """Return the instances with masks that do not overlap; drop one that loses all its pixels, with its old mask."""
     kept = [index for index, each in enumerate(refined) if each.decision is not Decision.DROPPED]
     masks = [
         answers[index].mask if refined[index].decision is Decision.SAM else CropMask.of_rle(labels.rle(refined[index]))

@@ -1,4 +1,4 @@
-"""What SAM is asked about one instance: points, box and mask, each from the teacher's soft mask alone."""
+"""Prompts for SAM about one instance: points, box and mask, each from the teacher's soft mask alone."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ ELASTIC_PROBABILITY = 0.2
 """An elastic box grows over lines that hold a cell at least this probable."""
 
 MASK_LOGIT_LIMIT = 10.0
-"""Logits of mask prompts lie between minus and plus this, as those that SAM itself gives mostly do."""
+"""Largest size of a logit in mask prompts; most of SAM's own logits are smaller."""
 
 MASK_LOGIT_GAIN = 2.0
-"""A teacher's logits are this much flatter than SAM's own."""
+"""Factor from a teacher's logits, which are flatter, to the scale of SAM's."""
 
 MIN_BACKGROUND_CELLS = 2.0
-"""A background point closer than this to the mask tells more about the teacher's error than about background."""
+"""A background point closer than this to the mask may lie on the object, since the teacher's mask is not exact."""
 
 _HIGHEST_PROBABILITY = 1 - 0.5 / 255
-"""What 255 of 255 stands for: half a step below one, so that logits stay finite."""
+"""The probability of the value 255: half a step below one, so that logits stay finite."""
 
 _NO_POINTS = np.zeros((0, 2), dtype=np.float32)
 
 
 def instance_rng(seed: int, image_id: int, instance_index: int) -> np.random.Generator:
-    """Random numbers of one instance: the same in whatever order, batch or process it is refined."""
-    # Negative ids and ids of more than 32 bits are legal; two words hold any of them.
+    """Return the random numbers of one instance, which do not depend on order, batch or process."""
+    # Two words hold any id, also a negative one or one of more than 32 bits.
     low, high = image_id & 0xFFFFFFFF, image_id >> 32 & 0xFFFFFFFF
     return np.random.default_rng(np.random.SeedSequence([seed, low, high, instance_index]))
 
 
 def logits_of(probability: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Log odds, finite for every probability from 0 to 1."""
+    """Return log odds, finite for every probability from 0 to 1."""
     clipped = np.clip(probability, 1 - _HIGHEST_PROBABILITY, _HIGHEST_PROBABILITY)
     logits: NDArray[np.float32] = np.log(clipped / (1 - clipped))
     return logits
 
 
 def sampled_points(view: SoftView, count: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Up to `count` different cells inside the mask, drawn by the softmax of their logits: (P, 2), pixels."""
+    """Draw up to `count` different cells inside the mask by the softmax of their logits: (P, 2), pixels."""
     rows, columns = np.nonzero(view.inside())
     count = min(count, rows.size)
     if not count:
@@ -58,7 +58,7 @@ def sampled_points(view: SoftView, count: int, rng: np.random.Generator) -> NDAr
 
 
 def center_point(view: SoftView) -> NDArray[np.float32]:
-    """The point inside the mask that is farthest from all outside, the crop's border included: (1, 2), pixels."""
+    """Return the point inside the mask that is farthest from its outside and the crop's border: (1, 2), pixels."""
     inside = view.inside()
     if not inside.any():
         return _NO_POINTS
@@ -68,7 +68,7 @@ def center_point(view: SoftView) -> NDArray[np.float32]:
 
 
 def background_point(view: SoftView) -> NDArray[np.float32]:
-    """The point of the mask's box that is farthest from the mask: (1, 2) in pixels, or none if that is near."""
+    """Return the point in the mask's box that is farthest from the mask: (1, 2), pixels; (0, 2) if it is too near."""
     inside = view.inside()
     box = nonzero_window(inside)
     if box.is_empty:
@@ -81,16 +81,16 @@ def background_point(view: SoftView) -> NDArray[np.float32]:
 
 
 def tight_box(view: SoftView) -> NDArray[np.float32] | None:
-    """The mask's own box, (4,) xyxy in pixels; None for a mask without a cell."""
+    """Return the mask's own box, (4,) xyxy in pixels; None for a mask without a cell."""
     box = nonzero_window(view.inside())
     return None if box.is_empty else view.box_xyxy(box)
 
 
 def elastic_box(view: SoftView, margin: float) -> NDArray[np.float32] | None:
-    """The mask's box, grown on every side as far as the teacher still sees something there.
+    """Return the mask's box, enlarged on every side where the teacher is unsure.
 
-    A side moves out line by line while the next line holds a cell of at least `ELASTIC_PROBABILITY`, at most
-    by `margin` of the box's extent in that direction.
+    A side moves out line by line while the next line has a cell of at least `ELASTIC_PROBABILITY`, at most by `margin`
+    of the box's extent in that direction.
     """
     box = nonzero_window(view.inside())
     if box.is_empty:
@@ -109,7 +109,7 @@ def elastic_box(view: SoftView, margin: float) -> NDArray[np.float32] | None:
 
 
 def mask_logits(probability_lowres: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A soft mask in SAM's low-resolution frame as a mask prompt: logits on the scale of SAM's own answers."""
+    """Return a soft mask in SAM's low-resolution frame as a mask prompt: logits on the scale of SAM's own."""
     logits = MASK_LOGIT_GAIN * logits_of(probability_lowres)
     return np.clip(logits, -MASK_LOGIT_LIMIT, MASK_LOGIT_LIMIT)
 
@@ -121,9 +121,9 @@ def build_prompt(
     settings: RefineSettings,
     rng: np.random.Generator,
 ) -> Prompt:
-    """The prompt that the settings ask for, from a soft mask as a view and in SAM's low-resolution frame.
+    """Return the prompt by the settings, from a soft mask as a view and in SAM's low-resolution frame.
 
-    A soft mask may reach beyond the picture, into what a crop leaves out; no point and no box does.
+    Points and boxes are clipped to the image or crop; the soft mask may reach beyond it.
     """
     far_corner = np.array([frame.width, frame.height], dtype=np.float32)
     positive = [sampled_points(view, settings.points, rng)]
@@ -135,7 +135,7 @@ def build_prompt(
     labels[len(points_xy) - len(negative) :] = 0
     box_xyxy = _box(view, settings)
     return Prompt(
-        # For SAM a pixel's centre has its whole-number indices.
+        # SAM's coordinates of a pixel's centre are whole numbers.
         points_xy_full=np.clip(points_xy - np.float32(0.5), 0, far_corner - 1),
         point_labels=labels,
         box_xyxy_full=None if box_xyxy is None else np.clip(box_xyxy, 0, np.tile(far_corner, 2)),
@@ -150,6 +150,6 @@ def _box(view: SoftView, settings: RefineSettings) -> NDArray[np.float32] | None
 
 
 def _run_length(values: NDArray[np.bool_], most: int) -> int:
-    """How many of the first `most` values are true before one is not."""
+    """Count the true values at the beginning, at most `most`."""
     considered = values[:most]
     return considered.size if considered.all() else int(considered.argmin())

@@ -1,10 +1,10 @@
-"""Refining a shard of images: what a worker is given, and what it does with it."""
+"""The work on one shard of images to refine."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from pipeline.labels.label_store import LabelStore
 from pipeline.labels.label_writing import write_label_shard
 from pipeline.labels.rows import ImageLabels, Status
 from pipeline.refinement.gate import Gate
-from pipeline.refinement.image import RefineInput, refine_images
+from pipeline.refinement.image import RefinedImage, RefineInput, refine_images
 from pipeline.refinement.settings import RefineSettings
 from pipeline.sam.encoded import ENCODED_IMAGES
 from pipeline.sam.engine import SamEngine
@@ -26,18 +26,10 @@ from pipeline.sam.worker import SamChoice, build_engine
 
 
 @dataclass(frozen=True)
-class RefinedRow:
-    """The refined labels of an image, and how often SAM's encoder ran for them."""
-
-    labels: ImageLabels
-    encoded_views: int = 0
-
-
-@dataclass(frozen=True)
 class RefineWork:
     """Refinement of the teacher's labels, shard by shard (see `pipeline.compute.shards.ShardWork`).
 
-    embeddings: a sealed store of those of whole images, to be used in place of SAM's encoder.
+    embeddings: a sealed store of SAM's embeddings of whole images, used instead of its encoder.
     """
 
     teacher_store: Path
@@ -48,17 +40,17 @@ class RefineWork:
     gate: Gate
     embeddings: Path | None = None
 
-    def compute(self, shard: Shard) -> list[RefinedRow]:
-        """The refined labels of a shard's images. Images are read while others are refined."""
+    def compute(self, shard: Shard) -> list[RefinedImage]:
+        """Refine the images of a shard. Images are read while others are refined."""
         store = _open_store(self.teacher_store)
         engine = build_engine(self.sam)
         teacher = [store.by_id(image_id) for image_id in shard.image_ids]
-        rows: dict[int, RefinedRow] = {}
+        rows: dict[int, RefinedImage] = {}
         for batch in read_ahead(teacher, self.sam.batch_images, self._input):
             rows |= self._refined(batch, engine)
         return [rows[image_id] for image_id in shard.image_ids]
 
-    def publish(self, shard: Shard, rows: Sequence[RefinedRow]) -> ShardReport:
+    def publish(self, shard: Shard, rows: Sequence[RefinedImage]) -> ShardReport:
         """Write the shard."""
         refined = [row.labels for row in rows]
         write_label_shard(self.shards_folder, shard.index, refined)
@@ -67,14 +59,12 @@ class RefineWork:
         failures = {labels.file_name: labels.message for labels in refined if labels.status is Status.FAILED}
         return ShardReport(len(rows), dict(counts), failures)
 
-    def given_up(self, image_id: int, reason: str) -> RefinedRow:
-        """The row of an image that kills its workers."""
-        labels = _open_store(self.teacher_store).by_id(image_id)
-        failure = ImageLabels.of_failure(image_id, labels.file_name, reason, labels.width, labels.height)
-        return RefinedRow(failure)
+    def given_up(self, image_id: int, reason: str) -> RefinedImage:
+        """Return the row of an image that kills its workers."""
+        return RefinedImage(_failure(_open_store(self.teacher_store).by_id(image_id), reason))
 
     def _input(self, labels: ImageLabels) -> RefineInput | ImageLabels:
-        """An image with its labels; the row it will have where there is nothing to refine or it cannot be read."""
+        """Read an image with its labels; return its final row if it cannot be read or has nothing to refine."""
         if labels.status is not Status.OK:
             return labels
         encoded = None
@@ -86,25 +76,22 @@ class RefineWork:
             path = resolve_image_path(self.image_root, labels.file_name)
             return RefineInput(read_image(path, (labels.width, labels.height)), labels, encoded)
         except ImageError as error:
-            return _failure(labels, error)
+            return _failure(labels, str(error))
 
-    def _refined(self, batch: Sequence[RefineInput | ImageLabels], engine: SamEngine) -> dict[int, RefinedRow]:
-        rows = {labels.image_id: RefinedRow(labels) for labels in batch if isinstance(labels, ImageLabels)}
+    def _refined(self, batch: Sequence[RefineInput | ImageLabels], engine: SamEngine) -> dict[int, RefinedImage]:
+        rows = {labels.image_id: RefinedImage(labels) for labels in batch if isinstance(labels, ImageLabels)}
         inputs = [each for each in batch if isinstance(each, RefineInput)]
         try:
             refined = refine_images(inputs, engine, self.settings, self.gate) if inputs else []
         except ImageError as error:
             if len(batch) == 1:
-                return {inputs[0].labels.image_id: RefinedRow(_failure(inputs[0].labels, error))}
+                return {inputs[0].labels.image_id: RefinedImage(_failure(inputs[0].labels, str(error)))}
             return {key: row for each in batch for key, row in self._refined([each], engine).items()}
-        for each, image in zip(inputs, refined, strict=True):
-            labels = replace(each.labels, instances=image.instances)
-            rows[labels.image_id] = RefinedRow(labels, image.encoded_views)
-        return rows
+        return rows | {image.labels.image_id: image for image in refined}
 
 
-def _failure(labels: ImageLabels, error: ImageError) -> ImageLabels:
-    return ImageLabels.of_failure(labels.image_id, labels.file_name, str(error), labels.width, labels.height)
+def _failure(labels: ImageLabels, reason: str) -> ImageLabels:
+    return ImageLabels.of_failure(labels.image_id, labels.file_name, reason, labels.width, labels.height)
 
 
 @lru_cache(maxsize=2)

@@ -1,4 +1,4 @@
-"""The samples that the gate is fitted on: refined instances of labelled images, beside the truth."""
+"""The samples that the gate is fitted on: refined instances of labelled images, compared with the truth."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.masks.run_lengths import CompressedRle
 from pipeline.refinement.calibrate import GateSample
 
 MATCH_IOU = 0.3
-"""A teacher's mask shows the truth that it overlaps most from here on: poor masks are what a gate is for."""
+"""Least IoU for a teacher's mask to match a truth; low, since a gate is for poor masks."""
 
 
 def samples_of_stores(teacher: LabelStore, refined: LabelStore, truth: CocoDataset) -> list[GateSample]:
@@ -29,9 +29,9 @@ def samples_of_stores(teacher: LabelStore, refined: LabelStore, truth: CocoDatas
 def gate_samples(
     labels: ImageLabels, refined: Sequence[InstanceLabel], truths: Sequence[CompressedRle]
 ) -> list[GateSample]:
-    """Return the samples of one image: of each teacher's instance that shows one of the truths and has a mask of SAM's.
+    """Return the samples of one image, one for each teacher's instance that matches a truth and has a mask of SAM's.
 
-    refined: the same instances refined with `refine.gate` none, so that every mask of SAM's is seen.
+    refined: the same instances refined without a gate, so that all of SAM's masks are included.
     """
     teacher_rles = [labels.rle(instance) for instance in labels.instances]
     samples = []

@@ -1,4 +1,4 @@
-"""A teacher's soft mask, read on the grids that refinement works on."""
+"""Resamples a teacher's soft mask to the grids of refinement."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pipeline.masks.windows import BoolMask, Window
 from pipeline.refinement.geometry import LowresFrame
 
 VIEW_SIDE = 128
-"""Cells along the longer side of a view, at most; the soft mask itself is stored on fewer."""
+"""Most cells along the longer side of a view; the soft mask itself is stored on fewer."""
 
 
 @dataclass(frozen=True)
 class SoftView:
-    """A soft mask in cells that are square, or as near as whole numbers of cells allow.
+    """A soft mask in cells that are square, as far as whole numbers of cells allow.
 
-    probability: (rows, columns) float32, 0 to 1. Column c and row r cover what begins at
+    probability: (rows, columns) float32, 0 to 1. Column c and row r begin at
     (x0 + c * cell_width, y0 + r * cell_height), in pixels of the image.
     """
 
@@ -32,7 +32,7 @@ class SoftView:
     cell_height: float
 
     def inside(self) -> BoolMask:
-        """Return the cells that are rather inside than not; where no cell is, those above half of the highest value."""
+        """Return the cells with a probability above 0.5; if there are none, those above half of the highest value."""
         threshold = 0.5 * min(1.0, float(self.probability.max()))
         above_half = self.probability > 0.5
         return above_half if above_half.any() else self.probability > threshold
@@ -57,7 +57,7 @@ class SoftView:
 
 
 def soft_view(soft_mask: SoftMask) -> SoftView:
-    """Show the soft mask in cells of one pixel, or larger ones where `VIEW_SIDE` asks for them."""
+    """Return the soft mask in cells of one pixel, or larger ones if it has more pixels than `VIEW_SIDE`."""
     crop = soft_mask.window
     cell_px = max(1.0, max(crop.width, crop.height) / VIEW_SIDE)
     columns, rows = (max(1, round(side / cell_px)) for side in (crop.width, crop.height))
@@ -66,7 +66,7 @@ def soft_view(soft_mask: SoftMask) -> SoftView:
 
 
 def soft_lowres(soft_mask: SoftMask, frame: LowresFrame) -> NDArray[np.float32]:
-    """Show the soft mask in SAM's low-resolution frame: (lowres_side, lowres_side) float32, 0 to 1, 0 in padding."""
+    """Return the soft mask in SAM's low-resolution frame: (lowres_side, lowres_side) float32, 0 to 1, 0 in padding."""
     lowres = np.zeros((frame.lowres_side, frame.lowres_side), dtype=np.float32)
     crop = soft_mask.window
     target = frame.to_lowres(crop)
@@ -80,7 +80,7 @@ def soft_lowres(soft_mask: SoftMask, frame: LowresFrame) -> NDArray[np.float32]:
         (target.x1 / frame.scale_x - crop.x0) * cells_x,
         (target.y1 / frame.scale_y - crop.y0) * cells_y,
     )
-    # Whole low-resolution pixels reach a little beyond the crop: its outermost cells are repeated there.
+    # Whole low-resolution pixels reach a little beyond the crop: repeat its outermost cells.
     left, top = max(0, ceil(-edges[0])), max(0, ceil(-edges[1]))
     right, bottom = max(0, ceil(edges[2] - grid.width)), max(0, ceil(edges[3] - grid.height))
     padded = Image.fromarray(np.pad(np.asarray(grid), ((top, bottom), (left, right)), mode="edge"))
@@ -91,5 +91,4 @@ def soft_lowres(soft_mask: SoftMask, frame: LowresFrame) -> NDArray[np.float32]:
 
 
 def _grid(soft_mask: SoftMask) -> Image.Image:
-    """Return the stored probabilities as a float image, 0 to 1."""
     return Image.fromarray(soft_mask.probabilities.astype(np.float32) / np.float32(255))

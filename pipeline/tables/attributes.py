@@ -1,4 +1,4 @@
-"""Reading the attributes of a sealed table: never those of another format or version, never damaged ones."""
+"""Reads the attributes of a sealed table; refuses damaged ones and those of another format or version."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def content_digest(
 
 
 def read_stated_format(path: Path) -> StatedFormat:
-    """Return what the table at a path says that it is; StoreError where there is no table."""
+    """Return the format that a table says it has; raise StoreError if there is no table."""
     return _raw_attributes(path, "tables")[1]
 
 
 def read_attributes(path: Path, table_format: TableFormat[A]) -> A:
-    """Return the attributes of the table at a path; StoreError where there is none that this program can read.
+    """Return the attributes of the table at a path; raise StoreError if this program cannot read it.
 
-    They are those that were sealed, but for the provenance, which nothing can be held against.
+    Everything but the provenance, which no digest covers, is checked to be as it was sealed.
     """
     metadata, content = path / ZARR_METADATA, table_format.content
     raw, stated = _raw_attributes(path, content)
@@ -83,7 +83,7 @@ def _raw_attributes(path: Path, content: str) -> tuple[msgspec.Raw, StatedFormat
 
 
 def _contradiction(table_format: TableFormat[A], attributes: TableAttributes) -> str:
-    """Return what in the attributes does not fit the rest of them; empty where all does."""
+    """Return why the attributes contradict each other; empty if they do not."""
     if attributes.sizes.keys() != table_format.size_names:
         return "sizes does not have the sizes of the format"
     if attributes.rows.keys() != set(table_format.tables):

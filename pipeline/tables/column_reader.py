@@ -1,9 +1,9 @@
-"""Read single chunks of a column, straight from its files.
+"""Reads single chunks of a column, straight from its files.
 
-zarr reads the same files, and a test holds the two against each other; but it starts an event loop, hands
-every chunk through threads and reads a file's index anew for each: milliseconds where the file and the
-decompression take a tenth of one, and half a second to import in every process of a training's loader. A
-store has one chain of codecs and one layout, so that what is left to do here is small.
+zarr reads the same files, and a test compares the two. But zarr starts an event loop, passes every chunk through
+threads and reads a file's index for every chunk: milliseconds, where reading and decompressing take a tenth of one.
+Its import takes half a second in every process of a training's loader. This reader is small, since all tables have
+the same codecs and layout.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _INDEX_ENTRY_BYTES = 16  # offset and length of a chunk within its file
 
 
 def chunk_file(column: Column, number: int) -> Path:
-    """Return where a file of a column's chunks lies within its table."""
+    """Return the path of a file of a column's chunks within its table."""
     return Path(column.name, "c", str(number), *"0" * len(column.row_shape))
 
 
 class ColumnReader:
-    """One column of a table on the disk. It keeps no file open: threads and forked processes may share it."""
+    """One column of a table on disk. It keeps no file open: threads and forked processes may share it."""
 
     def __init__(self, store_path: Path, column: Column, rows: int) -> None:
         self.column = column
@@ -43,7 +43,7 @@ class ColumnReader:
         self._indexes: dict[int, list[list[int]]] = {}
 
     def chunk(self, number: int) -> NDArray[Any]:
-        """Return the rows of one chunk, read-only; StoreError where it is missing or does not match its checksum."""
+        """Return the rows of one chunk, read-only; raise StoreError if it is missing or does not match its checksum."""
         file, index = divmod(number, self._chunks_per_file)
         path = self._store_path / chunk_file(self.column, file)
         if file not in self._indexes:
@@ -56,24 +56,24 @@ class ColumnReader:
         return values.reshape(-1, *self.column.row_shape)[: self.layout.rows - number * self.layout.chunk_rows]
 
     def chunks(self) -> Iterator[NDArray[Any]]:
-        """Return all chunks that hold rows, in order."""
+        """Return all chunks with rows, in order."""
         return map(self.chunk, range(-(-self.layout.rows // self.layout.chunk_rows)))
 
     def digest(self) -> str:
-        """Return the xxh3-128 of all values, as a table's attributes have it."""
+        """Return the xxh3-128 of all values, as in the table's attributes."""
         digest = xxhash.xxh3_128()
         for values in self.chunks():
             digest.update(values.tobytes())
         return digest.hexdigest()
 
     def _read_index(self, path: Path) -> list[list[int]]:
-        """Return offset and size of every chunk of a file; they lie at its end."""
+        """Return offset and size of every chunk of a file, stored at its end."""
         size = self._chunks_per_file * _INDEX_ENTRY_BYTES + _CHECKSUM_BYTES
         entries: list[list[int]] = np.frombuffer(self._read(path, -size, size), dtype="<u8").reshape(-1, 2).tolist()
         return entries
 
     def _read(self, path: Path, offset: int, size: int) -> bytes:
-        """Return a part of a file, checked and without its checksum. A negative offset is from the end."""
+        """Return a part of a file without its checksum, which is checked. A negative offset counts from the end."""
         try:
             descriptor = os.open(path, os.O_RDONLY)
             try:

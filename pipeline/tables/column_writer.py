@@ -1,6 +1,6 @@
-"""Writing the Zarr arrays of a table, with the layout and the codecs that `column_reader.ColumnReader` reads.
+"""Writes the Zarr arrays of a table, with the layout and the codecs that `column_reader.ColumnReader` reads.
 
-zarr takes half a second to import: it is imported where something is written, not where a worker starts.
+zarr takes half a second to import: functions that write import it, so that workers start without it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def create_table(path: Path) -> zarr.Group:
 
 
 def create_column(group: zarr.Group, column: Column, rows: int) -> zarr.Array[Any]:
-    """Make an array of so many rows; writing rows that begin and end with a file's touches that file alone."""
+    """Make an array of so many rows; writing the rows of one file touches that file alone."""
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
     cut = layout(column, rows)
@@ -43,13 +43,13 @@ def create_column(group: zarr.Group, column: Column, rows: int) -> zarr.Array[An
         fill_value=0,
         dimension_names=(column.table, *(None,) * len(column.row_shape)),
         attributes={"meaning": column.meaning},
-        # A chunk that is not there would read as zeros: with all of them there, a lost one can be told.
+        # A missing chunk would read as zeros: write all chunks, so that a lost one is noticed.
         config={"write_empty_chunks": True},
     )
 
 
 class ColumnWriter:
-    """Writes one column in whole files, however its values arrive."""
+    """Writes one column in whole files, from shards of any size."""
 
     def __init__(self, group: zarr.Group, column: Column, rows: int) -> None:
         self._column = column
@@ -61,24 +61,24 @@ class ColumnWriter:
         self._digest = xxhash.xxh3_128()
         self._pointed_rows = 0
         if column.points_into:
-            self._take(np.zeros(1, dtype=np.int64))
+            self._add(np.zeros(1, dtype=np.int64))
 
     def append(self, values: NDArray[Any]) -> None:
-        """Add a shard's values; its offsets count from its own beginning."""
+        """Add a shard's values; offsets count from the beginning of the shard."""
         if self._column.points_into:
             values = values[1:] + self._pointed_rows
             self._pointed_rows = int(values[-1]) if len(values) else self._pointed_rows
-        self._take(values)
+        self._add(values)
 
     def finish(self) -> str:
-        """Write what is left; gives the digest of all values."""
+        """Write the remaining rows; return the digest of all values."""
         if self._pending_rows:
             self._write(self._pending_rows)
         if self._written_rows != self._layout.rows:
             raise StoreError(f"{self._column.name}: a shard changed while it was being sealed. Seal again.")
         return self._digest.hexdigest()
 
-    def _take(self, values: NDArray[Any]) -> None:
+    def _add(self, values: NDArray[Any]) -> None:
         self._digest.update(values.tobytes())
         self._pending.append(values)
         self._pending_rows += len(values)

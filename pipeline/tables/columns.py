@@ -1,4 +1,4 @@
-"""Columns: what one array of a table holds, how it is cut into chunks and files; texts and offsets as columns."""
+"""Columns: the content of one array of a table, its chunks and files; texts and offsets as columns."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 ColumnData = Mapping[str, NDArray[Any]]
-"""Column values by column name; offsets count from the first row that is there."""
+"""Column values by column name; offsets count from the first of these rows."""
 
 CHUNK_BYTES: Final = 1 << 16
 """A chunk has at most this size, unless a single row is larger."""
-# One chunk is what reading any row costs to decode; a file (a shard in Zarr's language) holds many chunks. Bulk columns
-# get large files; the others stay small, so that sealing, which holds one file of every column in memory, needs the
-# same memory for few rows and for many.
+# Reading a row decodes one chunk; a file (a shard, in Zarr's words) holds many chunks. Only bulk columns have large
+# files, since sealing holds one file of every column in memory.
 _CHUNKS_PER_FILE: Final = 16
 _CHUNKS_PER_BULK_FILE: Final = 256
 
@@ -28,12 +27,12 @@ class Column:
     """One array of a table.
 
     name: its path in the Zarr group.
-    table: what one row of it is about.
-    row_shape: the shape of one row; the array has one more axis ahead.
-    sized_by: names of sides of a row ahead of `row_shape`; every table sets them for itself (`TableFormat.with_sizes`).
-    points_into: for offsets, the table they point into. Row i of the column's own table owns the rows
-        from offsets[i] to offsets[i + 1] there, so that an offsets column has one row more than its table.
-    bulk: whether most of the table's bytes are here, so that large files are right.
+    table: the table that its rows belong to.
+    row_shape: the shape of one row; the array has one axis more, the first.
+    sized_by: names of sides of a row before `row_shape`; every table sets their sizes (`TableFormat.with_sizes`).
+    points_into: for offsets, the table that they point into. Row i of the column's own table owns its rows from
+        offsets[i] to offsets[i + 1], so that an offsets column has one row more than its table.
+    bulk: whether the column has most of the table's bytes, and large files.
     in_place: whether its values are written straight into the final array, see `in_place.TableInPlace`.
     """
 
@@ -49,22 +48,22 @@ class Column:
 
     @property
     def row_bytes(self) -> int:
-        """Size of one row in memory."""
+        """Return the size of one row in memory."""
         return np.dtype(self.dtype).itemsize * prod(self.row_shape)
 
     @property
     def no_rows(self) -> NDArray[Any]:
-        """An empty array of such rows."""
+        """Return an empty array of such rows."""
         return np.empty((0, *self.row_shape), dtype=self.dtype)
 
     def with_sizes(self, sizes: Mapping[str, int]) -> Column:
-        """Return the column with sides of its rows set."""
+        """Return the column with the sides of its rows set."""
         return replace(self, row_shape=(*(sizes[name] for name in self.sized_by), *self.row_shape), sized_by=())
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a column of a given length is cut. All counts are rows; a file is a whole number of chunks."""
+    """The division of a column into chunks and files. All counts are rows; a file is a whole number of chunks."""
 
     rows: int
     chunk_rows: int
@@ -72,7 +71,7 @@ class Layout:
 
 
 def layout(column: Column, rows: int) -> Layout:
-    """Return the layout of a column; it follows from nothing but the column and its length."""
+    """Return the layout of a column, which depends only on the column and its length."""
     chunk_rows = max(1, min(CHUNK_BYTES // column.row_bytes, rows))
     most_chunks = _CHUNKS_PER_BULK_FILE if column.bulk else _CHUNKS_PER_FILE
     return Layout(rows, chunk_rows, chunk_rows * min(most_chunks, max(1, ceil(rows / chunk_rows))))
@@ -97,14 +96,14 @@ def as_columns(columns: Iterable[Column], values: Mapping[str, Any]) -> dict[str
 
 
 def offsets_of(lengths: Sequence[int]) -> NDArray[np.int64]:
-    """Return where things of these lengths begin when they lie end to end, and where the last one ends."""
+    """Return where each of consecutive items of these lengths begins, and where the last one ends."""
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
 
 
 def text_columns(name: str, table: str, one: str, meaning: str) -> tuple[Column, Column]:
-    """Declare the two columns of a text for every row of a table; `one` is what to call such a text."""
+    """Declare the two columns of a text for every row of a table. one: the word for such a text."""
     bytes_name = f"{name}_bytes"
     starts = f"where each {one} begins in {bytes_name.rpartition('/')[2]}"
     return (
@@ -123,7 +122,7 @@ def bytes_values(name: str, contents: Sequence[bytes]) -> dict[str, NDArray[Any]
 
 def text_values(name: str, texts: Iterable[str]) -> dict[str, NDArray[Any]]:
     """Return the values of `text_columns`, in UTF-8."""
-    # Names that are not valid Unicode exist on disks; Python has them as surrogates.
+    # File names may be invalid Unicode; Python stores the invalid bytes as surrogates.
     return bytes_values(name, [text.encode("utf-8", "surrogateescape") for text in texts])
 
 

@@ -1,4 +1,4 @@
-"""Sealing: from shards to the one flat, immutable Zarr table, in the same memory for few rows and for many."""
+"""Seals shards into one flat, immutable Zarr table, with the same memory for few rows and for many."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Facts = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class WrittenColumns:
-    """What is known of columns on disk: lengths of their tables, digests, and how often each code is in a column."""
+    """The facts about columns on disk: lengths of their tables, digests, and the number of each code in a column."""
 
     rows: Mapping[str, int]
     digests: Mapping[str, str]
@@ -48,10 +48,10 @@ def seal(
     facts: Facts,
     provenance: Mapping[str, Any],
 ) -> A:
-    """Make the table of all shards of a plan, in its order; it appears under its name whole or not at all.
+    """Make the table of all shards of a plan, in its order; it gets its name whole or not at all.
 
-    The table is written aside within the shards' folder, which must be on the same file system. The shards
-    stay: remove their folder when the table is there. `provenance` is JSON that tells what made it.
+    It is written within the shards' folder first, which must be on the same file system. The shards stay: remove their
+    folder afterwards. provenance: JSON that says what made the table.
     """
     _require_absent(table_format, store_path)
     shards_folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,12 @@ def seal(
             written = write_columns(group, table_format, shards_folder, plan, rows)
             attributes = write_attributes(group, table_format, written, facts, provenance)
             sync_tree(aside)
-            _name(aside, table_format, store_path)
+            try:
+                aside.rename(store_path)
+            except OSError:
+                _require_absent(table_format, store_path)  # another process was faster
+                raise
+            sync_folder(store_path.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return attributes
@@ -77,7 +82,7 @@ def write_table(
     facts: Facts,
     provenance: Mapping[str, Any],
 ) -> A:
-    """Make a table of rows that are there already, such as imported ones, in their order; a part is held at a time."""
+    """Make a table of given rows, such as imported ones, in their order, with one part in memory at a time."""
     with scratch_beside(store_path) as scratch:
         plan: list[list[int]] = []
         for part in parts:
@@ -87,7 +92,7 @@ def write_table(
 
 
 def planned_rows(table_format: TableFormat[Any], shards_folder: Path, plan: ShardPlan) -> dict[str, int]:
-    """Return the length of every table; StoreError unless every shard is there and no id twice."""
+    """Return the length of every table; raise StoreError for a missing shard or a repeated id."""
     missing = sorted(set(range(len(plan))) - completed_shards(shards_folder, plan))
     if missing:
         raise StoreError(
@@ -137,7 +142,7 @@ def write_attributes(
     facts: Facts,
     provenance: Mapping[str, Any],
 ) -> A:
-    """Write what a table says of itself: the last that is written of it."""
+    """Write the attributes of a table, which complete it."""
     values = {
         "format": table_format.name,
         "version": table_format.version,
@@ -162,16 +167,6 @@ def _require_absent(table_format: TableFormat[Any], store_path: Path) -> None:
         )
 
 
-def _name(aside: Path, table_format: TableFormat[Any], store_path: Path) -> None:
-    """Give the finished table its name."""
-    try:
-        aside.rename(store_path)
-    except OSError:
-        _require_absent(table_format, store_path)  # somebody else was faster
-        raise
-    sync_folder(store_path.parent)
-
-
 def _size(shards_folder: Path, plan: ShardPlan) -> int:
-    """Return the bytes of all shards; the table will have about as many."""
+    """Return the bytes of all shards; the table needs about as many."""
     return sum(shard_path(shards_folder, index, ids).stat().st_size for index, ids in enumerate(plan))

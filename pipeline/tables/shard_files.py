@@ -1,9 +1,8 @@
 """Shard files: the rows of a few ids in one file, the unit in which a table is made.
 
-A shard is one file because then its rename is all there is: data and completion record become visible in
-the same instant, and a file that has its final name is whole. It begins with a line of JSON that tells what
-is inside (`head -1` shows it); the rest is the shard's columns, as MessagePack, compressed. Its name holds
-a digest of its ids: a run that divides them otherwise does not take it for one of its own.
+A shard is one file, so that its rename publishes data and completion record together: a file with its final name is
+whole. Its first line is JSON that describes it (`head -1` shows it); the rest is the shard's columns, as MessagePack,
+compressed. Its name has a digest of its ids, so that a run that divides ids differently does not use it.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from pipeline.tables.columns import ColumnData, table_rows
 from pipeline.tables.table_format import TableFormat
 
 _SUFFIX = ".shard"
-_ZSTD = Zstd(level=1)  # a shard lives for hours: speed goes before size
+_ZSTD = Zstd(level=1)  # shards exist for hours: speed matters more than size
 
 ShardPlan = Sequence[Sequence[int]]
 """The ids of every shard: shards in the order of the table, ids in that of the shard."""
@@ -47,13 +46,13 @@ def divide(ids: Sequence[int], ids_per_shard: int) -> tuple[tuple[int, ...], ...
 
 
 def shard_path(folder: Path, index: int, ids: Sequence[int]) -> Path:
-    """Return where a shard lies, or would."""
+    """Return the path of a shard."""
     digest = xxhash.xxh3_64_hexdigest(np.asarray(ids, dtype="<i8").tobytes())
     return folder / f"{index:06d}-{digest}{_SUFFIX}"
 
 
 def completed_shards(folder: Path, plan: ShardPlan) -> frozenset[int]:
-    """Return which shards of a plan are there. What killed writers left in the folder is never one of them."""
+    """Return which shards of a plan exist; unfinished files of killed writers do not count."""
     try:
         names = {entry.name for entry in folder.iterdir()}
     except FileNotFoundError:
@@ -62,10 +61,7 @@ def completed_shards(folder: Path, plan: ShardPlan) -> frozenset[int]:
 
 
 def write_shard(table_format: TableFormat[Any], folder: Path, index: int, columns: ColumnData) -> Path:
-    """Publish a shard, atomically. Of two writers of the same shard, the first wins.
-
-    StageError where the disk is full.
-    """
+    """Publish a shard, atomically; the first of two writers wins. Raise StageError if the disk is full."""
     path = shard_path(folder, index, columns[table_format.ids].tolist())
     content = _encode(table_format, columns)
     with explained_if_full(path, len(content)), open_atomically(path, keep_existing=True) as file:
@@ -74,9 +70,12 @@ def write_shard(table_format: TableFormat[Any], folder: Path, index: int, column
 
 
 def read_shard(table_format: TableFormat[Any], folder: Path, index: int, ids: Sequence[int]) -> dict[str, NDArray[Any]]:
-    """Return the columns of a shard. StoreError where it is missing, damaged, or of another format."""
+    """Return the columns of a shard; raise StoreError if it is missing, damaged or of another format."""
     path = shard_path(folder, index, ids)
-    header, payload = _split(table_format, path, _read(path))
+    try:
+        header, payload = _split(table_format, path, path.read_bytes())
+    except FileNotFoundError as error:
+        raise _missing(path) from error
     if xxhash.xxh3_128_hexdigest(payload) != header.digest:
         raise _damaged(path, "its content does not match its digest")
     encoded = msgspec.msgpack.decode(_ZSTD.decode(payload), type=dict[str, bytes])
@@ -91,7 +90,7 @@ def read_shard(table_format: TableFormat[Any], folder: Path, index: int, ids: Se
 
 
 def shard_rows(table_format: TableFormat[Any], folder: Path, index: int, ids: Sequence[int]) -> dict[str, int]:
-    """Return the length of every table of a shard; reads no more than its first line."""
+    """Return the length of every table of a shard, from its first line."""
     path = shard_path(folder, index, ids)
     try:
         with path.open("rb") as file:
@@ -132,13 +131,6 @@ def _split(table_format: TableFormat[Any], path: Path, content: bytes) -> tuple[
 def _named(name: str, version: int, sizes: Mapping[str, int]) -> str:
     with_sizes = ", ".join(f"{size} {value}" for size, value in sorted(sizes.items()))
     return f"{name} {version}" + (f" with {with_sizes}" if with_sizes else "")
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise _missing(path) from error
 
 
 def _missing(path: Path) -> StoreError:

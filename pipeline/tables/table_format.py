@@ -1,4 +1,4 @@
-"""What a kind of table is declared by, and what a sealed table says of itself in the attributes of its Zarr group."""
+"""The declaration of a kind of table, and the attributes of a sealed table in its Zarr group."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pipeline.tables.columns import Column
 
 
 class TableAttributes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The attributes of every table; a format's own ones are fields of a subclass.
+    """The attributes of every table; a subclass has those of its format.
 
-    digest: of the content, the same whatever the shards and chunks were; provenance is no part of it.
-    sizes: sides of rows that this table has set for itself.
-    rows: the length of every table that the columns make up.
-    column_digests: xxh3-128 of every column's values, so that damage can be told by column.
-    provenance: what made the table, as its maker said.
+    digest: of the content without the provenance, the same for all shards and chunks.
+    sizes: the sides of rows that this table sets.
+    rows: the length of every table of the columns.
+    column_digests: xxh3-128 of every column's values, to find damaged columns.
+    provenance: what made the table.
     """
 
     format: str
@@ -36,7 +36,7 @@ A = TypeVar("A", bound=TableAttributes)
 
 @dataclass(frozen=True)
 class CountedColumn:
-    """A column of codes, and the attribute that tells how many rows have each. kinds: what the codes stand for."""
+    """A column of codes, and the attribute with the number of rows of each code. kinds: the meanings of the codes."""
 
     attribute: str
     column: str
@@ -45,12 +45,12 @@ class CountedColumn:
 
 @dataclass(frozen=True)
 class TableFormat(Generic[A]):
-    """The declaration of a kind of table. Whatever changes in its columns raises its version.
+    """The declaration of a kind of table. Raise the version for every change of the columns.
 
-    content: what a table holds, a plural, in messages.
-    make_again: how to get a table of this version in place of an older one, a sentence.
-    columns: in their order on disk; offsets come ahead of the columns of the table they point into.
-    ids: the column of the unique ids of what shards divide.
+    content: the content of a table, a plural, for messages.
+    make_again: how to replace a table of an older version, a sentence for messages.
+    columns: in their order on disk; offsets before the columns of the table that they point into.
+    ids: the column of the unique ids by which shards are divided.
     attributes: the struct of its attributes, with a field for each of `counts` and `facts`.
     facts: attributes that are part of the content.
     sizes: the sizes of this table, set by `with_sizes`; empty in the declaration.
@@ -69,26 +69,26 @@ class TableFormat(Generic[A]):
 
     @cached_property
     def tables(self) -> tuple[str, ...]:
-        """The tables that the columns make up."""
+        """Return the tables of the columns."""
         return tuple(dict.fromkeys(column.table for column in self.columns))
 
     @property
     def size_names(self) -> frozenset[str]:
-        """The names of the sizes that every table sets for itself."""
+        """Return the names of the sizes that every table sets."""
         return frozenset(self.sizes) | {name for column in self.columns for name in column.sized_by}
 
     @cached_property
     def columns_in_shards(self) -> tuple[Column, ...]:
-        """The columns that shard files hold: all but those that are written in place."""
+        """Return the columns in shard files: all except those written in place."""
         return tuple(column for column in self.columns if not column.in_place)
 
     @property
     def main_table(self) -> str:
-        """The table of what shards divide."""
+        """Return the table that shards divide."""
         return self.column(self.ids).table
 
     def column(self, name: str) -> Column:
-        """Return the column of a name; KeyError where the format has none."""
+        """Return the column of a name."""
         return self._column_by_name[name]
 
     @cached_property
@@ -96,5 +96,5 @@ class TableFormat(Generic[A]):
         return {column.name: column for column in self.columns}
 
     def with_sizes(self, sizes: Mapping[str, int]) -> TableFormat[A]:
-        """Return the format of the tables that have these sizes."""
+        """Return the format of tables with these sizes."""
         return replace(self, columns=tuple(column.with_sizes(sizes) for column in self.columns), sizes=dict(sizes))

@@ -1,4 +1,4 @@
-"""Reading a sealed table: lazily, a chunk at a time, from as many processes as there are."""
+"""Reads a sealed table lazily, a chunk at a time, from any number of processes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pipeline.tables.column_reader import ColumnReader
 from pipeline.tables.columns import CHUNK_BYTES, column_rows
 from pipeline.tables.table_format import A, TableFormat
 
-# Chunks are at most 64 KiB: this is at most 64 MiB a process, and holds all small columns of a million
-# rows, so that a row anywhere in the table costs little more than the chunk that holds its bulk.
+# Chunks have at most 64 KiB: at most 64 MiB a process, enough for all small columns of a million rows, so that reading
+# a row costs little more than the chunk with its bulk.
 _CACHED_CHUNKS = 1024
 
 
 class TableStore(Generic[A]):
     """A sealed table. The rows of its main table have positions, 0 to len - 1, in the order of the table.
 
-    May be pickled, forked and shared by threads; it keeps no file open. A subclass says of which format it is.
+    It may be pickled, forked and shared by threads; it keeps no file open. A subclass sets its format.
     """
 
     table_format: ClassVar[TableFormat[Any]]
@@ -37,7 +37,7 @@ class TableStore(Generic[A]):
             for column in self._format.columns
         }
         kept = lru_cache(_CACHED_CHUNKS)(self._read_chunk)
-        # A row larger than a chunk should be has a chunk of its own: no neighbour asks for that again.
+        # A row larger than `CHUNK_BYTES` has its own chunk, which reading other rows does not use.
         self._chunk = {
             column.name: kept if column.row_bytes <= CHUNK_BYTES else self._read_chunk
             for column in self._format.columns
@@ -45,7 +45,7 @@ class TableStore(Generic[A]):
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open the table at a path; StoreError where there is none that this program can read."""
+        """Open the table at a path; raise StoreError if this program cannot read it."""
         return cls(path, read_attributes(path, cls.table_format))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -56,7 +56,7 @@ class TableStore(Generic[A]):
 
     @cached_property
     def ids(self) -> NDArray[np.int64]:
-        """The ids of all rows of the main table, in their order."""
+        """Return the ids of all rows of the main table, in their order."""
         return self.column(self._format.ids)
 
     def column(self, name: str) -> NDArray[Any]:
@@ -65,7 +65,7 @@ class TableStore(Generic[A]):
         return np.concatenate([reader.column.no_rows, *reader.chunks()])
 
     def find(self, row_id: int) -> int | None:
-        """Return the position of an id; None where the table does not have it."""
+        """Return the position of an id; None if the table does not have it."""
         sorted_ids, positions = self._sorted_ids
         index = int(np.searchsorted(sorted_ids, row_id))
         if index == len(sorted_ids) or sorted_ids[index] != row_id:
@@ -73,20 +73,20 @@ class TableStore(Generic[A]):
         return int(positions[index])
 
     def position(self, row_id: int) -> int:
-        """Return the position of an id; StoreError where the table does not have it."""
+        """Return the position of an id; raise StoreError if the table does not have it."""
         position = self.find(row_id)
         if position is None:
             raise StoreError(f"{self.path}: there is no {self._format.main_table} with the id {row_id}.")
         return position
 
     def columns_of(self, start: int, end: int) -> dict[str, NDArray[Any]]:
-        """Return all columns of the rows from one position to before another, and of what they own in other tables.
+        """Return all columns of the rows from `start` to before `end`, and of their rows in other tables.
 
-        Offsets count from the first row that is there.
+        Offsets count from the first returned row.
         """
         columns: dict[str, NDArray[Any]] = {}
         wanted = {self._format.main_table: (start, end)}
-        for column in self._format.columns:  # offsets come ahead of the table they point into
+        for column in self._format.columns:  # offsets come before the table that they point into
             first, last = wanted[column.table]
             values = self.values(column.name, first, last + bool(column.points_into))
             if column.points_into:
@@ -96,7 +96,7 @@ class TableStore(Generic[A]):
         return columns
 
     def values(self, name: str, start: int, end: int) -> NDArray[Any]:
-        """Return the values of a column from one of its rows to before another."""
+        """Return the values of a column from row `start` to before row `end`."""
         reader = self._readers[name]
         if start == end:
             return reader.column.no_rows

@@ -1,4 +1,4 @@
-"""Verifying: read a whole table again and hold it against what its attributes say was sealed."""
+"""Verifies a table: reads all of it and compares it with the digests in its attributes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pipeline.tables.table_format import TableAttributes, TableFormat
 
 
 def verify(path: Path, table_format: TableFormat[Any]) -> list[str]:
-    """Return one line for everything in a table that is not as it was sealed.
+    """Return a line for every difference of a table from its sealed state.
 
-    StoreError where the attributes, which say what was sealed, are damaged or not there.
+    Raise StoreError if its attributes, which have the digests, are damaged or missing.
     """
     attributes: TableAttributes = read_attributes(path, table_format)
     sized = table_format.with_sizes(attributes.sizes)
@@ -39,6 +39,6 @@ def verify(path: Path, table_format: TableFormat[Any]) -> list[str]:
 
 
 def _counted(reader: ColumnReader, kinds: tuple[str, ...]) -> dict[str, int]:
-    """Return how often each code is in a column; no digest covers the counts in the attributes."""
+    """Return the number of rows of each code in a column; no digest covers these counts in the attributes."""
     totals = sum((np.bincount(values, minlength=len(kinds)) for values in reader.chunks()), np.zeros(len(kinds), int))
     return dict(zip(kinds, totals.tolist(), strict=True))

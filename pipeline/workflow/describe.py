@@ -1,4 +1,4 @@
-"""The JSON schema of settings: which keys there are, what each allows in words, and the file for editors."""
+"""The JSON schema of settings: all keys, the values that each allows in words, and the schema file for editors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.settings import Settings
 from pipeline.workflow.experiment import Experiment
 
 Schema = Mapping[str, Any]
-"""A JSON schema in which references are replaced by what they refer to."""
+"""A JSON schema without references: each is replaced by its definition."""
 
 SCHEMA_FILE: Final = Path("configs/experiment.schema.json")
 """The schema of experiment files, for editors."""
@@ -43,7 +43,7 @@ def _expanded(node: Any, definitions: Mapping[str, Any]) -> Any:
 
 @cache
 def keys_of(model: type[Settings]) -> dict[str, Schema]:
-    """Return the schema of every key by dotted key, sections before what is in them."""
+    """Return the schema of every key by dotted key, sections before the keys in them."""
     return dict(_walk(schema_of(model), ""))
 
 
@@ -54,7 +54,7 @@ def _walk(schema: Schema, prefix: str) -> Iterator[tuple[str, Schema]]:
 
 
 def properties_of(schema: Schema) -> dict[str, Schema]:
-    """Return the keys of a section, over all its shapes; nothing for what is no section."""
+    """Return the keys of a section, over all its shapes; empty for a key that is not a section."""
     found: dict[str, Schema] = dict(schema.get("properties", {}))
     for shape in _alternatives(schema):
         found |= shape.get("properties", {})
@@ -67,7 +67,7 @@ def is_nullable(schema: Schema) -> bool:
 
 
 def path_format(schema: Schema) -> str | None:
-    """Return the format of a path (`file-path`, `directory-path`, `path`), None for what is no path."""
+    """Return the format of a path (`file-path`, `directory-path`, `path`), None for a key that is not a path."""
     formats = (each.get("format") for each in (schema, *_alternatives(schema)))
     return next((each for each in formats if each in _PATHS), None)
 
@@ -77,7 +77,7 @@ def _alternatives(schema: Schema) -> list[Schema]:
 
 
 def nearest_key(key: str, model: type[Settings]) -> str | None:
-    """Return the dotted key of a model that an unknown one most likely means."""
+    """Return the dotted key of a model that an unknown key most likely means."""
     known = list(keys_of(model))
     section, _, leaf = key.rpartition(".")
     siblings = [name for name in known if name.rpartition(".")[0] == section]
@@ -93,7 +93,7 @@ def nearest_key(key: str, model: type[Settings]) -> str | None:
 
 
 def allowed(schema: Schema) -> str:
-    """Return what may stand under a key, in words: `a whole number from 0 to 64`."""
+    """Return the values that a key allows, in words: `a whole number from 0 to 64`."""
     properties = properties_of(schema)
     if properties:
         return f"a section with {', '.join(properties)}"
@@ -132,12 +132,12 @@ def _range(schema: Schema) -> str:
 
 
 def schema_text() -> str:
-    """Return the text of `SCHEMA_FILE`: the schema of Experiment, as files may be written."""
+    """Return the text of `SCHEMA_FILE`: the schema of an experiment file."""
     schema = Experiment.model_json_schema()
     schema["required"].remove("name")  # it has the file's name as default
     for definition in [schema, *schema["$defs"].values()]:
         for name, key in definition["properties"].items():
-            if "$ref" in key and "default" in key:  # a section, which may have nothing below its name
+            if "$ref" in key and "default" in key:  # a section, which may be empty
                 reference = {"$ref": key["$ref"]}
                 about = {"description": key["description"]} if "description" in key else {}
                 definition["properties"][name] = {"anyOf": [reference, {"type": "null"}], **about}

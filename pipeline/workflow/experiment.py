@@ -1,9 +1,7 @@
-"""The schema of an experiment file: every key, its type, its range, its default and what it is for.
+"""The schema of an experiment file: every key with its type, range, default and meaning.
 
-`RefineOnly` is the part of it that the refinement of a COCO file needs.
-
-Three kinds of keys never change a result and so never enter a fingerprint: `name`, `store` and all of
-`compute`. Paths never do either: what counts is the content they lead to.
+`RefineOnly` is the part that the refinement of a COCO file needs. The keys `name`, `store` and all of `compute` never
+change a result and never enter a fingerprint. Paths do not either: the content of their files does.
 """
 
 from __future__ import annotations
@@ -50,7 +48,6 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _gate_can_be_calibrated(self) -> Self:
-        """Refuse to fit a gate where no labelled image was kept from the teacher."""
         if self.refine.gate == "calibrated":
             if self.predict.results is not None:
                 message = "calibrated needs a teacher of this experiment, but predict.results is given"
@@ -62,7 +59,7 @@ class Experiment(Settings):
 
 
 class RefineOnly(Settings):
-    """The settings of a refinement without an experiment: of a COCO file whose images the command names."""
+    """The settings of the refinement of a COCO file, without an experiment."""
 
     sam: SamSettings = SamSettings()
     refine: RefineSettings = RefineSettings()

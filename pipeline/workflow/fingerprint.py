@@ -1,11 +1,11 @@
-"""Fingerprints: what a result was made from, its short name, and what changed between two of them."""
+"""Fingerprints: what a result is made from, its short name, and the differences of two of them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 ID_LENGTH = 16
@@ -13,12 +13,12 @@ ID_LENGTH = 16
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Everything that matters to one stage's result, and nothing else.
+    """Everything that affects the result of a stage, and nothing else.
 
     version: of the stage's own code and format.
     settings: the experiment's values by dotted key.
     inputs: content digests by the dotted key that leads to the content.
-    upstream: ids of the results it is made from, by node.
+    upstream: ids of the results that it is made from, by node.
     """
 
     stage: str
@@ -28,25 +28,19 @@ class Fingerprint:
     upstream: Mapping[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        return {
-            "stage": self.stage,
-            "version": self.version,
-            "settings": dict(self.settings),
-            "inputs": dict(self.inputs),
-            "upstream": dict(self.upstream),
-        }
+        """Return the fingerprint as JSON stores it."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
     def text(self) -> str:
-        """Canonical JSON, for people to read and for files to hold."""
+        """Return the JSON that files store and people read."""
         return json.dumps(self.to_dict(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
     @property
     def id(self) -> str:
-        """The short name of what this fingerprint makes.
+        """Return the short name of the result.
 
-        The node that an upstream result belongs to is left out: round 2's labels are no other labels.
+        It does not depend on the nodes of upstream results: labels are the same, whichever round made them.
         """
         content = self.to_dict()
         content["upstream"] = sorted(self.upstream.values())
@@ -56,14 +50,14 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Change:
-    """One difference between two fingerprints, in words. upstream: the node whose result is another one, if so."""
+    """One difference between two fingerprints, in words. upstream: the node whose result differs, if that is it."""
 
     text: str
     upstream: str = ""
 
 
 def differences(old: Mapping[str, Any], new: Fingerprint) -> list[Change]:
-    """Return what changed since `old` (as JSON held it): `refine.points changed from 3 to 5`."""
+    """Return what changed since `old`, as JSON stores it: `refine.points changed from 3 to 5`."""
     texts: list[str] = []
     if old.get("version") != new.version:
         texts.append(f"format of {new.stage} changed from {old.get('version')} to {new.version}")

@@ -1,13 +1,13 @@
 """The stage graph of an experiment: its nodes, what each reads, and what enters each fingerprint.
 
-`make` reads these edges too. A node is a stage in a round: `refine`, and `refine-2`, which refines the labels of the
+`make` uses the same edges. A node is a stage in a round: `refine`, and `refine-2`, which refines the labels of the
 first student.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pipeline.datasets.settings import ListedData, PairedData, PercentData
@@ -57,26 +57,30 @@ class Node:
     skipped: why this experiment skips the stage; empty if it does not.
     """
 
-    key: str
     stage: str
     round: int
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any]
     inputs: tuple[str, ...] = ()
     made_from: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     skipped: str = ""
+
+    @property
+    def key(self) -> str:
+        """Return the name of the node in its experiment: `refine-2`."""
+        return node_key(self.stage, self.round)
 
 
 def plan(experiment: Experiment) -> dict[str, Node]:
     """Return all nodes of an experiment in an order in which they can run."""
     nodes = [_split(experiment), _distill(experiment), _teacher(experiment)]
     for number in range(1, experiment.student.rounds + 1):
-        nodes += _round(experiment, number, labelling_model(number))
+        nodes += [make(experiment, number) for make in (_predict, _refine, _augment, _student)]
     made = [node.key for node in nodes]
     nodes.append(_evaluate(experiment, made))
     made.append("evaluate")
     settings = _section("report", experiment.report)
-    nodes.append(Node("report", "report", 1, settings, (ABLATION,), made_from=tuple(made), reads=tuple(made)))
+    nodes.append(Node("report", 1, settings, (ABLATION,), made_from=tuple(made), reads=tuple(made)))
     return _without_skipped({node.key: node for node in nodes})
 
 
@@ -92,7 +96,7 @@ def labelling_model(number: int) -> str:
 
 def refinement_settings(refine: RefineSettings, sam: SamSettings) -> dict[str, Any]:
     """Return the values that change refined masks, by dotted key."""
-    # A preset is a shorthand: the values that it fills in count, under their own keys.
+    # A preset is a shorthand: the values that it sets count under their own keys.
     return _section("refine", refine, without=("preset",)) | _sam(sam)
 
 
@@ -153,7 +157,7 @@ def _labelled_inputs(experiment: Experiment) -> tuple[str, ...]:
 
 
 def _unlabelled_inputs(experiment: Experiment) -> tuple[str, ...]:
-    """Return the inputs that say which images are unlabelled. Annotations in a file of their own are not among them."""
+    """Return the inputs that say which images are unlabelled; annotations of unlabelled images are not needed."""
     return ("data.unlabelled.images",) if isinstance(experiment.data, PairedData) else _labelled_inputs(experiment)
 
 
@@ -163,7 +167,7 @@ def _split(experiment: Experiment) -> Node:
     if isinstance(experiment.data, PairedData) and experiment.data.unlabelled.annotations is None:
         inputs = (*inputs, "data.unlabelled.images")
     settings = {key: value for key, value in _pool_settings(experiment).items() if key != "split.version"}
-    return Node("split", "split", 1, settings, inputs)
+    return Node("split", 1, settings, inputs)
 
 
 def _no_teacher(experiment: Experiment) -> str:
@@ -177,7 +181,6 @@ def _distill(experiment: Experiment) -> Node:
     off = "teacher.distillation_weight is 0" if experiment.teacher.distillation_weight == 0 else ""
     return Node(
         "distill",
-        "distill",
         1,
         _section("distill", experiment.distill) | _sam(experiment.sam) | _pool_settings(experiment),
         (*_SAM_INPUTS, *_labelled_inputs(experiment)),
@@ -189,7 +192,6 @@ def _distill(experiment: Experiment) -> Node:
 def _teacher(experiment: Experiment) -> Node:
     return Node(
         "train-teacher",
-        "train-teacher",
         1,
         _section("teacher", experiment.teacher) | _pool_settings(experiment),
         ("teacher.detector", "teacher.init_weights", *_labelled_inputs(experiment)),
@@ -199,28 +201,15 @@ def _teacher(experiment: Experiment) -> Node:
     )
 
 
-def _round(experiment: Experiment, number: int, model: str) -> list[Node]:
-    """Return the nodes of one round. `model`: the node whose weights label the unlabelled images."""
-    predict, refine, augment, student = (
-        node_key(stage, number) for stage in ("predict", "refine", "augment", "train-student")
-    )
-    return [
-        _predict(experiment, predict, number, model),
-        _refine(experiment, refine, number, predict),
-        _augment(experiment, augment, number, refine),
-        _student(experiment, student, number, (refine, augment, model)),
-    ]
-
-
-def _predict(experiment: Experiment, key: str, number: int, model: str) -> Node:
+def _predict(experiment: Experiment, number: int) -> Node:
+    model = labelling_model(number)
     imported = experiment.predict.results is not None and number == 1
     inputs = _unlabelled_inputs(experiment)
     if imported:
-        # There is no teacher whose fingerprint would change with the labelled images, and these are not unlabelled.
+        # Without a teacher, no fingerprint upstream changes with the labelled images, which are left out here.
         labelled = ("data.labelled.images",) if isinstance(experiment.data, PairedData) else ()
         inputs = ("predict.results", *inputs, *labelled)
     return Node(
-        key,
         "predict",
         number,
         _section("predict", experiment.predict) | _pool_settings(experiment),
@@ -230,12 +219,12 @@ def _predict(experiment: Experiment, key: str, number: int, model: str) -> Node:
     )
 
 
-def _refine(experiment: Experiment, key: str, number: int, predict: str) -> Node:
+def _refine(experiment: Experiment, number: int) -> Node:
+    predict = node_key("predict", number)
     calibrated = experiment.refine.gate == "calibrated"
     # The first teacher in every round, because students train on all labelled images.
     judged = ("train-teacher",) if calibrated else ()
     return Node(
-        key,
         "refine",
         number,
         refinement_settings(experiment.refine, experiment.sam) | (_pool_settings(experiment) if calibrated else {}),
@@ -245,7 +234,8 @@ def _refine(experiment: Experiment, key: str, number: int, predict: str) -> Node
     )
 
 
-def _augment(experiment: Experiment, key: str, number: int, refine: str) -> Node:
+def _augment(experiment: Experiment, number: int) -> Node:
+    refine = node_key("refine", number)
     skipped = ""
     if experiment.augment.mode != "materialised":
         skipped = f"augment.mode is {experiment.augment.mode}"
@@ -253,7 +243,6 @@ def _augment(experiment: Experiment, key: str, number: int, refine: str) -> Node
         skipped = "student.mixture.composites is 0"
     labelled = experiment.augment.partners == "labelled-too"
     return Node(
-        key,
         "augment",
         number,
         _section("augment", experiment.augment, without=("mode",)) | (_pool_settings(experiment) if labelled else {}),
@@ -264,8 +253,8 @@ def _augment(experiment: Experiment, key: str, number: int, refine: str) -> Node
     )
 
 
-def _student(experiment: Experiment, key: str, number: int, upstream: tuple[str, str, str]) -> Node:
-    refine, augment, model = upstream
+def _student(experiment: Experiment, number: int) -> Node:
+    refine, augment, model = node_key("refine", number), node_key("augment", number), labelling_model(number)
     student = experiment.student
     settings = _section("student", student, without=("rounds",)) | _pool_settings(experiment)
     detector = ("student.detector",)
@@ -276,7 +265,6 @@ def _student(experiment: Experiment, key: str, number: int, upstream: tuple[str,
         settings |= _section("augment", experiment.augment)
     warm = student.start == "teacher"
     return Node(
-        key,
         "train-student",
         number,
         settings,
@@ -291,7 +279,6 @@ def _evaluate(experiment: Experiment, made: list[str]) -> Node:
     measured = tuple(key for key in made if not key.startswith(("distill", "augment", "split")))
     return Node(
         "evaluate",
-        "evaluate",
         1,
         _section("evaluate", experiment.evaluate),
         inputs,
@@ -305,7 +292,6 @@ def _sam(sam: SamSettings) -> dict[str, Any]:
 
 
 def _without_skipped(nodes: dict[str, Node]) -> dict[str, Node]:
-    """Return the same nodes without skipped ones in what they read."""
     skipped = {key for key, node in nodes.items() if node.skipped}
     return {
         key: replace(

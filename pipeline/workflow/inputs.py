@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ast
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
+from pipeline.errors import S4MError
 from pipeline.files.identity import IdentityCache, ImageList, hash_text, list_images
+from pipeline.files.shipped import config_path
 from pipeline.sam.files import checkpoint_path
 from pipeline.settings import ConfigMarker, FolderMarker, named_paths
-from pipeline.workflow.detector_files import config_files, starts_from_sam_tiny
 from pipeline.workflow.experiment import Experiment
+
+BACKBONE: Final = "SamTinyBackbone"
+"""Name of the backbone that takes its first weights from the shipped SAM."""
 
 
 class _ListedImage(msgspec.Struct):
@@ -28,7 +34,7 @@ class _Listing(msgspec.Struct):
 def read_contents(experiment: Experiment, cache: IdentityCache, *, trust: bool = False) -> dict[str, str]:
     """Return the content digest of every file and image folder that the experiment names, by dotted key.
 
-    With `trust`, images count as unchanged since they were last read.
+    trust: count images as unchanged since they were last read.
     """
     contents: dict[str, str] = {}
     named = {key: (path, marker) for key, path, marker in named_paths(experiment)}
@@ -37,24 +43,21 @@ def read_contents(experiment: Experiment, cache: IdentityCache, *, trust: bool =
             contents[key] = _config(path, cache) if isinstance(marker, ConfigMarker) else cache.file(path)
     for key, (path, marker) in named.items():
         if isinstance(marker, FolderMarker):
-            # Of a folder, the images count that the annotations beside it list.
+            # Only the images that the annotations list count.
             beside = f"{key.rpartition('.')[0]}.annotations"
-            listing = _listing(named[beside][0], contents[beside]) if beside in named else _every_image_of(path)
+            listing = ImageList("", partial(_every_image, path))
+            if beside in named:
+                listing = ImageList(contents[beside], partial(_listed, named[beside][0]))
             contents[key] = cache.images(path, listing, trust=trust)
-    # Without a checkpoint, the weights that belong to the model count.
     contents["sam.checkpoint"] = cache.file(checkpoint_path(experiment.sam.model, experiment.sam.checkpoint))
     return contents
 
 
-def _listing(annotations: Path, digest: str) -> ImageList:
-    return ImageList(digest, lambda: _listed(annotations))
+def _every_image(folder: Path) -> list[str]:
+    return [f"{number}\t{name}" for number, name in enumerate(list_images(folder), start=1)]
 
 
-def _every_image_of(folder: Path) -> ImageList:
-    return ImageList("", lambda: _numbered(list_images(folder)))
-
-
-def _listed(annotations: Path) -> Sequence[str]:
+def _listed(annotations: Path) -> list[str]:
     """Return `id, tab, file name` of every image of a COCO file.
 
     Return nothing for an invalid file: `split` reads it in full and says what is wrong.
@@ -71,12 +74,44 @@ def _is_usable(file_name: str) -> bool:
     return "\n" not in file_name and file_name.isprintable()
 
 
-def _numbered(names: Sequence[str]) -> list[str]:
-    return [f"{number}\t{name}" for number, name in enumerate(names, start=1)]
-
-
 def _config(path: Path, cache: IdentityCache) -> str:
     files = config_files(path)
-    if starts_from_sam_tiny(files):
+    if any(BACKBONE in file.read_text(encoding="utf-8") for file in files if file.is_file()):
         files = (*files, checkpoint_path("sam_tiny"))
     return hash_text("\n".join(cache.file(file) for file in files))
+
+
+def config_files(config: Path) -> tuple[Path, ...]:
+    """Return a detector config and the files that it inherits from, in order of first mention, without importing them.
+
+    Bases inside a package (`mmdet::…`) are left out: that package has a pinned version.
+    """
+    found: dict[Path, None] = {}
+    pending = [config_path(config).absolute()]
+    while pending:
+        path = pending.pop(0)
+        if path in found:
+            continue
+        found[path] = None
+        pending += _bases(path)
+    return tuple(found)
+
+
+def _bases(path: Path) -> list[Path]:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []  # its digest says that it is absent; MMDetection names the missing file when it needs it
+    except (SyntaxError, ValueError, OSError) as error:
+        raise S4MError(f"{path}: not a detector config that can be read: {error}") from error
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign) and any(
+            isinstance(target, ast.Name) and target.id == "_base_" for target in statement.targets
+        ):
+            try:
+                value = ast.literal_eval(statement.value)
+            except ValueError as error:
+                raise S4MError(f"{path}: _base_ must be a plain list of file names") from error
+            names = [value] if isinstance(value, str) else list(value)
+            return [(path.parent / name).resolve() for name in names if "::" not in name]
+    return []

@@ -15,7 +15,7 @@ from pipeline.embeddings.embedding_columns import (
     embedded_images_per_shard,
     embedding_bytes,
 )
-from pipeline.embeddings.embedding_writing import ARRAYS, embeddings_in, prepare_embeddings
+from pipeline.embeddings.embedding_store import ARRAYS, embeddings_in, prepare_embeddings
 from pipeline.files.identity import IdentityCache, ImageList, hash_text
 from pipeline.labels.label_store import LabelStore
 from pipeline.presentation import words
@@ -26,12 +26,11 @@ from pipeline.sam.worker import SamChoice
 from pipeline.tables.shard_files import divide
 from pipeline.workflow.fingerprint import Fingerprint
 from pipeline.workflow.result_store import EMBEDDINGS, StoreRoot
-from pipeline.workflow.waiting import held
 
 
 @dataclass(frozen=True)
 class EmbeddingSource:
-    """What embeddings are made from. weights: the content digest of SAM's weights."""
+    """The images and the SAM that embeddings are made from. weights: the content digest of SAM's weights."""
 
     labels: LabelStore
     image_root: Path
@@ -51,7 +50,7 @@ def images_digest(labels: LabelStore, image_root: Path, identities: IdentityCach
 
 
 def embeddings_fingerprint(source: EmbeddingSource, images: str) -> Fingerprint:
-    """Return what embeddings are named by. images: their digest. The shape tells the side of SAM's input."""
+    """Return the fingerprint of embeddings. images: digest of the images. The shape implies the side of SAM's input."""
     return Fingerprint(
         stage=EMBEDDINGS,
         version=EMBEDDING_FORMAT.version,
@@ -64,14 +63,14 @@ def embeddings_fingerprint(source: EmbeddingSource, images: str) -> Fingerprint:
 def kept_embeddings(
     source: EmbeddingSource, identities: IdentityCache, store: StoreRoot, experiment: str, execution: Execution
 ) -> tuple[Path, int]:
-    """Return the sealed embeddings of the images, made first if they are missing, and how many were encoded now.
+    """Make the embeddings of the images unless they exist; return their store and how many images were encoded now.
 
-    experiment: the name that the completion record gives. Waits for another process that makes the same.
+    experiment: its name, for the completion record. Wait for another process that makes the same embeddings.
     """
     fingerprint = embeddings_fingerprint(source, images_digest(source.labels, source.image_root, identities))
     encoded = 0
     if not store.is_sealed(fingerprint.stage, fingerprint.id):
-        with held(store, fingerprint, "embeddings", experiment, execution.say) as mine:
+        with store.lock_when_free(fingerprint, "embeddings", experiment, execution.say) as mine:
             if mine:
                 encoded = _make(source, fingerprint, store, experiment, execution)
     return store.path(fingerprint.stage, fingerprint.id) / ARRAYS, encoded
@@ -80,7 +79,7 @@ def kept_embeddings(
 def _make(
     source: EmbeddingSource, fingerprint: Fingerprint, store: StoreRoot, experiment: str, execution: Execution
 ) -> int:
-    """Make what is missing and seal it; return how many images were encoded."""
+    """Make the missing embeddings and seal them; return how many images were encoded."""
     folder = store.partial(fingerprint.stage, fingerprint.id)
     images, size_bytes = len(source.labels), embedding_bytes(source.shape)
     execution.say(
@@ -99,10 +98,10 @@ def _make(
 def _fill(
     source: EmbeddingSource, folder: Path, fingerprint: Fingerprint, execution: Execution
 ) -> tuple[EmbeddingAttributes, int]:
-    """Make the shards that are missing; return also how many images were encoded."""
+    """Make the missing shards; return the attributes of the sealed store and how many images were encoded."""
     shape, labels = source.shape, source.labels
     per_shard = embedded_images_per_shard(shape, len(labels))
-    # By id, as the fingerprint knows no order: labels in another order go on with the same shards.
+    # By id: labels in another order have the same fingerprint and continue the same shards.
     plan = divide(sorted(labels.image_ids.tolist()), per_shard)
     complete = prepare_embeddings(folder, plan, shape)
     work = EmbedWork(

@@ -1,11 +1,10 @@
-"""Read an experiment file, apply overrides, validate all of it and tell every problem at once."""
+"""Read an experiment file, apply overrides, validate the result and report every problem at once."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,14 +29,6 @@ _UNKNOWN = "unknown key"
 _KINDS = {FileMarker.json_format: "file", FolderMarker.json_format: "folder"}
 
 
-@dataclass(frozen=True)
-class Override:
-    """One value that replaces the file's: `refine.points=5`."""
-
-    key: str
-    value: Any
-
-
 def load_experiment(
     path: Path,
     overrides: Sequence[str] = (),
@@ -47,7 +38,7 @@ def load_experiment(
 ) -> Experiment:
     """Return the experiment in `path`, with `overrides` applied and defaults and presets filled in.
 
-    Raise ExperimentError with every problem, by dotted key. With `check_files=False` the paths in it need not exist.
+    Raise ExperimentError with every problem, by dotted key. check_files: require that the paths in it exist.
     """
     raw = _read(path)
     raw.setdefault("name", path.stem)
@@ -68,15 +59,15 @@ def _resolve(
     model: type[Model], source: str, raw: dict[str, Any], overrides: Sequence[str], *, check_files: bool
 ) -> Model:
     parsed, problems = _parse_overrides(overrides)
-    for override in parsed:
-        problems += _set(raw, override)
+    for key, value in parsed:
+        problems += _set(raw, key, value)
     resolved, found = _validate(model, raw)
     problems += found
     if check_files:
         wrong = {problem.where for problem in problems}
         problems += [problem for problem in _missing_files(model, raw) if problem.where not in wrong]
     if resolved is None or problems:
-        overridden = {override.key for override in parsed}
+        overridden = {key for key, _ in parsed}
         raise ExperimentError(
             source,
             [Problem(f"{p.where} (set over the file)", p.message) if p.where in overridden else p for p in problems],
@@ -87,7 +78,7 @@ def _resolve(
 def _read(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise ExperimentError(str(path), [Problem("", f"larger than {MAX_BYTES:,} bytes: no experiment")])
+            raise ExperimentError(str(path), [Problem("", f"larger than {MAX_BYTES:,} bytes: not an experiment")])
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         message = f"no such file: {path.absolute()}{_known_instead(path)}"
@@ -106,7 +97,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _known_instead(path: Path) -> str:
-    """Return which experiments there are where `path` is missing: those with names close to it, else all."""
+    """Return the experiments beside a missing file, in words: those with similar names, else all."""
     names = experiment_names(path.parent)
     close = get_close_matches(path.stem, names, n=3)
     if close:
@@ -114,8 +105,8 @@ def _known_instead(path: Path) -> str:
     return f"; there are: {', '.join(names)}" if names else ""
 
 
-def _parse_overrides(overrides: Sequence[str]) -> tuple[list[Override], list[Problem]]:
-    parsed: list[Override] = []
+def _parse_overrides(overrides: Sequence[str]) -> tuple[list[tuple[str, Any]], list[Problem]]:
+    parsed: list[tuple[str, Any]] = []
     problems: list[Problem] = []
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -123,14 +114,14 @@ def _parse_overrides(overrides: Sequence[str]) -> tuple[list[Override], list[Pro
             problems.append(Problem("", f"cannot set {text!r}: write key=value, as in refine.points=5"))
             continue
         try:
-            parsed.append(Override(key.strip(), parse_yaml(value)))
+            parsed.append((key.strip(), parse_yaml(value)))
         except YamlError as error:
             problems.append(Problem(key.strip(), f"given {value!r}, which is not a value: {error}"))
     return parsed, problems
 
 
-def _set(raw: dict[str, Any], override: Override) -> list[Problem]:
-    *sections, leaf = override.key.split(".")
+def _set(raw: dict[str, Any], key: str, value: Any) -> list[Problem]:
+    *sections, leaf = key.split(".")
     # The keys of a detector config are dotted themselves: teacher.overrides.model.backbone.depth=18
     if len(sections) > 2 and sections[1] == "overrides":
         leaf = ".".join([*sections[2:], leaf])
@@ -140,9 +131,9 @@ def _set(raw: dict[str, Any], override: Override) -> list[Problem]:
         if target.get(section) is None:
             target[section] = {}
         if not isinstance(target[section], dict):
-            return [Problem(override.key, f"cannot be set: {section} is no section in the file")]
+            return [Problem(key, f"cannot be set: {section} is not a section in the file")]
         target = target[section]
-    target[leaf] = override.value
+    target[leaf] = value
     return []
 
 
@@ -154,10 +145,9 @@ def _validate(model: type[Model], raw: dict[str, Any]) -> tuple[Model | None, li
 
 
 def _without_empty(raw: Mapping[str, Any], schema: describe.Schema) -> dict[str, Any]:
-    """Return the same values, where a section with nothing below it (`teacher:` alone) means its defaults.
+    """Return the values with an empty section (`teacher:` alone) as a section of defaults.
 
-    In a section that has several shapes, a key that is null counts as not given, so that an override can remove a key
-    of another shape.
+    In a section with several shapes, drop keys that are null, so that an override can remove a key of another shape.
     """
     given = {key: value for key, value in raw.items() if value is not None or "oneOf" not in schema}
     for name, inner in describe.properties_of(schema).items():
@@ -172,19 +162,19 @@ def _problems(error: ValidationError, model: type[Settings]) -> list[Problem]:
     of_shape: list[Problem] = []
     for item in error.errors(include_url=False):
         names, shape = _without_shape([str(part) for part in item["loc"]], model)
-        told = SHAPE_PROBLEMS.get((shape, names[1], item["type"])) if shape and len(names) == 2 else None
-        if told is not None:
-            of_shape.append(Problem(f"{names[0]}.{told[0]}", told[1]))
+        known = SHAPE_PROBLEMS.get((shape, names[1], item["type"])) if shape and len(names) == 2 else None
+        if known is not None:
+            of_shape.append(Problem(f"{names[0]}.{known[0]}", known[1]))
         else:
             problems.append(_problem(names, item, model))
-    # A misspelt key makes its section look like another shape: tell the key alone.
+    # A misspelt key makes its section look like another shape: report the key alone.
     misspelt = {problem.where.rpartition(".")[0] for problem in problems if problem.message.startswith(_UNKNOWN)}
     problems += [problem for problem in of_shape if problem.where.rpartition(".")[0] not in misspelt]
     return list(dict.fromkeys(problems))
 
 
 def _without_shape(names: list[str], model: type[Settings]) -> tuple[list[str], str]:
-    """Return the keys that an error is under, and the shape of a section that pydantic names among them, if any."""
+    """Return the keys of an error without the shape that pydantic names among them, and that shape."""
     if len(names) > 1 and "oneOf" in describe.keys_of(model).get(names[0], {}):
         return [names[0], *names[2:]], names[1]
     return names, ""
@@ -212,7 +202,7 @@ def _unknown(key: str, model: type[Settings]) -> str:
         return f"{_UNKNOWN}; did you mean {nearest}?"
     section = key.rpartition(".")[0]
     siblings = [name for name in describe.keys_of(model) if name.rpartition(".")[0] == section]
-    return f"{_UNKNOWN}; known here: {', '.join(name.rpartition('.')[2] for name in siblings)}"
+    return f"{_UNKNOWN}; known keys: {', '.join(name.rpartition('.')[2] for name in siblings)}"
 
 
 def _shown(value: Any) -> str:
@@ -233,16 +223,16 @@ def _missing_files(model: type[Settings], raw: Mapping[str, Any]) -> list[Proble
         try:
             path = config_path(expanded(Path(value))).absolute()
         except PydanticCustomError:
-            continue  # validation tells it
-        if not _is_there(path, kind):
+            continue  # validation reports it
+        if not _exists(path, kind):
             problems.append(Problem(key, f"no such {_KINDS[kind]}: {_cut(str(path), 300)}"))
     return problems
 
 
-def _is_there(path: Path, kind: str) -> bool:
+def _exists(path: Path, kind: str) -> bool:
     try:
         return path.is_dir() if kind == FolderMarker.json_format else path.is_file()
-    except OSError:  # a name too long, a folder that may not be looked into
+    except OSError:  # a name too long, a folder without permission
         return False
 
 

@@ -1,4 +1,4 @@
-"""Refining a COCO file without an experiment; an interrupted refinement goes on where it was."""
+"""Refines a COCO file without an experiment; an interrupted refinement continues where it stopped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from pipeline.coco.model import CocoDataset
 from pipeline.coco.reading import read_coco
 from pipeline.compute.execution import Execution, ShardProgress, ignore
-from pipeline.compute.settings import ComputeSettings
 from pipeline.errors import StageError
 from pipeline.files.identity import hash_file, hash_text, stamps_of
 from pipeline.files.locks import exclusive_lock
@@ -19,10 +18,10 @@ from pipeline.labels.label_store import LabelStore
 from pipeline.labels.label_writing import write_label_store
 from pipeline.refinement.coco_file import RefinedFile, read_scores, rows_to_refine, write_refined
 from pipeline.refinement.gate import make_gate
-from pipeline.refinement.refining import Refinement, refine_store
-from pipeline.refinement.settings import RefineSettings
-from pipeline.sam.settings import SamSettings
+from pipeline.refinement.refining import refine_store, refine_work
 from pipeline.sam.weights import identify_weights
+from pipeline.sam.worker import SamChoice
+from pipeline.workflow.experiment import RefineOnly
 from pipeline.workflow.fingerprint import Fingerprint
 from pipeline.workflow.graph import STAGES, refinement_settings
 
@@ -31,25 +30,24 @@ def refine_coco_file(
     annotations: Path,
     images: Path,
     output: Path,
-    sam: SamSettings,
-    refine: RefineSettings,
-    compute: ComputeSettings,
+    settings: RefineOnly,
     progress: Callable[[ShardProgress], None] = ignore,
 ) -> RefinedFile:
     """Write a COCO file with its masks refined; return what became of its annotations.
 
-    images: the folder that file names start from. Finished work lies in a folder beside `output` until that is
-    written: the same call goes on with it. Raises StageError where `output` exists, another process makes it, or
+    images: the folder that file names start from. Finished work stays in a folder beside `output` until that is
+    written: the same call continues it. Raise StageError if `output` exists, if another process makes it, or if
     no image can be used.
     """
     refuse_existing([output])
-    gate = make_gate(refine)
     dataset, scores = read_coco(annotations), read_scores(annotations)
-    with _kept_until_done(output, refinement_id(annotations, dataset, images, sam, refine)) as scratch:
+    with _kept_until_done(output, refinement_id(annotations, dataset, images, settings)) as scratch:
         teacher, refined = scratch / "teacher.zarr", scratch / "refined.zarr"
         if not teacher.exists():
             write_label_store(teacher, rows_to_refine(dataset, scores), dataset.categories, {})
-        refine_store(Refinement(teacher, images, sam, refine), gate, refined, {}, Execution(compute, progress))
+        sam = SamChoice.of(settings.sam, settings.compute)
+        work = refine_work(teacher, images, refined, sam, settings.refine, make_gate(settings.refine))
+        refine_store(work, refined, {}, Execution(settings.compute, progress))
         try:
             return write_refined(annotations, dataset, LabelStore.open(refined), output)
         except StageError:  # no image could be used: the next run reads them again
@@ -57,19 +55,18 @@ def refine_coco_file(
             raise
 
 
-def refinement_id(
-    source: Path, dataset: CocoDataset, image_root: Path, sam: SamSettings, refine: RefineSettings
-) -> str:
+def refinement_id(source: Path, dataset: CocoDataset, image_root: Path, settings: RefineOnly) -> str:
     """Return a name for the refinement of a file: the same for the same file, images, weights and settings.
 
-    Images are known by their size and time of change. Raises S4MError where SAM's weights cannot be used.
+    Images are identified by their size and time of change. Raise S4MError if SAM's weights cannot be used.
     """
+    sam = settings.sam
     names = [image.file_name for image in dataset.images]
     stamps = "\n".join(map("\t".join, zip(names, stamps_of(image_root, names), strict=True)))
     return Fingerprint(
         stage="refine",
         version=STAGES["refine"].version,
-        settings={**refinement_settings(refine, sam), "images": str(image_root.absolute())},
+        settings={**refinement_settings(settings.refine, sam), "images": str(image_root.absolute())},
         inputs={
             "annotations": hash_file(source),
             "images": hash_text(stamps),
@@ -81,9 +78,9 @@ def refinement_id(
 
 @contextmanager
 def _kept_until_done(output: Path, name: str) -> Iterator[Path]:
-    """Give a folder beside a file for unfinished work: it stays after an interruption, and goes at the end.
+    """Yield a folder beside a file for unfinished work; remove it at the end, but not after an interruption.
 
-    The file's other such folders, of other names, go with it.
+    Folders of the file's other refinements are removed with it.
     """
     folder = output.with_name(f".{output.name}.refining")
     with ExitStack() as held:

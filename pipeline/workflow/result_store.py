@@ -1,10 +1,10 @@
-"""The store: results of stages, named by their fingerprints, that experiments, users and machines share.
+"""The store of results, named by their fingerprints, that experiments, users and machines share.
 
 <root>/<stage>/<id>/            a sealed result: it never changes again
 <root>/<stage>/<id>/seal.json   its completion record, written last
-<root>/<stage>/<id>.partial/    a result being made, or left by an interrupted run
-<root>/.locks/                  who is making what
-<root>/.references/             which experiments point at which result
+<root>/<stage>/<id>.partial/    an unfinished result: being made, or left by an interrupted run
+<root>/.locks/                  a lock for each result that is being made
+<root>/.references/             the experiments that use each result
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,8 +32,9 @@ from pipeline.workflow.graph import STAGES
 SEAL = "seal.json"
 FILES = "files.json"
 FORMAT = 1
+WAIT_SECONDS = 2.0
 EMBEDDINGS = "embeddings"
-"""The folder of what is kept beside the results of stages."""
+"""The folder of kept embeddings, beside those of the stages."""
 _LOCKS = ".locks"
 _REMOVED = ".removed-"
 
@@ -41,10 +43,10 @@ _REMOVED = ".removed-"
 class Seal:
     """The completion record of a result.
 
-    digest: of all files, names and contents; the same wherever and however often the result was made.
-    made_by: experiment, user and host, and versions of the libraries.
+    digest: of the names and contents of all files; the same wherever the result was made.
+    made_by: experiment, user, host and versions of the libraries.
     summary: the stage's own figures, shown by `s4m status`.
-    record_digest: of all other fields; empty in records that were made before there was one.
+    record_digest: of all other fields; empty in records of earlier versions.
     """
 
     stage: str
@@ -63,7 +65,7 @@ class Seal:
 
 @dataclass(frozen=True)
 class Holder:
-    """Who is making a result right now."""
+    """The process that is making a result."""
 
     experiment: str
     user: str
@@ -79,8 +81,8 @@ class Holder:
 class StoredResult:
     """A result in the store, sealed or partial.
 
-    references: experiments that point at it.
-    problem: why its completion record cannot be read, if that is so.
+    references: experiments that use it.
+    problem: why its completion record cannot be read; empty if it can.
     """
 
     stage: str
@@ -93,35 +95,34 @@ class StoredResult:
 
 
 def default_root(environment: Mapping[str, str] = os.environ) -> Path:
-    """The root of the store where no experiment says otherwise."""
+    """Return the root of the store that is used without an experiment."""
     return Path(environment.get("S4M_STORE", "stores")).expanduser()
 
 
 def now() -> str:
-    """The time, to the second, in UTC."""
+    """Return the time, to the second, in UTC."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class StoreRoot:
-    """One root of shared results."""
+    """A folder of shared results."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def path(self, stage: str, result_id: str) -> Path:
-        """Where a sealed result lies, or would."""
+        """Return the folder of a sealed result, whether it exists or not."""
         return self.root / stage / result_id
 
     def partial(self, stage: str, result_id: str) -> Path:
-        """Where a result is being made."""
+        """Return the folder of an unfinished result."""
         return self.root / stage / f"{result_id}.partial"
 
     def seal_of(self, stage: str, result_id: str) -> Seal | None:
-        """The completion record of a result, or None where it is not sealed."""
+        """Return the completion record of a result; None if it is not sealed."""
         path = self.path(stage, result_id) / SEAL
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            return Seal(**content)
+            return Seal(**json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError) as error:
@@ -131,7 +132,7 @@ class StoreRoot:
             ) from error
 
     def is_sealed(self, stage: str, result_id: str) -> bool:
-        """Whether a result is there; as cheap as one look at the disk."""
+        """Return whether a result is sealed, without reading its record."""
         return (self.path(stage, result_id) / SEAL).is_file()
 
     def seal(
@@ -142,7 +143,7 @@ class StoreRoot:
         summary: Mapping[str, Any],
         versions: Mapping[str, str],
     ) -> Seal:
-        """Turn the partial result into the sealed one, atomically, its record first on disk."""
+        """Turn an unfinished result into a sealed one, atomically, after its record is on disk."""
         stage, result_id = fingerprint.stage, fingerprint.id
         partial, final = self.partial(stage, result_id), self.path(stage, result_id)
         files = _hash_folder(partial)
@@ -165,7 +166,7 @@ class StoreRoot:
         return seal
 
     def verify(self, stage: str, result_id: str) -> list[str]:
-        """Read a sealed result again; one line for every file that is not as it was."""
+        """Read a sealed result; return a line for every file that changed."""
         folder = self.path(stage, result_id)
         try:
             seal = self.seal_of(stage, result_id)
@@ -187,11 +188,11 @@ class StoreRoot:
             f"{folder / name}: content changed" for name in found if name in expected and found[name] != expected[name]
         ]
         if not problems and _digest(found) != seal.digest:
-            problems.append(f"{folder / SEAL}: names another digest than the files have")
+            problems.append(f"{folder / SEAL}: its digest is not that of the files")
         return problems
 
     def results(self) -> Iterator[StoredResult]:
-        """Everything in the store, by stage and time. No experiment points at embeddings: they are made again."""
+        """Yield all results by stage and id."""
         for stage in (*STAGES, EMBEDDINGS):
             for folder in sorted((self.root / stage).glob("*")):
                 if folder.is_dir():
@@ -211,19 +212,19 @@ class StoreRoot:
         return StoredResult(stage, result_id, folder, seal, size_bytes, references, problem)
 
     def in_use(self, result: StoredResult) -> bool:
-        """Whether somebody makes or removes a result at this moment, or may be reading one that no record points at."""
+        """Return whether a process makes or removes a result now, or may be reading embeddings."""
         return is_locked(self._lock_path(result.stage, result.id)) or self._may_be_read(result.stage)
 
     def _may_be_read(self, stage: str) -> bool:
-        """No record points at embeddings; whoever reads them refines, and holds the lock of what that makes."""
+        # No record points at embeddings: a process that reads them refines, and holds the lock of its refined labels.
         return stage == EMBEDDINGS and any(map(is_locked, (self.root / _LOCKS).glob("refine-*")))
 
     def remove(self, result: StoredResult) -> None:
-        """Delete a result that nobody uses; its name is gone first, so that nobody finds half of it.
+        """Delete an unused result; rename it first, so that no process finds half of it.
 
-        StoreError where somebody has taken it into use since it was looked at, or it is gone.
+        Raise StoreError if it came into use meanwhile, or is already removed.
         """
-        now_in_use = StoreError(f"{result.path}: left alone: now in use")
+        now_in_use = StoreError(f"{result.path}: not removed: now in use")
         try:
             with self.lock(result.stage, result.id, "s4m stores prune"):
                 if self._may_be_read(result.stage) or self._result(result.stage, result.path).references:
@@ -237,26 +238,19 @@ class StoreRoot:
         except BlockingIOError as error:
             raise now_in_use from error
         except FileNotFoundError as error:
-            raise StoreError(f"{result.path}: left alone: no longer there") from error
+            raise StoreError(f"{result.path}: already removed") from error
 
     def refer(self, stage: str, result_id: str, record: Path, experiment: str) -> None:
-        """Note that an experiment's record points at a result, so that pruning spares it."""
+        """Note that an experiment's record points at a result, so that pruning keeps it."""
         record = record.absolute()
         host = socket.gethostname()
-        folder = self._reference_folder(stage, result_id)
-        file = folder / f"{hash_text(f'{host}:{record}')}.json"
+        file = self._reference_folder(stage, result_id) / f"{hash_text(f'{host}:{record}')}.json"
         if not file.exists():
-            content = {
-                "record": str(record),
-                "host": host,
-                "experiment": experiment,
-                "user": _user(),
-                "at": now(),
-            }
+            content = {"record": str(record), "host": host, "experiment": experiment, "user": _user(), "at": now()}
             write_atomically(file, json.dumps(content, indent=1) + "\n")
 
     def _references(self, stage: str, result_id: str) -> Iterator[str]:
-        """Experiments whose records point here. What cannot be looked at counts, as those of other machines."""
+        """Yield the experiments whose records point at a result; references that cannot be checked count too."""
         for file in sorted(self._reference_folder(stage, result_id).glob("*.json")):
             try:
                 content = json.loads(file.read_text(encoding="utf-8"))
@@ -274,9 +268,9 @@ class StoreRoot:
 
     @contextmanager
     def lock(self, stage: str, result_id: str, experiment: str) -> Iterator[None]:
-        """Be the only one to make a result. Raises BlockingIOError where somebody else is.
+        """Hold the lock of a result; raise BlockingIOError if another process holds it.
 
-        The lock is the operating system's: it goes with the process, however that ends.
+        The operating system releases it with the process, however that ends.
         """
         with exclusive_lock(self._lock_path(stage, result_id)) as file:
             holder = Holder(experiment, _user(), socket.gethostname(), os.getpid(), now())
@@ -285,8 +279,27 @@ class StoreRoot:
             file.flush()
             yield
 
+    @contextmanager
+    def lock_when_free(
+        self, fingerprint: Fingerprint, what: str, experiment: str, say: Callable[[str], None]
+    ) -> Iterator[bool]:
+        """Hold a result's lock, after waiting for another holder; yield False if that holder made the result."""
+        stage, result_id, said = fingerprint.stage, fingerprint.id, False
+        with ExitStack() as lock:
+            while True:
+                try:
+                    lock.enter_context(self.lock(stage, result_id, experiment))
+                    break
+                except BlockingIOError:
+                    if not said:
+                        holder = self.holder(stage, result_id) or "another process"
+                        say(f"{what}: waiting for {holder}, which makes it")
+                        said = True
+                    time.sleep(WAIT_SECONDS)
+            yield not self.is_sealed(stage, result_id)
+
     def holder(self, stage: str, result_id: str) -> Holder | None:
-        """Who is making a result at this moment, or None."""
+        """Return the process that is making a result, or None."""
         path = self._lock_path(stage, result_id)
         try:
             return Holder(**json.loads(path.read_text(encoding="utf-8"))) if is_locked(path) else None
@@ -305,7 +318,7 @@ def _points_at(record: Path, result_id: str) -> bool:
 
 
 def _hash_folder(folder: Path) -> dict[str, tuple[int, str]]:
-    """Size and digest of every file below a folder but the records themselves, by relative name."""
+    """Return size and digest of every file below a folder except the records themselves, by relative name."""
     return {
         path.relative_to(folder).as_posix(): (path.stat().st_size, hash_file(path))
         for path in sorted(folder.rglob("*"))
@@ -324,7 +337,7 @@ def _record_digest(seal: Seal) -> str:
 
 
 def _size(folder: Path) -> int:
-    """Bytes of all files below a folder that others may be writing or removing."""
+    """Return the bytes of all files below a folder in which other processes may write and remove files."""
     size_bytes = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -336,5 +349,5 @@ def _size(folder: Path) -> int:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # no name for this user id, as in some containers
+    except (OSError, KeyError):  # a user id without a name, as in some containers
         return str(os.getuid())

@@ -1,4 +1,4 @@
-"""Write a commented experiment to start from. Its keys, defaults and comments come from the schema."""
+"""Writes a commented experiment to start from, with keys, defaults and comments from the schema."""
 
 from __future__ import annotations
 

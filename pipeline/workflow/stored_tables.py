@@ -1,9 +1,8 @@
-"""The tables in results: which formats there are, and whether what was sealed is still there, column by column."""
+"""Checks the tables in results, column by column, against what was sealed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,20 +19,11 @@ FORMATS: Final[Mapping[str, TableFormat[Any]]] = {
 }
 
 
-@dataclass(frozen=True)
-class CheckedTables:
-    """What was found in the tables of a result.
+def check_tables(folder: Path) -> tuple[list[str], list[str]]:
+    """Read all tables of a result and compare their columns with their digests.
 
-    problems: a line for everything that is not as it was sealed.
-    unread: a line for every table that this program does not know how to read; that is no damage.
+    Return a line for every difference, and one for every table of a format that this program does not read.
     """
-
-    problems: tuple[str, ...]
-    unread: tuple[str, ...]
-
-
-def check_tables(folder: Path) -> CheckedTables:
-    """Read all tables of a result again and compare their columns with what was sealed."""
     problems: list[str] = []
     unread: list[str] = []
     for path in sorted(folder.rglob("*.zarr")):
@@ -41,9 +31,11 @@ def check_tables(folder: Path) -> CheckedTables:
             stated = read_stated_format(path)
             table_format = FORMATS.get(stated.format)
             if table_format is None or table_format.version != stated.version:
-                unread.append(f"{path}: columns not checked: {stated.format} {stated.version} is not read any more")
+                unread.append(
+                    f"{path}: columns not checked: this program does not read {stated.format} {stated.version}"
+                )
             else:
                 problems += verify(path, table_format)
         except StoreError as error:
             problems.append(str(error))
-    return CheckedTables(tuple(problems), tuple(unread))
+    return problems, unread

@@ -1,9 +1,9 @@
-"""An experiment's own folder: the fingerprint of every node, and a record that points at its result.
+"""The folder of an experiment: the fingerprint of every node, and a record that points at its result.
 
-<work>/<experiment>/<node>.fingerprint   changes only when something that matters to the node does
+<work>/<experiment>/<node>.fingerprint   changes only if something that affects the node changes
 <work>/<experiment>/<node>.done          the result in use; make compares the times of the two
 <work>/<experiment>/edges.mk             the stage graph, as make reads it
-<work>/<experiment>/ablation/            what `s4m ablation` wrote of the experiment
+<work>/<experiment>/ablation/            the tables of `s4m ablation`
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.fingerprint import Fingerprint, differences
 from pipeline.workflow.graph import ABLATION, STAGES, Node, fingerprints, plan
 from pipeline.workflow.inputs import read_contents
-from pipeline.workflow.result_store import Holder, Seal, StoreRoot, now
+from pipeline.workflow.result_store import Seal, StoreRoot, now
 
 
 class State(Enum):
-    """How a node stands."""
+    """The state of a node."""
 
     DONE = "done"
     READY = "in the store"
@@ -39,23 +39,22 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class NodeStatus:
-    """A node as it stands, and why."""
+    """A node with its state and the reasons for it."""
 
     node: Node
     state: State
     reasons: tuple[str, ...] = ()
     seal: Seal | None = None
     path: Path | None = None
-    holder: Holder | None = None
 
 
 def work_root(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where the folders of experiments lie."""
+    """Return the folder with the folders of experiments."""
     return Path(environment.get("S4M_WORK", "work")).expanduser()
 
 
 def ablation_folder(root: Path, experiment: str, settings: Sequence[str] = ()) -> Path:
-    """Where the tables of an experiment's ablation lie; each choice of settings over the experiment has its own."""
+    """Return the folder of the tables of an experiment's ablation; different overrides have different folders."""
     name = f"ablation-{hash_text(chr(10).join(settings))[:8]}" if settings else "ablation"
     return root / experiment / name
 
@@ -64,12 +63,12 @@ ABLATION_FIGURES: Final = "ablation.json"
 
 
 def identity_file(root: Path) -> Path:
-    """Where the contents of files are remembered, for all experiments."""
+    """Return the file that remembers the digests of files, for all experiments."""
     return root / ".identity.sqlite"
 
 
 class Workspace:
-    """The folder of one experiment and what it says."""
+    """The folder of one experiment, with the state of its nodes."""
 
     def __init__(
         self,
@@ -79,7 +78,7 @@ class Workspace:
         progress: Progress | None = None,
         trust_images: bool = False,
     ) -> None:
-        """Reads what the experiment's inputs hold; `trust_images` takes images as they last were."""
+        """Read the experiment's inputs. trust_images: count images as unchanged since they were last read."""
         self.experiment = experiment
         self.folder = root / experiment.name
         self.store = StoreRoot(experiment.store)
@@ -93,10 +92,10 @@ class Workspace:
         self.fingerprints = fingerprints(self.nodes, contents)
 
     def refresh(self) -> Path:
-        """Bring fingerprints, records and edges on disk up to date; gives the file that make includes.
+        """Bring fingerprints, records and edges on disk up to date; return the file that make includes.
 
-        A result that the store already holds is taken into use at once, whoever made it, and a record
-        whose result is gone from the store is withdrawn: what make then finds missing is what must run.
+        Write a record for every result that is in the store, whoever made it, and delete the records of results that
+        are not: a node without a record is one that make must run.
         """
         for key, fingerprint in self.fingerprints.items():
             _write_if_changed(self.folder / f"{key}.fingerprint", fingerprint.text)
@@ -114,23 +113,23 @@ class Workspace:
         return edges
 
     def _looks_older(self, key: str) -> bool:
-        """Whether make would take a record for older than its fingerprint, as after copying a folder."""
+        """Return whether a record is older than its fingerprint, which can happen when a folder is copied."""
         fingerprint = self.folder / f"{key}.fingerprint"
         return self.record_path(key).stat().st_mtime_ns < fingerprint.stat().st_mtime_ns
 
     def point(self, key: str) -> None:
-        """Record that the node's result is there and in use."""
+        """Record that this experiment uses the node's result."""
         fingerprint = self.fingerprints[key]
         content = {"id": fingerprint.id, "at": now(), "fingerprint": fingerprint.to_dict()}
         self.store.refer(fingerprint.stage, fingerprint.id, self.record_path(key), self.experiment.name)
         write_atomically(self.record_path(key), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
     def record_path(self, key: str) -> Path:
-        """The file that points at a node's result."""
+        """Return the file that points at a node's result."""
         return self.folder / f"{key}.done"
 
     def record(self, key: str) -> dict[str, Any] | None:
-        """What a node's record says; None where there is none that can be read."""
+        """Return the content of a node's record; None without a valid record."""
         try:
             content = json.loads(self.record_path(key).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -139,7 +138,7 @@ class Workspace:
         return content if valid else None
 
     def result(self, key: str) -> Path:
-        """The folder of a node's sealed result."""
+        """Return the folder of a node's sealed result."""
         fingerprint = self.fingerprints[key]
         return self.store.path(fingerprint.stage, fingerprint.id)
 
@@ -154,7 +153,7 @@ class Workspace:
         return record is not None and self.is_made(key) and record["id"] == self.fingerprints[key].id
 
     def why(self, key: str) -> tuple[str, ...]:
-        """Why a node must run: what changed since its record, down to the setting."""
+        """Return why a node must run: what changed since its record, down to the setting."""
         record = self.record(key)
         if record is None:
             return ("not run before",)
@@ -164,7 +163,7 @@ class Workspace:
         return tuple(self._explained(record["fingerprint"], fingerprint))
 
     def status(self, key: str) -> NodeStatus:
-        """How a node stands."""
+        """Return the state of a node."""
         node = self.nodes[key]
         if node.skipped:
             return NodeStatus(node, State.SKIPPED, (node.skipped,))
@@ -175,27 +174,26 @@ class Workspace:
             made_by = () if state is State.DONE else (f"made by {seal.made_by.get('experiment', '?')}",)
             return NodeStatus(node, state, made_by, seal, self.result(key))
         holder = self.store.holder(fingerprint.stage, fingerprint.id)
+        path = self.store.partial(fingerprint.stage, fingerprint.id)
         if holder is not None:
-            path = self.store.partial(fingerprint.stage, fingerprint.id)
-            return NodeStatus(node, State.RUNNING, (f"made by {holder}",), path=path, holder=holder)
-        partial = self.store.partial(fingerprint.stage, fingerprint.id)
-        left = (f"interrupted, to continue: {self.command(key)}",) if partial.exists() else ()
+            return NodeStatus(node, State.RUNNING, (f"made by {holder}",), path=path)
+        left = (f"interrupted, to continue: {self.command(key)}",) if path.exists() else ()
         if self.record(key) is None:
             return NodeStatus(node, State.MISSING, left)
         return NodeStatus(node, State.STALE, (*self.why(key), *left))
 
     def command(self, key: str) -> str:
-        """What to type to bring a node up to date."""
-        return f"make {self.nodes[key].stage} EXP={self.experiment.name}"
+        """Return the command that brings a node up to date."""
+        return make_command(self.nodes[key].stage, self.experiment.name)
 
     def forget_empty(self, key: str) -> None:
-        """Remove a result that was begun, where nothing was written."""
+        """Remove the folder of an unfinished result if nothing was written into it."""
         fingerprint = self.fingerprints[key]
-        with suppress(OSError):  # it holds something, or it is gone
+        with suppress(OSError):  # it is not empty, or missing
             self.store.partial(fingerprint.stage, fingerprint.id).rmdir()
 
     def _explained(self, old: Mapping[str, Any], new: Fingerprint) -> list[str]:
-        """Differences; where a result upstream changed, what changed there, as far as that is known."""
+        """Return the differences; for a changed result upstream, those of its own fingerprint if they are known."""
         causes: list[str] = []
         upstream_before = old.get("upstream", {})
         for change in differences(old, new):
@@ -209,7 +207,7 @@ class Workspace:
         return list(dict.fromkeys(causes))
 
     def _edges(self) -> str:
-        """The graph for make: which records each stage stands for, and what each record waits for."""
+        """Return the graph for make: the records of each stage, and the records that each needs first."""
         lines = [f"# Written by `s4m graph` for {self.experiment.name}; the Makefile includes it."]
         for stage in STAGES:
             keys = [key for key, node in self.nodes.items() if node.stage == stage and not node.skipped]
@@ -227,6 +225,12 @@ class Workspace:
         return "\n".join(lines) + "\n"
 
 
+def make_command(stage: str, experiment: str, overrides: Sequence[str] = ()) -> str:
+    """Return the command that brings a stage up to date."""
+    settings = f' SET="{" ".join(overrides)}"' if overrides else ""
+    return f"make {stage} EXP={experiment}{settings}"
+
+
 def _write_if_changed(path: Path, text: str) -> None:
     try:
         if path.read_text(encoding="utf-8") == text:
@@ -237,9 +241,9 @@ def _write_if_changed(path: Path, text: str) -> None:
 
 
 def register_references(root: Path, store: StoreRoot) -> None:
-    """Note in the store what the records below a work root point at.
+    """Note in the store which results the records below a work root point at.
 
-    A checkout that was moved or copied is known again by this, before anything is pruned.
+    Call it before pruning: the store does not know the records of a checkout that was moved or copied.
     """
     for path in root.glob("*/*.done"):
         try:
