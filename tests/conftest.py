@@ -17,6 +17,8 @@ from tests.processes import forked
 # Test processes run side by side, a core each. Nothing above imports torch, which reads this once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# torch keeps what it compiles: from one run to the next, not among the temporary files.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "torchinductor"))
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ def forked_workers() -> Iterator[None]:
         yield
 
 
-NOT_OURS = ("dask-scratch-space", "pymp-", "pytorch-errorfile-", "torchinductor_")
-"""What Python, torch and Dask leave behind: caches, and what belonged to processes that were killed or failed."""
+NOT_OURS = ("dask-scratch-space", "pymp-", "pytorch-errorfile-")
+"""What Dask, Python and torch leave: locks, and what belonged to processes that were killed or failed."""
 
 
 @pytest.fixture(scope="session", autouse=True)

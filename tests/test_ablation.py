@@ -314,6 +314,7 @@ def command(exp, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_the_command_writes_all_files_and_the_same_again(command, tmp_path):
     told = command(Fake(), "--seeds", 2, "--output", tmp_path / "tables")
     assert (told.exit_code, "20 of 20 measured" in told.output) == (0, True)

@@ -90,6 +90,7 @@ def test_composites_of_the_stage_are_those_made_on_the_fly(tmp_path):
         assert np.array_equal(made.image_rgb, read_image(tmp_path / "out" / row.file_name))
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_the_result(tmp_path, forked_workers):
     made_of = sources(refined(tmp_path, 70), placement="moved")
     augmented(made_of, tmp_path / "one")
@@ -97,6 +98,7 @@ def test_workers_do_not_change_the_result(tmp_path, forked_workers):
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_where_it_stopped_and_leaves_nothing_behind(tmp_path, monkeypatch):
     made_of = sources(refined(tmp_path, 100))
     undisturbed = augmented(made_of, tmp_path / "undisturbed").attributes.digest
@@ -195,6 +197,7 @@ def experiment_file(tmp_path, monkeypatch) -> Path:
     return make_experiment_files(tmp_path, settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("partners", ["unlabelled", "labelled-too"])
 def test_the_stage_in_an_experiment(experiment_file, partners):
     experiment = load_experiment(experiment_file, [f"augment.partners={partners}", "augment.copies=4"])
@@ -210,6 +213,7 @@ def test_the_stage_in_an_experiment(experiment_file, partners):
     assert store.attributes.provenance["fingerprint"]["stage"] == "augment"
 
 
+@pytest.mark.slow
 def test_a_preview_shows_composites_before_they_are_made(experiment_file, tmp_path):
     from stages.experiment_commands import preview
 

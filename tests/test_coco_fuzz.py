@@ -8,6 +8,8 @@ import math
 import random
 from collections import Counter
 
+import pytest
+
 from pipeline.coco.checking import check_coco
 from pipeline.coco.paths import resolve_image_path
 from pipeline.coco.reading import read_coco
@@ -142,6 +144,7 @@ def write_and_read_again(dataset, tmp_path):
     assert len(read_coco(tmp_path / "written.json").annotations) == len(dataset.annotations)
 
 
+@pytest.mark.slow
 def test_ten_thousand_damaged_files(tmp_path, capsys):
     original = tiny_dict(images=2, instances=2)
     outcomes: Counter[str] = Counter()

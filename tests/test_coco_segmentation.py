@@ -59,6 +59,7 @@ def plain_run_lengths(text):
     return values
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(run_texts, min_size=1, max_size=6))
 def test_many_texts_at_once_are_decoded_as_each_alone(texts):

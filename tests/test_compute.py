@@ -55,6 +55,7 @@ def digest(tmp_path_factory):
     return sealed(folder).attributes.digest
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_store(tmp_path, digest):
     assert run(CountingWork(tmp_path), TWO) == 40
     assert sealed(tmp_path).attributes.digest == digest
@@ -72,12 +73,14 @@ def test_workers_of_a_machine_with_several_gpus_see_one_each(monkeypatch):
     assert seen == ["4", "6", "4"]
 
 
+@pytest.mark.slow
 def test_the_plugin_reaches_the_workers(tmp_path, monkeypatch, digest):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     assert run(CountingWork(tmp_path), TWO) == 40
     assert sealed(tmp_path).attributes.digest == digest
 
 
+@pytest.mark.slow
 def test_a_cluster_that_is_there_makes_the_same_store(tmp_path, digest):
     from distributed import LocalCluster
 
@@ -132,6 +135,7 @@ def test_a_scheduler_that_dies_on_the_way_is_told_and_what_is_done_is_kept(tmp_p
     assert sealed(tmp_path).attributes.digest == digest
 
 
+@pytest.mark.slow
 def test_an_image_that_kills_its_workers_is_given_up_and_no_other(tmp_path):
     work = CountingWork(tmp_path, killer=6)
     assert run(work, TWO) == 40
@@ -143,6 +147,7 @@ def test_an_image_that_kills_its_workers_is_given_up_and_no_other(tmp_path):
     assert len(noted(tmp_path / "killed")) == 2 * DEATHS  # with its shard, then alone
 
 
+@pytest.mark.slow
 def test_a_worker_that_takes_long_to_come_back_is_waited_for():
     import dask
     from distributed import Client
@@ -157,6 +162,7 @@ def test_a_worker_that_takes_long_to_come_back_is_waited_for():
         assert client.submit(os.getpid, pure=False).result(timeout=60) != killed
 
 
+@pytest.mark.slow
 def test_an_error_of_a_worker_arrives_whole(tmp_path):
     with pytest.raises(DatasetError, match="30: is wrong"):
         run(CountingWork(tmp_path, wrong=30), TWO)
@@ -175,6 +181,7 @@ def wait_for_shards(folder: Path, more_than: int) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_computes_no_shard_twice(tmp_path, digest):
     random_ = random.Random(3)
     kills = 0
@@ -205,6 +212,7 @@ def worker_processes(process: ForkServerProcess) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_workers_killed_at_random_change_nothing(tmp_path, digest):
     random_ = random.Random(5)
     process = started(tmp_path, 2, 0.1)

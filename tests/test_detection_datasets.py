@@ -350,6 +350,7 @@ def content(batch: dict) -> list:
     return found
 
 
+@pytest.mark.slow
 def test_samples_do_not_depend_on_workers_or_order(tmp_path):
     dataset = mixture(tmp_path)
     expected = [content(batch) for batch in batches(dataset, 8)]

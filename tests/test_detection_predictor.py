@@ -124,6 +124,7 @@ def test_a_least_score_leaves_out_what_is_below(published):
     assert [(each.label, each.score) for each in some if each.score >= least] == wanted
 
 
+@pytest.mark.slow
 def test_no_image_is_no_prediction(mask_rcnn):
     assert predictor_of(mask_rcnn).predict([]) == []
 

@@ -94,6 +94,7 @@ def test_a_bad_image_is_a_row(tmp_path, capsys):
     assert "failed: 1\n" in told.out
 
 
+@pytest.mark.slow
 def test_images_without_instances_and_with_crowds_only_have_anchors_anywhere(tmp_path):
     path = experiment_on(tmp_path, images=2)
     content = json.loads((tmp_path / "annotations.json").read_text())
@@ -108,6 +109,7 @@ def test_images_without_instances_and_with_crowds_only_have_anchors_anywhere(tmp
         assert len(quarters) == 4
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_the_result(tmp_path, monkeypatch, forked_workers):
     path = experiment_on(tmp_path, images=18)
     digests = set()
@@ -117,6 +119,7 @@ def test_workers_do_not_change_the_result(tmp_path, monkeypatch, forked_workers)
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
     path = experiment_on(tmp_path, images=18)
     undisturbed = distill(path, SMALL).attributes.digest
@@ -145,6 +148,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
     assert made == [1]
 
 
+@pytest.mark.slow
 def test_other_seeds_give_other_targets_and_the_same_are_shared(tmp_path):
     path = experiment_on(tmp_path, images=3)
     store = distill(path)

@@ -73,6 +73,7 @@ def sealed_stores(tmp_path):
     return [path.parent for path in sorted((tmp_path / "stores" / EMBEDDINGS).glob("*/seal.json"))]
 
 
+@pytest.mark.slow
 def test_refining_again_with_other_prompts_runs_no_encoder(files, encoder):
     path = files(entries(), pictures())
     refine(path, CACHED)
@@ -88,6 +89,7 @@ def test_refining_again_with_other_prompts_runs_no_encoder(files, encoder):
     assert summary(path, *without)["encoded images"] == IMAGES
 
 
+@pytest.mark.slow
 def test_another_teacher_with_labels_for_more_images_runs_no_encoder(files, encoder):
     refine(files(entries()[:3], pictures()), CACHED)
     store = refine(files(entries(), pictures()), CACHED)
@@ -95,6 +97,7 @@ def test_another_teacher_with_labels_for_more_images_runs_no_encoder(files, enco
     assert encoder.images == IMAGES
 
 
+@pytest.mark.slow
 def test_masks_are_those_without_embeddings_but_for_rounding(files, monkeypatch, tmp_path):
     path = files(entries(), pictures())
     prompts = ("refine.passes=3", "refine.box=elastic", "refine.mask_prompt=true")
@@ -109,6 +112,7 @@ def test_masks_are_those_without_embeddings_but_for_rounding(files, monkeypatch,
     assert np.mean(ious) >= 0.999
 
 
+@pytest.mark.slow
 def test_enlarged_crops_are_encoded_anew_and_give_the_same(files, monkeypatch, tmp_path):
     size_hw = (480, 640)
     small = [result(image_id, box_mask(10, 10, 40, 40, size_hw)) for image_id in (1, 2)]
@@ -120,6 +124,7 @@ def test_enlarged_crops_are_encoded_anew_and_give_the_same(files, monkeypatch, t
     assert refine(path, *zoomed).attributes.digest == cached.attributes.digest
 
 
+@pytest.mark.slow
 def test_making_them_goes_on_where_it_was_stopped(files, encoder, monkeypatch, tmp_path):
     path = files(entries(), pictures())
     experiment = load_experiment(path, [CACHED])
@@ -145,6 +150,7 @@ def test_making_them_goes_on_where_it_was_stopped(files, encoder, monkeypatch, t
     assert not list(folder.rglob("*.shard"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_in", ["the removal of the markers", "sealing"])
 def test_what_is_finished_and_not_sealed_is_kept(files, encoder, monkeypatch, tmp_path, killed_in):
     path = files(entries(), pictures())
@@ -172,6 +178,7 @@ def test_what_is_finished_and_not_sealed_is_kept(files, encoder, monkeypatch, tm
     assert not list(folder.rglob("*.shard"))
 
 
+@pytest.mark.slow
 def test_every_encoder_has_its_own(files, tmp_path):
     path = files(entries(2), pictures(2))
     refine(path, CACHED)
@@ -183,6 +190,7 @@ def test_every_encoder_has_its_own(files, tmp_path):
     assert shapes == {(128, 32, 32), (128, 8, 8)}
 
 
+@pytest.mark.slow
 def test_other_pixels_under_the_same_names_get_their_own(files, encoder, tmp_path):
     refine(files(entries(2), pictures(2)), CACHED)
     changed = pictures(2)
@@ -204,6 +212,7 @@ def test_damage_is_found(files, tmp_path):
         refine(path, CACHED, "refine.points=5")
 
 
+@pytest.mark.slow
 def test_an_image_that_cannot_be_read_fails_as_it_does_without(files, tmp_path):
     path = files(entries(3), pictures(2) | {3: b"no image"})
     failed = refine(path, CACHED)[2]
@@ -236,6 +245,7 @@ def test_the_size_is_said_beforehand(files, capsys):
     assert "embeddings: 262 kB per image x 2 images = 524 kB at most" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_plain_zarr_reads_the_features_that_the_encoder_gave(files, tmp_path):
     drawn = pictures()
     refine(files(entries(), drawn), CACHED)

@@ -120,6 +120,7 @@ def _with_mask(label: InstanceLabel, mask: np.ndarray) -> InstanceLabel:
     return label_from_mask(mask, label.category_id, label.score, Decision.TEACHER)
 
 
+@pytest.mark.slow
 def test_models_and_labels_of_every_round_are_measured(evaluate):
     measured = evaluate(POOL | {"validation": VALIDATION})
     evaluation = measured.evaluation
@@ -146,6 +147,7 @@ def test_models_and_labels_of_every_round_are_measured(evaluate):
     assert measured.summary["refine mask IoU"] == 1.0
 
 
+@pytest.mark.slow
 def test_a_detections_file_gives_the_same_figures_in_pycocotools(evaluate, tmp_path):
     measured = evaluate(POOL | {"validation": VALIDATION})
     truth = json.loads((tmp_path / "split" / "validation.json").read_text())
@@ -159,6 +161,7 @@ def test_a_detections_file_gives_the_same_figures_in_pycocotools(evaluate, tmp_p
             assert metrics.ar == pytest.approx(reference.ar, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_where_it_stopped(evaluate, tmp_path, monkeypatch):
     monkeypatch.setattr(predicting, "IMAGES_PER_SHARD", 1)
     computed: list[tuple[str, int]] = []
@@ -185,6 +188,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(evaluate, tmp_path, monkeyp
     assert left == []
 
 
+@pytest.mark.slow
 def test_detections_count_at_any_score_and_no_more_than_allowed(evaluate, tmp_path):
     evaluate(POOL | {"validation": VALIDATION}, max_detections=5)
     store = LabelStore.open(tmp_path / "result" / "predictions" / "train-teacher" / LABELS)
@@ -199,6 +203,7 @@ def test_without_validation_images_only_labels_are_measured(evaluate):
     assert "Models were not measured: set data.validation to images with annotations." in measured.said
 
 
+@pytest.mark.slow
 def test_without_truth_only_models_are_measured(evaluate):
     measured = evaluate(APART | {"validation": VALIDATION})
     assert len(measured.evaluation.models) == 3
@@ -214,11 +219,13 @@ def test_with_nothing_to_measure_the_notes_say_so(evaluate):
     assert measured.summary == {}
 
 
+@pytest.mark.slow
 def test_without_a_teacher_the_students_are_measured(evaluate):
     measured = evaluate(POOL | {"validation": VALIDATION}, without=("train-teacher",))
     assert [model.node for model in measured.evaluation.models] == ["train-student", "train-student-2"]
 
 
+@pytest.mark.slow
 def test_an_image_that_cannot_be_read_counts_as_missed(evaluate, tmp_path):
     (tmp_path / "validation" / "images" / "0002.png").write_bytes(b"no image")
     measured = evaluate(POOL | {"validation": VALIDATION})

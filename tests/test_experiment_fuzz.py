@@ -46,6 +46,7 @@ def mutated(random_: random.Random) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_mutated_experiments_never_raise_anything_but_experiment_error(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "set.json").write_text("{}")

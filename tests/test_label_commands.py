@@ -78,6 +78,7 @@ def test_repeated_instances_are_left_out_and_counted(s4m, made, tmp_path):
     assert [instance.score for instance in LabelStore.open(tmp_path / "first.zarr").by_id(1).instances] == [0.75]
 
 
+@pytest.mark.slow
 def test_an_experiment_takes_repeated_results_too(s4m, tmp_path):
     mask = box_mask(5, 5, 40, 30)
     path = make_refinement(tmp_path, [result(1, mask, 0.6), result(1, mask, 0.9)])
@@ -88,6 +89,7 @@ def test_an_experiment_takes_repeated_results_too(s4m, tmp_path):
     assert [each["score"] for each in json.loads((tmp_path / "out.json").read_text())] == [0.9]
 
 
+@pytest.mark.slow
 def test_labels_of_an_experiment_are_found_by_its_settings(s4m, tmp_path):
     path = make_refinement(tmp_path, [result(1, box_mask(5, 5, 40, 30))])
     digests = [refine(path, *settings).attributes.digest for settings in ((), ("refine.preset=samrefiner",))]
@@ -239,6 +241,7 @@ def stops_once(monkeypatch):
     monkeypatch.setattr(RefineWork, "publish", stopping)
 
 
+@pytest.mark.slow
 def test_a_stopped_refinement_goes_on_where_it_was(s4m, made, tmp_path, stops_once):
     words = ["refine-coco", made.annotations, made.image_root, "refined.json", "--preset", "s4m"]
     stopped = s4m(*words)
@@ -253,6 +256,7 @@ def test_a_stopped_refinement_goes_on_where_it_was(s4m, made, tmp_path, stops_on
     assert (tmp_path / "at_once.json").read_bytes() == (tmp_path / "refined.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_what_was_done_with_other_settings_is_not_used(s4m, made, tmp_path, stops_once):
     words = ["refine-coco", made.annotations, made.image_root, "refined.json", "--preset"]
     assert s4m(*words, "s4m").status == 143
@@ -272,6 +276,7 @@ def test_two_refinements_into_one_file_are_refused(s4m, made, tmp_path):
     assert s4m("refine-coco", made.annotations, made.image_root, "x.json", "--preset", "s4m").status == 0
 
 
+@pytest.mark.slow
 def test_a_wrong_image_folder_is_told_and_nothing_is_written(s4m, made, tmp_path):
     mistyped = s4m("refine-coco", made.annotations, "imags", "x.json")
     assert mistyped.status == 2

@@ -194,6 +194,7 @@ def digest_of(folder: Path) -> str:
     return LabelStore.open(folder / "labels.zarr").attributes.digest
 
 
+@pytest.mark.slow
 def test_runs_killed_at_any_moment_end_as_one_that_was_not(tmp_path, processes):
     images, folder = 300, tmp_path / "killed"
     plan, moments = divide(range(images), 2), random.Random(0)

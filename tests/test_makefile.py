@@ -49,11 +49,13 @@ def make(tmp_path):
     return Make(tmp_path)
 
 
+@pytest.mark.slow
 def test_every_stage_that_is_missing_would_run_in_order(make):
     assert make.would_run("report") == list(STAGES)
     assert make.would_run("refine") == list(STAGES)[:5]
 
 
+@pytest.mark.slow
 def test_a_stage_runs_once(make):
     first = make("split")
     assert first.returncode == 0, first.stderr
@@ -63,6 +65,7 @@ def test_a_stage_runs_once(make):
     assert "Nothing to be done" in make("split").stdout
 
 
+@pytest.mark.slow
 def test_nothing_runs_again_for_a_touched_image_other_workers_or_another_name(make):
     make("split")
     for image in (make.folder / "images").iterdir():
@@ -74,6 +77,7 @@ def test_nothing_runs_again_for_a_touched_image_other_workers_or_another_name(ma
     assert make.would_run("split", exp=renamed) == []
 
 
+@pytest.mark.slow
 def test_nothing_runs_again_after_everything_was_moved(make):
     make("split")
     moved = make.folder.parent / "moved"
@@ -84,6 +88,7 @@ def test_nothing_runs_again_after_everything_was_moved(make):
     assert make.would_run("split", exp=moved / "tiny.yaml") == []
 
 
+@pytest.mark.slow
 def test_a_setting_runs_its_stage_again_and_says_why(make):
     make("split")
     assert make.would_run("split", "SET=data.percent=70") == ["split"]
@@ -93,6 +98,7 @@ def test_a_setting_runs_its_stage_again_and_says_why(make):
     assert make.would_run("split") == []
 
 
+@pytest.mark.slow
 def test_a_changed_annotation_file_runs_the_split_again(make):
     make("split")
     path = make.folder / "annotations.json"
@@ -100,6 +106,7 @@ def test_a_changed_annotation_file_runs_the_split_again(make):
     assert make.would_run("split") == ["split"]
 
 
+@pytest.mark.slow
 def test_a_result_that_was_deleted_is_made_again(make):
     make("split")
     for folder in (make.folder / "stores/split").iterdir():
@@ -109,6 +116,7 @@ def test_a_result_that_was_deleted_is_made_again(make):
     assert make.would_run("split") == ["split"]
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_left_out_says_why(make):
     assert make.would_run("train-teacher", "SET=teacher.distillation_weight=0") == ["split", "train-teacher"]
     left_out = make("distill", "SET=teacher.distillation_weight=0")
@@ -116,6 +124,7 @@ def test_a_stage_that_is_left_out_says_why(make):
     assert "distill: left out, teacher.distillation_weight is 0" in left_out.stdout
 
 
+@pytest.mark.slow
 def test_every_round_is_one_make(make):
     stages = make.would_run("report", "SET=student.rounds=2")
     assert [stages.count(name) for name in ("predict", "refine", "augment", "train-student")] == [2, 2, 2, 2]
@@ -132,6 +141,7 @@ def test_an_experiment_with_problems_stops_make_with_its_messages(make):
     assert "Traceback" not in stopped.stderr
 
 
+@pytest.mark.slow
 def test_stages_in_parallel_are_the_same_graph(make):
     assert make("-j4", "split").returncode == 0
     assert make.would_run("split") == []

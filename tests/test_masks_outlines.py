@@ -27,6 +27,7 @@ def test_any_mask_comes_back_by_pycocotools(mask):
         assert np.array_equal(filled(outline, mask.shape), mask)
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10**6), st.integers(50, 700), st.integers(50, 700))
 def test_percents_there_and_back_lose_nothing(seed, width, height):

@@ -206,6 +206,7 @@ def test_later_rounds_ask_the_student(predict):
     assert predict(key="predict-2").attributes.digest == predict(name="first").attributes.digest
 
 
+@pytest.mark.slow
 def test_mirror_images_change_scores_and_are_asked_for_in_the_experiment(predict):
     settings = ("predict.score_threshold=0", "predict.max_instances=1000")
     once, twice = (
@@ -266,6 +267,7 @@ def test_what_is_measured_has_the_detectors_own_boxes_and_no_soft_masks(predict,
         assert replace(label, box_xyxy=detection.box_xyxy, soft_mask=None) == detection
 
 
+@pytest.mark.slow
 def test_labels_from_a_file_need_no_model_and_no_torch():
     program = "import sys, stages.predict; print({'torch', 'mmdet', 'mmengine', 'mmcv', 'dask'} & set(sys.modules))"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -140,6 +140,7 @@ def test_an_image_that_sam_cannot_answer_for_takes_no_other_with_it(files, monke
     assert store[2].message == "SAM's answer holds values that are not numbers"
 
 
+@pytest.mark.slow
 def test_an_image_with_300_instances(files):
     corners = [(x, y) for x in range(0, 56, 3) for y in range(0, 40, 2)][:300]
     path = files([result(1, box_mask(x, y, x + 8, y + 7)) for x, y in corners], {1: noise(0)})
@@ -147,6 +148,7 @@ def test_an_image_with_300_instances(files):
     assert len(store[0].instances) == 300
 
 
+@pytest.mark.slow
 def test_a_very_large_image(files):
     size_hw = (6000, 8000)
     picture = np.zeros((*size_hw, 3), dtype=np.uint8)
@@ -157,6 +159,7 @@ def test_a_very_large_image(files):
     assert row.instances[0].area > 0
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_the_result(files, monkeypatch, tmp_path, forked_workers):
     path = files([result(i, box_mask(5, 5, 40, 30)) for i in range(1, 71)], many_images(70))
     digests = set()
@@ -183,6 +186,7 @@ def test_a_store_is_shared_by_experiments_that_ask_for_the_same(files):
     assert space.is_done("refine")
 
 
+@pytest.mark.slow
 def test_a_refinement_killed_again_and_again_ends_in_the_same_store(files, tmp_path, monkeypatch):
     path = files([result(i, box_mask(5, 5, 40, 30)) for i in range(1, 161)], many_images(160))
     undisturbed = refine(path, SMALL).attributes.digest
@@ -218,6 +222,7 @@ def shards(store: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in found}
 
 
+@pytest.mark.slow
 def test_two_refinements_at_once_share_the_work(files, tmp_path, monkeypatch):
     path = files([result(i, box_mask(5, 5, 40, 30)) for i in range(1, 65)], many_images(64))
     experiment = load_experiment(path, [SMALL])

@@ -120,6 +120,7 @@ def test_calibration_is_never_worse_than_the_better_constant_on_its_samples(samp
     assert all(0 <= fitted.gate.judge(each)[1] <= 1 for each in samples)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(samples=samples, seed=st.integers(0, 9))
 def test_calibration_does_not_depend_on_the_order(samples, seed):
@@ -165,6 +166,7 @@ def test_measures_that_tell_nothing_do_no_harm():
     assert mean_gain(30, noise, seeds=6) > -0.005
 
 
+@pytest.mark.slow
 def test_the_expected_gain_is_about_the_real_one():
     fits = [calibrate(drawn(50, seed), Gate()) for seed in range(8)]
     real = np.mean([mean_outcome(fit.gate) - mean_outcome(Gate()) for fit in fits])

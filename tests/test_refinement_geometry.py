@@ -43,6 +43,7 @@ def test_windows_that_do_not_meet_share_nothing():
     assert nonzero_window(np.zeros((3, 4))) == NOTHING
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(height=sides, width=sides)
 def test_frame_scales_as_segment_anything_does(height, width):

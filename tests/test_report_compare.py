@@ -42,6 +42,7 @@ def table(html: str, caption: str) -> list[list[str]]:
     ]
 
 
+@pytest.mark.slow
 def test_only_what_differs_and_can_matter_is_listed(experiments, tmp_path):
     output = tmp_path / "page.html"
     done = compare(*experiments, "--output", output)

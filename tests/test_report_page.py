@@ -159,6 +159,7 @@ def hostile_files(folder: Path) -> None:
     write_json(made.annotations, made.content)
 
 
+@pytest.mark.slow
 def test_names_that_are_markup_stay_text(tmp_path, monkeypatch):
     monkeypatch.setenv("S4M_STORE", str(tmp_path / "stores"))
     hostile_files(tmp_path)

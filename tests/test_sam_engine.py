@@ -186,6 +186,7 @@ def test_equals_sam_predictor(model: str, form: str) -> None:
         assert mask_iou(full, masks).min() >= 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["vit", "tiny"])
 def test_many_prompts_of_many_images_at_once(model: str) -> None:
     engine = SamEngine(sam_of(model), precision="fp32")
@@ -206,6 +207,7 @@ def test_many_prompts_of_many_images_at_once(model: str) -> None:
         np.testing.assert_allclose(found.predicted_iou, alone.predicted_iou, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_compiled_encoder_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     # Traced as always; making machine code of it would take minutes.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))

@@ -339,6 +339,7 @@ def weights_of(checkpoint: Path) -> dict[str, torch.Tensor]:
     return torch.load(checkpoint, weights_only=True)["model"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, small_batches, monkeypatch):
     train.train(arguments(tmp_path / "whole", steps=4))
     train.train(arguments(tmp_path / "parts", steps=2))
@@ -351,6 +352,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, small_batc
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_the_decaying_branch_leaves_the_constant_part_alone(tmp_path, small_batches):
     train.train(arguments(tmp_path, steps=2))
     before = (tmp_path / "constant.pt").read_bytes()
@@ -401,6 +403,7 @@ def test_shipped_weights_are_small_and_hold_tensors_only():
     assert WEIGHTS_FILE.stat().st_size < 12_000_000
 
 
+@pytest.mark.slow
 def test_shipped_weights_find_objects_never_seen():
     sam = load(WEIGHTS_FILE, 128)
     answers = ask(sam, unseen_samples(15, 128, objects_per_scene=4, first=5000), PromptKind.POINTS_AND_BOX)
@@ -408,6 +411,7 @@ def test_shipped_weights_find_objects_never_seen():
     assert np.corrcoef(answers.candidate_iou.ravel(), answers.predicted_iou.ravel())[0, 1] > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image_size", [128, 256])
 def test_shipped_weights_improve_coarse_masks_at_every_side(image_size):
     sam = load(WEIGHTS_FILE, image_size)

@@ -110,6 +110,7 @@ def test_unknown_model(tmp_path: Path) -> None:
     assert refusal("vit_x", tmp_path / "a") == "vit_x: no such SAM; there are sam_tiny, vit_b, vit_l, vit_h"
 
 
+@pytest.mark.slow
 def test_another_models_tensors(tmp_path: Path) -> None:
     path = saved(tmp_path / "mine.pth", small_state("vit_l"))
     assert refusal("vit_b", path) == f"{path}: these are weights of vit_l, not of vit_b: set sam.model to vit_l"

@@ -140,6 +140,7 @@ def test_annotations_agree_with_pycocotools(made: Path, name: str, count: int) -
             assert annotation["bbox"] == [left, top, columns.max() + 1 - left, rows.max() + 1 - top]
 
 
+@pytest.mark.slow
 def test_an_image_is_the_same_in_a_larger_set_and_with_more_processes(made: Path, tmp_path: Path) -> None:
     larger = tmp_path / "larger"
     make_shapes(larger, replace(SMALL, images=40, validation=4), workers=2)
@@ -213,6 +214,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     assert make_shapes(tmp_path / "out", SMALL) is True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_interrupted_it_leaves_nothing_and_can_be_run_again(tmp_path: Path, workers: int) -> None:
     def interrupt(done: int, total: int) -> None:

@@ -29,6 +29,7 @@ def bilinear(features: torch.Tensor, x: float, y: float) -> torch.Tensor:
     return upper * (1 - (y - top)) + lower * (y - top)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size_hw", [(48, 64), (150, 100), (128, 128)])
 def test_maps_are_the_cosines_of_the_decoders_own_features(size_hw):
     height, width = size_hw

@@ -106,6 +106,7 @@ def read_by_id(store: StructureStore, image_id: int) -> bytes:
     return store.by_id(image_id).maps.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_other_processes_read_it(tmp_path, method):
     store = make(tmp_path, IDS)

@@ -92,6 +92,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_a_teacher_is_published_as_tensors_a_config_and_a_card(folder, capsys):
     result = trained(training_experiment(folder), "train-teacher")
     published = read_published(result)
@@ -108,6 +109,7 @@ def test_a_teacher_is_published_as_tensors_a_config_and_a_card(folder, capsys):
     assert "train-teacher: up to date, " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_weights_fit_mmdetections_own_model(teacher):
     published = read_published(teacher)
     plain = json.loads(json.dumps(published.config["model"].to_dict()).replace("s4m.", "mmdet."))
@@ -115,6 +117,7 @@ def test_weights_fit_mmdetections_own_model(teacher):
     model.load_state_dict(weights(published.folder))
 
 
+@pytest.mark.slow
 def test_mmdetections_own_runner_tests_what_was_trained(folder, teacher):
     config = Config.fromfile(teacher / "training.py")
     config.load_from = str(teacher / "weights.pth")
@@ -124,6 +127,7 @@ def test_mmdetections_own_runner_tests_what_was_trained(folder, teacher):
     assert {"coco/segm_mAP", "coco/bbox_mAP"} <= metrics.keys()
 
 
+@pytest.mark.slow
 def test_mmdetections_own_entry_point_trains_it_again_by_itself(folder, teacher, monkeypatch):
     started_with = f"teacher.init_weights={teacher / 'weights.pth'}"
     result = trained(training_experiment(folder, None, started_with), "train-teacher")
@@ -139,6 +143,7 @@ def test_mmdetections_own_entry_point_trains_it_again_by_itself(folder, teacher,
     assert sorted(result.parent.rglob("*")) == sealed
 
 
+@pytest.mark.slow
 def test_the_record_of_a_training_names_files_where_they_will_be(folder, taught, monkeypatch):
     settings = {"augment": {"mode": "on-the-fly", "partners": "labelled-too", "decisions": ["sam", "teacher"]}}
     experiment = taught_experiment(folder, taught, settings)
@@ -165,6 +170,7 @@ def interrupted_at(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
     monkeypatch.setattr(hooks.ExactResume, "before_train_iter", stop)
 
 
+@pytest.mark.slow
 def test_an_interrupted_teacher_ends_as_an_uninterrupted_one(folder, teacher, monkeypatch):
     again = training_experiment(folder)
     interrupted_at(monkeypatch, 5)
@@ -193,6 +199,7 @@ def stopped_in(monkeypatch: pytest.MonkeyPatch, place: type, iteration: int, num
     monkeypatch.setattr(place, "before_train_iter", stop)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "iteration", "number", "status", "done"),
     [
@@ -225,6 +232,7 @@ def test_a_stopped_teacher_goes_on_where_it_was(folder, teacher, monkeypatch, pl
     assert same(weights(result), weights(teacher))
 
 
+@pytest.mark.slow
 def test_other_loader_workers_change_nothing(folder, teacher):
     there = trained(training_experiment(folder, None, "compute.loader_workers=2"), "train-teacher")
     assert losses(teacher) == losses(there)
@@ -253,6 +261,7 @@ STUDENT = ("train-teacher", "predict", "refine", "train-student")
 NO_COMPOSITES = {"augment": {"mode": "none"}}
 
 
+@pytest.mark.slow
 def test_an_interrupted_student_ends_as_an_uninterrupted_one(folder, taught, teacher, monkeypatch):
     settings = {"augment": {"mode": "on-the-fly", "decisions": ["sam", "teacher"], "min_area_px": 1.0}}
     experiment = taught_experiment(folder, taught, settings)
@@ -284,6 +293,7 @@ def one_category(row: ImageLabels) -> ImageLabels:
     return replace(row, instances=tuple(replace(each, category_id=3) for each in row.instances))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [dropped, empty, one_category])
 def test_a_student_trains_on_odd_pseudo_labels(folder, taught, monkeypatch, change):
     experiment = taught_experiment(folder, taught, NO_COMPOSITES | {"student": {"iterations": 3, "batch_size": 2}})
@@ -300,6 +310,7 @@ def test_one_labelled_image_is_enough(folder):
     assert len(losses(trained(training_experiment(folder, {"data": pool}), "train-teacher"))) == 6
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_with_the_last_good_checkpoint(folder):
     experiment = training_experiment(folder, None, "teacher.learning_rate=1e25", "compute.checkpoint_every=1")
     with pytest.raises(StageError, match=r"iteration \d+: the loss is not a finite number") as caught:
@@ -335,6 +346,7 @@ def test_weights_that_are_no_numbers_are_neither_saved_nor_published(folder, mon
     assert not (left / "weights.pth").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_batch_and_say_no_more_than_one(folder, capfd, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     experiment = training_experiment(folder, None, "compute.gpus=2", "teacher.iterations=3")
@@ -369,6 +381,7 @@ def forked_trainings(monkeypatch):
     monkeypatch.setattr(launcher, "LaunchConfig", partial(launcher.LaunchConfig, start_method="forkserver"))
 
 
+@pytest.mark.slow
 def test_two_processes_train_a_mask2former_on_parts_of_a_batch_that_differ_in_kind(
     folder, taught, monkeypatch, forked_trainings
 ):
@@ -388,6 +401,7 @@ def test_two_processes_train_a_mask2former_on_parts_of_a_batch_that_differ_in_ki
     assert len(losses(workspace(experiment).result("train-student"))) == 3
 
 
+@pytest.mark.slow
 def test_an_error_in_one_of_two_processes_is_told_as_it_is(folder, forked_trainings):
     (folder / "weights.pth").write_bytes(b"no weights")
     experiment = training_experiment(folder, None, "compute.gpus=2", f"teacher.init_weights={folder / 'weights.pth'}")
@@ -416,6 +430,7 @@ def test_weights_of_another_detector_are_refused_where_nothing_fits(folder):
         trained(experiment, "train-teacher")
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on(folder):
     experiment = training_experiment(folder, None, "teacher.iterations=400")
     run_stage(experiment, "split", 1)
@@ -444,6 +459,7 @@ def test_a_killed_training_goes_on(folder):
     assert steps == [reached, reached + 1, reached + 2]
 
 
+@pytest.mark.slow
 def test_two_stopped_processes_keep_what_they_have_done(folder):
     overrides = ["teacher.iterations=4000", "compute.gpus=2", "compute.checkpoint_every=100000"]
     run_stage(training_experiment(folder, None, *overrides), "split", 1)
@@ -473,6 +489,7 @@ def stub_of_wandb(calls: list[tuple[str, dict]]) -> ModuleType:
     return stub
 
 
+@pytest.mark.slow
 def test_curves_go_to_wandb(folder, monkeypatch):
     calls: list[tuple[str, dict]] = []
     monkeypatch.setitem(sys.modules, "wandb", stub_of_wandb(calls))
