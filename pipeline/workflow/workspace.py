@@ -71,12 +71,7 @@ class Workspace:
     """The folder of one experiment, with the state of its nodes."""
 
     def __init__(
-        self,
-        experiment: Experiment,
-        root: Path,
-        *,
-        progress: Progress | None = None,
-        trust_images: bool = False,
+        self, experiment: Experiment, root: Path, *, progress: Progress | None = None, trust_images: bool = False
     ) -> None:
         """Read the experiment's inputs. trust_images: count images as unchanged since they were last read."""
         self.experiment = experiment
