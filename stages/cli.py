@@ -25,12 +25,7 @@ class _StagesFirst(TyperGroup):
         return [*STAGES, *(name for name in super().list_commands(ctx) if name not in STAGES)]
 
 
-app = typer.Typer(
-    cls=_StagesFirst,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = typer.Typer(cls=_StagesFirst, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 WRONG_PATH: Final = frozenset(
     (

@@ -62,10 +62,7 @@ def refine_coco(
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="As refine.passes=3. Repeatable.",
-            autocompletion=complete_settings,
+            "--set", metavar="KEY=VALUE", help="As refine.passes=3. Repeatable.", autocompletion=complete_settings
         ),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,

@@ -16,8 +16,7 @@ from stages.console import err, out
 app = typer.Typer(help="List, prune and verify the results that experiments share.", invoke_without_command=True)
 
 RootOption = Annotated[
-    Path | None,
-    typer.Option("--store", metavar="FOLDER", help="Root of the store. Default: S4M_STORE, else stores/."),
+    Path | None, typer.Option("--store", metavar="FOLDER", help="Root of the store. Default: S4M_STORE, else stores/.")
 ]
 
 
@@ -35,10 +34,7 @@ def stores(context: typer.Context, store: RootOption = None) -> None:
 
 
 @app.command()
-def prune(
-    store: RootOption = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-) -> None:
+def prune(store: RootOption = None, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
     """Remove the results that no experiment uses, and what interrupted runs left."""
     root = _root(store)
     unused = [result for result in root.results() if not result.references and not root.in_use(result)]

@@ -9,7 +9,7 @@ import pytest
 from pipeline.refinement.presets import REFINE_PRESETS
 from pipeline.workflow.describe import keys_of, path_format, properties_of
 from pipeline.workflow.experiment import Experiment
-from pipeline.workflow.fingerprint import Change, differences
+from pipeline.workflow.fingerprint import differences
 from pipeline.workflow.graph import STAGES, downstream, fingerprints, plan
 
 NOTHING: frozenset[str] = frozenset()
@@ -297,9 +297,9 @@ def test_differences_say_what_changed():
     after = changed_value(changed_value(experiment(), "refine.points", 5), "predict.flip_test", True)
     new = fingerprints(plan(after), {"sam.checkpoint": "two"})["refine"]
     assert differences(before.to_dict(), new) == [
-        Change("refine.points changed from 3 to 5"),
-        Change("content of sam.checkpoint changed"),
-        Change("predict changed", "predict"),
+        ("refine.points changed from 3 to 5", ""),
+        ("content of sam.checkpoint changed", ""),
+        ("predict changed", "predict"),
     ]
     assert differences(before.to_dict(), before) == []
 

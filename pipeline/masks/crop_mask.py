@@ -8,14 +8,7 @@ from dataclasses import astuple, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.masks.run_lengths import (
-    CompressedRle,
-    decode_mask,
-    decode_window,
-    encode_mask,
-    encode_runs,
-    tight_window,
-)
+from pipeline.masks.run_lengths import CompressedRle, decode_mask, decode_window, encode_mask, encode_runs, tight_window
 from pipeline.masks.windows import BoolMask, Window, nonzero_window
 
 

@@ -64,10 +64,7 @@ class Window:
 
     def slices(self, part: Window) -> tuple[slice, slice]:
         """Return the rows and columns of a part of this window in an array (height, width) that shows this window."""
-        return (
-            slice(part.y0 - self.y0, part.y1 - self.y0),
-            slice(part.x0 - self.x0, part.x1 - self.x0),
-        )
+        return (slice(part.y0 - self.y0, part.y1 - self.y0), slice(part.x0 - self.x0, part.x1 - self.x0))
 
 
 NOTHING = Window(0, 0, 0, 0)

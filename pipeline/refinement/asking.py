@@ -75,10 +75,7 @@ class Answer:
 
 
 def ask(
-    images: Sequence[ImageForSam],
-    questions: Sequence[Question],
-    engine: Engine[EmbeddingsT],
-    settings: RefineSettings,
+    images: Sequence[ImageForSam], questions: Sequence[Question], engine: Engine[EmbeddingsT], settings: RefineSettings
 ) -> Iterator[Answer]:
     """Encode the views once and answer every question, in order."""
     if not questions:

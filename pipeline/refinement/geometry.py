@@ -37,21 +37,13 @@ class LowresFrame:
         """Return the low-resolution pixels that show a part of the image; the last ones may show padding too."""
         height, width = self._resized_hw
         return Window(
-            0,
-            0,
-            ceil(width * self.lowres_side / self.input_side),
-            ceil(height * self.lowres_side / self.input_side),
+            0, 0, ceil(width * self.lowres_side / self.input_side), ceil(height * self.lowres_side / self.input_side)
         )
 
     def to_lowres(self, window: Window) -> Window:
         """Return the low-resolution pixels that show a part of a window of the image."""
         around = window_around(
-            (
-                window.x0 * self.scale_x,
-                window.y0 * self.scale_y,
-                window.x1 * self.scale_x,
-                window.y1 * self.scale_y,
-            )
+            (window.x0 * self.scale_x, window.y0 * self.scale_y, window.x1 * self.scale_x, window.y1 * self.scale_y)
         )
         return around & self.content
 

@@ -28,10 +28,7 @@ class _GroupMetadata(msgspec.Struct):
 
 
 def content_digest(
-    table_format: TableFormat[Any],
-    column_digests: Mapping[str, str],
-    rows: Mapping[str, int],
-    facts: Iterable[Any],
+    table_format: TableFormat[Any], column_digests: Mapping[str, str], rows: Mapping[str, int], facts: Iterable[Any]
 ) -> str:
     """Return the digest of a table's whole content."""
     lines = [f"{table_format.name} {table_format.version}"]

@@ -110,11 +110,7 @@ def planned_rows(table_format: TableFormat[Any], shards_folder: Path, plan: Shar
 
 
 def write_columns(
-    group: zarr.Group,
-    table_format: TableFormat[Any],
-    shards_folder: Path,
-    plan: ShardPlan,
-    rows: Mapping[str, int],
+    group: zarr.Group, table_format: TableFormat[Any], shards_folder: Path, plan: ShardPlan, rows: Mapping[str, int]
 ) -> WrittenColumns:
     """Write the columns of all shards into a table's group."""
     inside = table_format.columns_in_shards

@@ -48,16 +48,11 @@ class Fingerprint:
         return hashlib.sha256(canonical.encode()).hexdigest()[:ID_LENGTH]
 
 
-@dataclass(frozen=True)
-class Change:
-    """One difference between two fingerprints, in words. upstream: the node whose result differs, if that is it."""
+def differences(old: Mapping[str, Any], new: Fingerprint) -> list[tuple[str, str]]:
+    """Return what changed since `old`, as JSON stores it: `refine.points changed from 3 to 5`.
 
-    text: str
-    upstream: str = ""
-
-
-def differences(old: Mapping[str, Any], new: Fingerprint) -> list[Change]:
-    """Return what changed since `old`, as JSON stores it: `refine.points changed from 3 to 5`."""
+    With each change comes the node whose result changed, or an empty text for other changes.
+    """
     texts: list[str] = []
     if old.get("version") != new.version:
         texts.append(f"format of {new.stage} changed from {old.get('version')} to {new.version}")
@@ -76,7 +71,7 @@ def differences(old: Mapping[str, Any], new: Fingerprint) -> list[Change]:
             texts.append(f"content of {key} {word}")
     before = old.get("upstream", {})
     nodes = [node for node in sorted({*before, *new.upstream}) if before.get(node) != new.upstream.get(node)]
-    return [*map(Change, texts), *(Change(f"{node} changed", node) for node in nodes)]
+    return [*((text, "") for text in texts), *((f"{node} changed", node) for node in nodes)]
 
 
 def _shown(value: Any) -> str:

@@ -278,12 +278,7 @@ def _evaluate(experiment: Experiment, made: list[str]) -> Node:
     inputs = ("data.validation.annotations", "data.validation.images", "data.unlabelled.annotations")
     measured = tuple(key for key in made if not key.startswith(("distill", "augment", "split")))
     return Node(
-        "evaluate",
-        1,
-        _section("evaluate", experiment.evaluate),
-        inputs,
-        made_from=measured,
-        reads=("split", *measured),
+        "evaluate", 1, _section("evaluate", experiment.evaluate), inputs, made_from=measured, reads=("split", *measured)
     )
 
 

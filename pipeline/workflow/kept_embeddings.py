@@ -10,7 +10,6 @@ from pipeline.compute.execution import Execution, run_missing
 from pipeline.embeddings.embed_work import EmbedWork
 from pipeline.embeddings.embedding_columns import (
     EMBEDDING_FORMAT,
-    EmbeddingAttributes,
     Shape,
     embedded_images_per_shard,
     embedding_bytes,
@@ -37,27 +36,11 @@ class EmbeddingSource:
     sam: SamSettings
     weights: str
 
-    @property
-    def shape(self) -> Shape:
-        """Return the shape of one image's embedding."""
-        return embedding_shape(self.sam.model, self.sam.input_side)
-
 
 def images_digest(labels: LabelStore, image_root: Path, identities: IdentityCache) -> str:
     """Return a digest of ids, names and contents of the images of a label store, whatever their order."""
     lines = [f"{key}\t{name}" for key, name in zip(labels.image_ids.tolist(), labels.file_names(), strict=True)]
     return identities.images(image_root, ImageList(hash_text("\n".join(lines)), lambda: lines))
-
-
-def embeddings_fingerprint(source: EmbeddingSource, images: str) -> Fingerprint:
-    """Return the fingerprint of embeddings. images: digest of the images. The shape implies the side of SAM's input."""
-    return Fingerprint(
-        stage=EMBEDDINGS,
-        version=EMBEDDING_FORMAT.version,
-        settings={"sam.model": source.sam.model, "shape": list(source.shape)},
-        inputs={"images": images, "sam.checkpoint": source.weights},
-        upstream={},
-    )
 
 
 def kept_embeddings(
@@ -67,51 +50,50 @@ def kept_embeddings(
 
     experiment: its name, for the completion record. Wait for another process that makes the same embeddings.
     """
-    fingerprint = embeddings_fingerprint(source, images_digest(source.labels, source.image_root, identities))
-    encoded = 0
+    shape, encoded = embedding_shape(source.sam.model, source.sam.input_side), 0
+    fingerprint = Fingerprint(
+        stage=EMBEDDINGS,
+        version=EMBEDDING_FORMAT.version,
+        settings={"sam.model": source.sam.model, "shape": list(shape)},  # the shape implies the side of SAM's input
+        inputs={
+            "images": images_digest(source.labels, source.image_root, identities),
+            "sam.checkpoint": source.weights,
+        },
+        upstream={},
+    )
     if not store.is_sealed(fingerprint.stage, fingerprint.id):
         with store.lock_when_free(fingerprint, "embeddings", experiment, execution.say) as mine:
             if mine:
-                encoded = _make(source, fingerprint, store, experiment, execution)
+                encoded = _make(source, shape, fingerprint, store, experiment, execution)
     return store.path(fingerprint.stage, fingerprint.id) / ARRAYS, encoded
 
 
 def _make(
-    source: EmbeddingSource, fingerprint: Fingerprint, store: StoreRoot, experiment: str, execution: Execution
+    source: EmbeddingSource,
+    shape: Shape,
+    fingerprint: Fingerprint,
+    store: StoreRoot,
+    experiment: str,
+    execution: Execution,
 ) -> int:
     """Make the missing embeddings and seal them; return how many images were encoded."""
-    folder = store.partial(fingerprint.stage, fingerprint.id)
-    images, size_bytes = len(source.labels), embedding_bytes(source.shape)
+    folder, labels = store.partial(fingerprint.stage, fingerprint.id), source.labels
+    images, size_bytes = len(labels), embedding_bytes(shape)
     execution.say(
         f"embeddings: {words.size(size_bytes)} per image x {images:,} images = {words.size(size_bytes * images)} "
         f"at most, in {store.path(fingerprint.stage, fingerprint.id)}"
     )
-    begun = time.monotonic()
-    made, encoded = embeddings_in(folder, source.shape).sealed(), 0
+    begun, table = time.monotonic(), embeddings_in(folder, shape)
+    made, encoded = table.sealed(), 0
     if made is None:
-        made, encoded = _fill(source, folder, fingerprint, execution)
+        per_shard = embedded_images_per_shard(shape, images)
+        # By id: labels in another order have the same fingerprint and continue the same shards.
+        plan = divide(sorted(labels.image_ids.tolist()), per_shard)
+        complete = prepare_embeddings(folder, plan, shape)
+        sam = SamChoice.of(source.sam, execution.compute)
+        work = EmbedWork(labels.path.absolute(), source.image_root.absolute(), folder.absolute(), sam, shape, per_shard)
+        encoded = run_missing("embeddings", work, plan, complete, execution)[ENCODED_IMAGES]
+        made = table.seal(plan, {}, {"fingerprint": fingerprint.to_dict()})
     summary = {"images": made.images, "encoded": made.encoded}
     store.seal(fingerprint, experiment, time.monotonic() - begun, summary, {})
     return encoded
-
-
-def _fill(
-    source: EmbeddingSource, folder: Path, fingerprint: Fingerprint, execution: Execution
-) -> tuple[EmbeddingAttributes, int]:
-    """Make the missing shards; return the attributes of the sealed store and how many images were encoded."""
-    shape, labels = source.shape, source.labels
-    per_shard = embedded_images_per_shard(shape, len(labels))
-    # By id: labels in another order have the same fingerprint and continue the same shards.
-    plan = divide(sorted(labels.image_ids.tolist()), per_shard)
-    complete = prepare_embeddings(folder, plan, shape)
-    work = EmbedWork(
-        labels=labels.path.absolute(),
-        image_root=source.image_root.absolute(),
-        folder=folder.absolute(),
-        sam=SamChoice.of(source.sam, execution.compute),
-        shape=shape,
-        images_per_shard=per_shard,
-    )
-    counts = run_missing("embeddings", work, plan, complete, execution)
-    made = embeddings_in(folder, shape).seal(plan, {}, {"fingerprint": fingerprint.to_dict()})
-    return made, counts[ENCODED_IMAGES]

@@ -30,11 +30,7 @@ _KINDS = {FileMarker.json_format: "file", FolderMarker.json_format: "folder"}
 
 
 def load_experiment(
-    path: Path,
-    overrides: Sequence[str] = (),
-    environment: Mapping[str, str] = os.environ,
-    *,
-    check_files: bool = True,
+    path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] = os.environ, *, check_files: bool = True
 ) -> Experiment:
     """Return the experiment in `path`, with `overrides` applied and defaults and presets filled in.
 

@@ -71,12 +71,7 @@ class Workspace:
     """The folder of one experiment, with the state of its nodes."""
 
     def __init__(
-        self,
-        experiment: Experiment,
-        root: Path,
-        *,
-        progress: Progress | None = None,
-        trust_images: bool = False,
+        self, experiment: Experiment, root: Path, *, progress: Progress | None = None, trust_images: bool = False
     ) -> None:
         """Read the experiment's inputs. trust_images: count images as unchanged since they were last read."""
         self.experiment = experiment
@@ -196,14 +191,13 @@ class Workspace:
         """Return the differences; for a changed result upstream, those of its own fingerprint if they are known."""
         causes: list[str] = []
         upstream_before = old.get("upstream", {})
-        for change in differences(old, new):
-            node = change.upstream
+        for text, node in differences(old, new):
             deeper: list[str] = []
             if node in upstream_before and node in self.fingerprints:
                 current = self.fingerprints[node]
                 seal = self.store.seal_of(current.stage, upstream_before[node])
                 deeper = self._explained(seal.fingerprint, current) if seal else []
-            causes += deeper or [change.text]
+            causes += deeper or [text]
         return list(dict.fromkeys(causes))
 
     def _edges(self) -> str:
