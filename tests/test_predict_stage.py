@@ -226,7 +226,7 @@ def test_categories_of_model_and_images_must_agree(predict, tmp_path, model, mon
         stages.predict.run(replace(context, folder=folder(tmp_path / "result"), results={"train-teacher": model}))
     assert str(told.value) == (
         f"{model}: the model's categories are not those of {split}. The model's: 3 three, 7 seven. "
-        f"The file's: 3 three, 8 eight. Use the same ids and names in both, and train again where the model's are wrong"
+        f"The file's: 3 three, 8 eight. Use the same ids and names in both, and train again if the model's are wrong"
     )
 
 

@@ -532,5 +532,5 @@ def test_checkpoints_hold_nothing_that_runs(tmp_path):
     with pytest.raises(StageError, match="damaged, or not a checkpoint"):
         load_checkpoint(path)
     torch.save({"iteration": Evil()}, path, pickle_module=pickle)
-    with pytest.raises(StageError, match="delete it to go on from the one before"):
+    with pytest.raises(StageError, match="delete it to resume from the one before"):
         load_checkpoint(path)

@@ -19,7 +19,7 @@ def draw_sheet(sources: CompositeSources, count: int, category_names: Mapping[in
     """
     chosen = np.unique(np.linspace(0, len(sources.pairs) - 1, min(count, len(sources.pairs))).round().astype(int))
     rows: list[RgbImage] = []
-    reason = "there is no image"
+    reason = "the label store has no images"
     for index in chosen.tolist():
         try:
             rows.append(_draw_row(sources, sources.pairs[index], category_names))

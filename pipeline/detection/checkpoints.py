@@ -35,8 +35,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
-        reason = str(error).splitlines()[0]
+        # Not torch's message, which says how to run the code in a file.
         raise StageError(
-            f"{path}: damaged, or not a checkpoint of this program ({reason}): delete it to resume from the one before"
+            f"{path}: damaged, or not a checkpoint of this program ({type(error).__name__}): delete it to resume from "
+            "the one before"
         ) from error
     return state

@@ -60,7 +60,7 @@ class TrainingFolder:
         last_good = f"The last good checkpoint is {found[-1]}." if found else "No checkpoint had been written."
         return StageError(
             f"iteration {iteration}: {problem}. {last_good} "
-            f"A lower learning_rate usually helps; {LOG} beside the checkpoints has every loss"
+            f"A lower learning_rate usually helps; {LOG} next to the checkpoints has every loss"
         )
 
 

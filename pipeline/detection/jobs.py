@@ -91,9 +91,7 @@ def training_job(subject: Subject, training: Training, compute: ComputeSettings,
             made_from=subject.made_from,
         ),
         seed=settings.seed,
-        checkpoint_every=compute.checkpoint_every,
-        processes=compute.gpus,
-        device=compute.device,
+        compute=compute,
         start=training.start,
     )
 

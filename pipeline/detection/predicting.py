@@ -66,5 +66,5 @@ def require_same_categories(
     if model != images:
         raise StageError(
             f"{folder}: the model's categories are not those of {annotations}. The model's: {model}. "
-            f"The file's: {images}. Use the same ids and names in both, and train again where the model's are wrong"
+            f"The file's: {images}. Use the same ids and names in both, and train again if the model's are wrong"
         )

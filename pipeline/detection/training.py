@@ -21,6 +21,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 import pipeline.detection.registered  # noqa: F401  the classes that configs name
+from pipeline.compute.settings import ComputeSettings
 from pipeline.detection.config import BUILD_FAILURES
 from pipeline.detection.hooks import ExactResume, LoggedStep, StepLog, TrainingFolder, published_weights
 from pipeline.detection.published import CARD, ModelCard, publish
@@ -61,9 +62,7 @@ class TrainingJob:
     published: dict[str, Any]
     card: ModelCard
     seed: int
-    checkpoint_every: int
-    processes: int
-    device: str
+    compute: ComputeSettings
     start: Start | None = None
 
 
@@ -77,7 +76,7 @@ def train(job: TrainingJob, report: Report, note: Callable[[str], None]) -> None
     if not (folder / CARD).exists():
         folder.mkdir(parents=True, exist_ok=True)
         _config(job.record).dump(folder / CONFIG_RECORD)
-        if job.processes == 1:
+        if job.compute.gpus == 1:
             _train_here(job, report, note)
         else:
             _train_in_processes(job, report, note)
@@ -99,9 +98,9 @@ def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -
             note(f"{len(left)} tensors of the detector are not in {path} and start at random")
 
     runner = _built(job)
-    stop = StopSignals(note if job.processes == 1 else lambda _: None)
-    log = StepLog(folder, job.checkpoint_every, report)
-    resume = ExactResume(folder, job.checkpoint_every, job.seed, begin, stop)
+    stop = StopSignals(note if job.compute.gpus == 1 else lambda _: None)
+    log = StepLog(folder, job.compute.checkpoint_every, report)
+    resume = ExactResume(folder, job.compute.checkpoint_every, job.seed, begin, stop)
     runner.register_hook(log)
     runner.register_hook(resume)
     with stop.caught():
@@ -163,7 +162,7 @@ def _train_in_processes(job: TrainingJob, report: Report, note: Callable[[str], 
     launch = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
-        nproc_per_node=job.processes,
+        nproc_per_node=job.compute.gpus,
         run_id=job.folder.name,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
@@ -189,7 +188,7 @@ def _train_as_one_of_several(job: TrainingJob, report: Report, note: Callable[[s
     for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(threads, "1")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # delayed as Ctrl-C is
-    on_gpus = job.device != "cpu" and torch.cuda.is_available()
+    on_gpus = job.compute.device != "cpu" and torch.cuda.is_available()
     if on_gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     torch.distributed.init_process_group("nccl" if on_gpus else "gloo")
