@@ -331,7 +331,7 @@ def test_the_command_writes_all_files_and_the_same_again(command, tmp_path):
 def test_a_list_of_cells_that_names_none_is_refused(command):
     told = command(Fake(), "--cells", " , ")
     assert isinstance(told.exception, StageError)
-    assert str(told.exception) == "--cells names no cell: leave it out for all"
+    assert str(told.exception) == "--cells names no cell: leave it out to run all"
 
 
 @pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt(), 130), ("failed", 1)])

@@ -15,9 +15,8 @@ from pycocotools import mask as coco_mask
 
 from pipeline.detection.flip import merge, mirrored_back
 from pipeline.detection.painted_masks import PaintedMask, Prediction, QueryMask, RegionMask
-from pipeline.detection.predict_work import DetectorChoice
 from pipeline.detection.predictor import Predictor, build_predictor
-from pipeline.detection.published import WEIGHTS, build_published, read_published
+from pipeline.detection.published import WEIGHTS, DetectorChoice, build_published, read_published
 from pipeline.errors import StageError
 from tests.tiny_detectors import FAMILIES, RESIZE, publish_tiny
 

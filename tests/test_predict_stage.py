@@ -18,8 +18,9 @@ from pipeline.compute.execution import Execution
 from pipeline.compute.shards import Shard
 from pipeline.detection import predict_work as predict_job
 from pipeline.detection import predicting
-from pipeline.detection.predict_work import DetectorChoice, PredictWork
+from pipeline.detection.predict_work import PredictWork
 from pipeline.detection.predictor import build_predictor
+from pipeline.detection.published import DetectorChoice
 from pipeline.errors import StageError
 from pipeline.files.images import read_image
 from pipeline.labels.label_store import LabelStore

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from pipeline.coco.paths import resolve_image_path
 from pipeline.coco.reading import read_coco
 from pipeline.compute.ahead import read_ahead
 from pipeline.compute.shards import Shard, ShardReport
+from pipeline.detection.published import DetectorChoice
 from pipeline.errors import ImageError
 from pipeline.files.images import read_image
 from pipeline.labels.label_writing import write_label_shard
@@ -25,17 +26,6 @@ from pipeline.masks.soft_masks import make_soft_mask
 if TYPE_CHECKING:
     from pipeline.detection.painted_masks import Prediction
     from pipeline.detection.predictor import Predictor
-
-
-@dataclass(frozen=True)
-class DetectorChoice:
-    """A trained detector, and how a worker runs it. flip: predict on the mirror image too."""
-
-    folder: Path
-    device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["auto", "fp32", "bf16"]
-    batch_images: int
-    flip: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pipeline.coco.model import CocoCategory
 from pipeline.compute.execution import Execution
-from pipeline.detection.predict_work import DetectorChoice, PredictWork
+from pipeline.detection.predict_work import PredictWork
+from pipeline.detection.published import DetectorChoice
 from pipeline.detection.settings import PredictSettings
 from pipeline.errors import StageError
 from pipeline.labels.filling import NewStore, fill_label_store, shards_beside

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from pipeline.coco.model import CocoCategory
 from pipeline.detection.flip import merge, mirrored_back
 from pipeline.detection.painted_masks import Prediction, QueryMask, RegionMask
-from pipeline.detection.predict_work import DetectorChoice
-from pipeline.detection.published import PublishedDetector, build_published, read_published
+from pipeline.detection.published import DetectorChoice, PublishedDetector, build_published, read_published
 from pipeline.errors import StageError
 from pipeline.masks.windows import BoxXyxy
 from pipeline.sam.engine import Precision, resolve_precision

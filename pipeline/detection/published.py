@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
@@ -41,6 +41,17 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     categories: tuple[CocoCategory, ...]
     losses: dict[str, float]
     made_from: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DetectorChoice:
+    """A trained detector, and how a worker runs it. flip: predict on the mirror image too."""
+
+    folder: Path
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "fp32", "bf16"]
+    batch_images: int
+    flip: bool = False
 
 
 @dataclass(frozen=True)
