@@ -32,7 +32,11 @@ def run(context: StageContext) -> Summary:
             "image_root": str(context.labelled_images().absolute()),
             "structure": None if structure is None else str((structure / TARGETS).absolute()),
             "image_ids": [image_id for image_id in ids if image_id not in held_out],
-            "pipeline": sample_pipeline(detector.train_transforms(teacher.crop_px), photometric=None),
+            "pipeline": sample_pipeline(
+                detector.train_transforms(teacher.crop_px),
+                photometric=None,
+                anchors=0 if structure is None else teacher.distillation_anchors,
+            ),
         },
         amount=1.0,
     )

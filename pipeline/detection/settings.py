@@ -36,6 +36,8 @@ class TeacherSettings(TrainSettings):
     """Weights to start from. Null: as the detector config says."""
     distillation_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the structural distillation loss; 0 leaves it and the `distill` stage out."""
+    distillation_anchors: Annotated[int, Field(ge=1, le=4096)] = 128
+    """Anchors drawn anew for each image at each step."""
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the labelled images that the teacher never sees, for a calibrated gate to be fitted on."""
 

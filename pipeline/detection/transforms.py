@@ -55,6 +55,34 @@ class SettleInstances(BaseTransform):  # type: ignore[misc]
 
 
 @TRANSFORMS.register_module()
+class DrawAnchors(BaseTransform):  # type: ignore[misc]
+    """Behind the geometry: draw `count` of the image's structural anchors among those that the input shows.
+
+    Where it shows fewer, the rest are NaN, which the loss passes over. Images without targets pass as they are.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Replace `structure_anchors_xy`, (A, 2), and `structure_maps`, (A, side, side), by `count` of them."""
+        if "structure_maps" not in results:
+            return results
+        anchors_xy, maps = results["structure_anchors_xy"], results["structure_maps"]
+        homography = results.get("homography_matrix", np.eye(3))
+        mapped = np.column_stack([anchors_xy, np.ones(len(anchors_xy))]) @ np.asarray(homography, dtype=np.float64).T
+        mapped_xy = mapped[:, :2] / mapped[:, 2:]
+        height, width = results["img_shape"][:2]
+        seen = np.flatnonzero(((mapped_xy >= 0) & (mapped_xy <= (width, height))).all(axis=1))
+        drawn = np.random.permutation(seen)[: self.count]
+        results["structure_anchors_xy"] = np.full((self.count, 2), np.nan, dtype=np.float32)
+        results["structure_maps"] = np.zeros((self.count, *maps.shape[1:]), dtype=np.uint8)
+        results["structure_anchors_xy"][: len(drawn)] = anchors_xy[drawn]
+        results["structure_maps"][: len(drawn)] = maps[drawn]
+        return results
+
+
+@TRANSFORMS.register_module()
 class Photometric(BaseTransform):  # type: ignore[misc]
     """Other colours and a blur, each with a probability of its own.
 

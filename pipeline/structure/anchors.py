@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,24 +15,49 @@ from pipeline.structure.settings import DistillSettings
 _IDS = 1 << 64  # ids may be negative, seeds may not
 
 
+@dataclass(frozen=True, eq=False)
+class Anchors:
+    """The anchors of an image, in random order.
+
+    xy: (A, 2) float32, pixels of the image, each the centre of a pixel (column + 0.5, row + 0.5).
+    instance: (A,) the index of the instance that an anchor lies in, of several the first; -1 outside of all.
+    """
+
+    xy: NDArray[np.float32]
+    instance: NDArray[np.int64]
+
+
 def sample_anchors(
     image_id: int, image_hw: tuple[int, int], instances: Sequence[CompressedRle], settings: DistillSettings
-) -> NDArray[np.float32]:
-    """Anchors (A, 2) as x, y in pixels of the image; each is the centre of a pixel (column + 0.5, row + 0.5).
+) -> Anchors:
+    """Draw anchors: a share inside instances, the rest anywhere in the image.
 
-    The first ones lie inside instances, as evenly spread over these as can be, the rest anywhere in the image.
     Which pixels depends on the seed, the image's id and its instances, on nothing else.
     """
     rng = np.random.default_rng(np.random.SeedSequence([settings.seed, image_id % _IDS]))
     height, width = image_hw
-    visible = [rle for rle in instances if coco_mask.area(rle)]
+    owner = _owners(image_hw, instances)
+    visible = [index for index, rle in enumerate(instances) if coco_mask.area(rle)]
     inside = round(settings.anchors * settings.inside_share) if visible else 0
-    pixels = [
-        _pixels_inside(visible[index], count, rng) for index, count in enumerate(_shares(inside, len(visible), rng))
-    ]
-    pixels.append(rng.integers(0, height * width, settings.anchors - inside))
-    rows, columns = np.divmod(np.concatenate(pixels), width)
-    return (np.stack([columns, rows], axis=1) + 0.5).astype(np.float32)
+    if settings.inside == "uniform":
+        drawn = [_drawn(np.flatnonzero(owner >= 0), inside, rng)]
+    else:
+        drawn = [
+            _drawn(np.flatnonzero(coco_mask.decode(instances[visible[index]])), count, rng)
+            for index, count in enumerate(_shares(inside, len(visible), rng))
+            if count
+        ]
+    pixels = rng.permutation(np.concatenate([*drawn, rng.integers(0, height * width, settings.anchors - inside)]))
+    rows, columns = np.divmod(pixels, width)
+    return Anchors((np.stack([columns, rows], axis=1) + 0.5).astype(np.float32), owner[pixels])
+
+
+def _owners(image_hw: tuple[int, int], instances: Sequence[CompressedRle]) -> NDArray[np.int64]:
+    """For every pixel, rows first, the index of its instance, of several the first; -1 outside of all."""
+    owner = np.full(image_hw[0] * image_hw[1], -1, dtype=np.int64)
+    for index in range(len(instances) - 1, -1, -1):
+        owner[coco_mask.decode(instances[index]).ravel().astype(np.bool_)] = index
+    return owner
 
 
 def _shares(total: int, instances: int, rng: np.random.Generator) -> list[int]:
@@ -43,9 +69,6 @@ def _shares(total: int, instances: int, rng: np.random.Generator) -> list[int]:
     return [int(share) for share in shares]
 
 
-def _pixels_inside(rle: CompressedRle, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Pixels of a mask, counted along the rows of the image; one twice only where there are too few."""
-    if not count:
-        return np.empty(0, dtype=np.int64)  # many instances get none: their masks need not be decoded
-    pixels = np.flatnonzero(coco_mask.decode(rle))
-    return rng.choice(pixels, count, replace=len(pixels) < count)
+def _drawn(pixels: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """So many of some pixels; one twice only where there are too few."""
+    return rng.choice(pixels, count, replace=len(pixels) < count) if count else np.empty(0, dtype=np.int64)

@@ -8,6 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 
 from pipeline.coco.model import CocoDataset, CocoImage
 from pipeline.coco.paths import resolve_image_path
@@ -16,10 +18,10 @@ from pipeline.compute.shards import Shard, ShardReport
 from pipeline.errors import ImageError
 from pipeline.files.images import read_image
 from pipeline.labels.rows import Status
-from pipeline.sam.engine import SamEngine
+from pipeline.masks.run_lengths import CompressedRle
 from pipeline.sam.worker import SamChoice, build_engine
-from pipeline.structure.anchors import sample_anchors
-from pipeline.structure.maps import similarity_maps
+from pipeline.structure.anchors import Anchors, sample_anchors
+from pipeline.structure.maps import anchor_prompts, similarity_maps, truth_maps
 from pipeline.structure.schema import MAP_SIDE, ImageTargets
 from pipeline.structure.settings import DistillSettings
 from pipeline.structure.shards import write_shard
@@ -36,10 +38,9 @@ class DistillWork:
     settings: DistillSettings
 
     def compute(self, shard: Shard) -> list[ImageTargets]:
-        """The targets of a shard's images."""
+        """Compute the targets of a shard's images."""
         dataset = _read_dataset(self.annotations)
-        engine = build_engine(self.sam)
-        return [self._targets(dataset, dataset.image_by_id[image_id], engine) for image_id in shard.image_ids]
+        return [self._targets(dataset, dataset.image_by_id[image_id]) for image_id in shard.image_ids]
 
     def publish(self, shard: Shard, rows: Sequence[ImageTargets]) -> ShardReport:
         """Write the shard."""
@@ -50,18 +51,30 @@ class DistillWork:
         """The row of an image that kills its workers."""
         return self._failure(_read_dataset(self.annotations).image_by_id[image_id], reason)
 
-    def _targets(self, dataset: CocoDataset, image: CocoImage, engine: SamEngine) -> ImageTargets:
-        """One image is encoded at a time: next to its many prompts, that takes no time worth a batch."""
-        try:
-            path = resolve_image_path(self.image_root, image.file_name)
-            embeddings = engine.encode([read_image(path, (image.width, image.height))])
-        except ImageError as error:
-            return self._failure(image, str(error))
+    def _targets(self, dataset: CocoDataset, image: CocoImage) -> ImageTargets:
         # A crowd is no instance.
         instances = [dataset.rle(each) for each in dataset.annotations_by_image[image.id] if not each.iscrowd]
-        anchors_xy = sample_anchors(image.id, (image.height, image.width), instances, self.settings)
-        maps = similarity_maps(engine, embeddings, 0, anchors_xy, MAP_SIDE)
-        return ImageTargets(image.id, image.file_name, image.width, image.height, Status.OK, "", anchors_xy, maps)
+        image_hw = (image.height, image.width)
+        anchors = sample_anchors(image.id, image_hw, instances, self.settings)
+        if self.settings.source == "truth":
+            maps = truth_maps(image_hw, anchors, instances, MAP_SIDE)
+        else:
+            try:
+                maps = self._sam_maps(image, anchors, instances)
+            except ImageError as error:
+                return self._failure(image, str(error))
+        return ImageTargets(image.id, image.file_name, image.width, image.height, Status.OK, "", anchors.xy, maps)
+
+    def _sam_maps(self, image: CocoImage, anchors: Anchors, instances: Sequence[CompressedRle]) -> NDArray[np.uint8]:
+        """One image is encoded at a time: next to its many prompts, that takes no time worth a batch."""
+        path = resolve_image_path(self.image_root, image.file_name)
+        engine = build_engine(self.sam)
+        embeddings = engine.encode([read_image(path, (image.width, image.height))])
+        boxes_xyxy = None
+        if self.settings.prompt == "point-and-box":
+            boxes_xywh = np.array([coco_mask.toBbox(rle) for rle in instances], dtype=np.float32).reshape(-1, 4)
+            boxes_xyxy = np.hstack([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]])
+        return similarity_maps(engine, embeddings, 0, anchors.xy, anchor_prompts(anchors, boxes_xyxy), MAP_SIDE)
 
     def _failure(self, image: CocoImage, reason: str) -> ImageTargets:
         anchors = self.settings.anchors

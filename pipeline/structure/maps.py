@@ -1,26 +1,47 @@
-"""Similarity maps: how alike SAM's decoder finds an anchor and every position of the image."""
+"""Similarity maps: how alike SAM's decoder finds an anchor and every position of the image; or what the labels say."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 
+from pipeline.masks.run_lengths import CompressedRle
 from pipeline.sam import frame
 from pipeline.sam.engine import ImageEmbeddings, SamEngine
+from pipeline.sam.prompt import Prompt
+from pipeline.structure.anchors import Anchors
 from pipeline.structure.sampling import grid_positions, quantise, sample_features
 
 _HALF_PIXEL: Final = np.float32(0.5)
 
 
-def similarity_maps(
-    engine: SamEngine, embeddings: ImageEmbeddings, image_index: int, anchors_xy: NDArray[np.float32], side: int
-) -> NDArray[np.uint8]:
-    """Quantised maps (A, side, side) of an image: each anchor (A, 2) alone prompts the decoder.
+def anchor_prompts(anchors: Anchors, boxes_xyxy: NDArray[np.float32] | None) -> list[Prompt]:
+    """Make a prompt of each anchor: a positive point, and the box of its instance where boxes (N, 4) are given."""
+    label = np.ones(1, dtype=np.int64)
+    # SAM's points are indices of pixels: a pixel's centre has whole numbers.
+    return [
+        Prompt(xy[None] - _HALF_PIXEL, label, None if boxes_xyxy is None or index < 0 else boxes_xyxy[index])
+        for xy, index in zip(anchors.xy, anchors.instance, strict=True)
+    ]
 
-    A map holds the cosine similarity of the decoder's feature at the anchor and at the positions of
+
+def similarity_maps(
+    engine: SamEngine,
+    embeddings: ImageEmbeddings,
+    image_index: int,
+    anchors_xy: NDArray[np.float32],
+    prompts: Sequence[Prompt],
+    side: int,
+) -> NDArray[np.uint8]:
+    """Return quantised maps (A, side, side) of an image: the prompt of each anchor (A, 2) alone goes to the decoder.
+
+    A map holds the cosine similarity of the decoder's image token at the anchor and at the positions of
     `grid_positions`. SAM's padding is no part of it.
     """
     height, width = embeddings.image_hw[image_index]
@@ -29,14 +50,28 @@ def similarity_maps(
     to_input = torch.tensor([resized_width / width, resized_height / height], device=engine.device) / engine.input_side
     own_xy = torch.from_numpy(anchors_xy).to(engine.device) * to_input
     positions_xy = grid_positions(side, torch.tensor([width, height], device=engine.device)) * to_input
-    quantised = []
-    first = 0
-    # SAM's points are indices of pixels: a pixel's centre has whole numbers.
-    for features in engine.decoder_features(embeddings, image_index, anchors_xy - _HALF_PIXEL):
-        own = own_xy[first : first + len(features)]
-        first += len(features)
+    maps = np.empty((len(anchors_xy), side, side), dtype=np.uint8)
+    for indices, features in engine.decoder_tokens(embeddings, image_index, prompts):
+        own = own_xy[indices]
         places = torch.cat([own.unsqueeze(1), positions_xy.expand(len(own), -1, -1)], dim=1)
         sampled = sample_features(features, places)
         similarity = (sampled[:, 1:] @ sampled[:, 0].unsqueeze(-1)).squeeze(-1)
-        quantised.append(quantise(similarity))
-    return np.asarray(torch.cat(quantised).reshape(-1, side, side).cpu().numpy())
+        maps[indices] = quantise(similarity).reshape(-1, side, side).cpu().numpy()
+    return maps
+
+
+def truth_maps(
+    image_hw: tuple[int, int], anchors: Anchors, instances: Sequence[CompressedRle], side: int
+) -> NDArray[np.uint8]:
+    """Return quantised maps (A, side, side) from labels: 1 where the anchor's own instance is, else 0.
+
+    The background counts as one instance. A cell holds the share of it that belongs to the instance.
+    """
+    background = np.ones(image_hw, dtype=np.float32)
+    shares = np.empty((len(instances) + 1, side, side), dtype=np.float32)
+    for index, rle in enumerate(instances):
+        mask = coco_mask.decode(rle)
+        background[mask > 0] = 0
+        shares[index] = cv2.resize(mask.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+    shares[-1] = cv2.resize(background, (side, side), interpolation=cv2.INTER_AREA)
+    return np.asarray(quantise(torch.from_numpy(shares)).numpy()[anchors.instance])

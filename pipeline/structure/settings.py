@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -12,9 +12,15 @@ from pipeline.settings import Section, Seed, Share
 class DistillSettings(Section):
     """Structural targets: what SAM's decoder says of each labelled image, for the teacher to learn from."""
 
-    anchors: Annotated[int, Field(ge=2, le=4096)] = 128
-    """Anchor points an image; each gives one similarity map."""
+    source: Literal["sam", "truth"] = "sam"
+    """Take similarities from SAM's decoder, or from the labels themselves: 1 within the same instance, else 0."""
+    prompt: Literal["point", "point-and-box"] = "point"
+    """Prompt SAM with the anchor alone, as the paper does, or also with the box of the instance it lies in."""
+    anchors: Annotated[int, Field(ge=2, le=16384)] = 1024
+    """Anchor points stored for each image. A training step draws `teacher.distillation_anchors` of them."""
     inside_share: Share = 0.5
     """Share of the anchors that lies inside instances; the rest lies anywhere."""
+    inside: Literal["uniform", "by-instance"] = "uniform"
+    """Spread the inside anchors evenly over all pixels of instances, as the paper does, or evenly over instances."""
     seed: Seed = 0
     """Where the anchors fall."""
