@@ -35,8 +35,8 @@ class PackInputs(PackDetInputs):  # type: ignore[misc]
     - gt_instances: bboxes, labels, masks, weights (float32); ignored_instances: bboxes, labels, masks
     - metainfo: `META_KEYS` as far as they apply; homography_matrix (3, 3) is from pixels of the original image
       to those of the input; replaced: how many images could not be used before this one took their place
-    - where there are structural targets: structure_anchors_xy, float32 (A, 2), pixels of the original image,
-      and structure_maps, uint8 (A, side, side)
+    - where there are structural targets: structure_anchors_xy, float32 (A, 2), and structure_windows_xyxy,
+      int32 (A, 4), pixels of the original image, and structure_maps, uint8 (A, side, side)
     """
 
     mapping_table = PackDetInputs.mapping_table | {"gt_weights": "weights"}
@@ -50,7 +50,7 @@ class PackInputs(PackDetInputs):  # type: ignore[misc]
         packed: dict[str, Any] = super().transform(results)
         data_sample = packed["data_samples"]
         del data_sample.ignored_instances.weights
-        for key in ("structure_anchors_xy", "structure_maps"):
+        for key in ("structure_anchors_xy", "structure_windows_xyxy", "structure_maps"):
             if key in results:
                 data_sample.set_field(torch.tensor(results[key]), key)
         return packed

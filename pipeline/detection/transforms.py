@@ -65,20 +65,20 @@ class DrawAnchors(BaseTransform):  # type: ignore[misc]
         self.count = count
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Replace `structure_anchors_xy`, (A, 2), and `structure_maps`, (A, side, side), by `count` of them."""
+        """Replace the anchors, their windows and maps by `count` of them."""
         if "structure_maps" not in results:
             return results
-        anchors_xy, maps = results["structure_anchors_xy"], results["structure_maps"]
-        homography = results.get("homography_matrix", np.eye(3))
-        mapped = np.column_stack([anchors_xy, np.ones(len(anchors_xy))]) @ np.asarray(homography, dtype=np.float64).T
+        anchors_xy = results["structure_anchors_xy"]
+        homography = np.asarray(results.get("homography_matrix", np.eye(3)), dtype=np.float64)
+        mapped = np.column_stack([anchors_xy, np.ones(len(anchors_xy))]) @ homography.T
         mapped_xy = mapped[:, :2] / mapped[:, 2:]
         height, width = results["img_shape"][:2]
         seen = np.flatnonzero(((mapped_xy >= 0) & (mapped_xy <= (width, height))).all(axis=1))
         drawn = np.random.permutation(seen)[: self.count]
-        results["structure_anchors_xy"] = np.full((self.count, 2), np.nan, dtype=np.float32)
-        results["structure_maps"] = np.zeros((self.count, *maps.shape[1:]), dtype=np.uint8)
-        results["structure_anchors_xy"][: len(drawn)] = anchors_xy[drawn]
-        results["structure_maps"][: len(drawn)] = maps[drawn]
+        for key, empty in (("anchors_xy", np.nan), ("windows_xyxy", 0), ("maps", 0)):
+            values = results[f"structure_{key}"]
+            results[f"structure_{key}"] = np.full((self.count, *values.shape[1:]), empty, dtype=values.dtype)
+            results[f"structure_{key}"][: len(drawn)] = values[drawn]
         return results
 
 

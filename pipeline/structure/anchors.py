@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from pipeline.masks.run_lengths import CompressedRle
+from pipeline.masks.windows import Window
 from pipeline.structure.settings import DistillSettings
 
 _IDS = 1 << 64  # ids may be negative, seeds may not
@@ -25,6 +26,13 @@ class Anchors:
 
     xy: NDArray[np.float32]
     instance: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.xy)
+
+    def within(self, members: NDArray[np.int64], tile: Window) -> Anchors:
+        """Return some of them, by index, in pixels of a tile."""
+        return Anchors(self.xy[members] - np.array([tile.x0, tile.y0], dtype=np.float32), self.instance[members])
 
 
 def sample_anchors(

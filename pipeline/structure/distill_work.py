@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from pipeline.coco.model import CocoDataset, CocoImage
 from pipeline.coco.paths import resolve_image_path
@@ -19,9 +18,11 @@ from pipeline.errors import ImageError
 from pipeline.files.images import read_image
 from pipeline.labels.rows import Status
 from pipeline.masks.run_lengths import CompressedRle
+from pipeline.masks.windows import Window
 from pipeline.sam.worker import SamChoice, build_engine
 from pipeline.structure.anchors import Anchors, sample_anchors
-from pipeline.structure.maps import anchor_prompts, similarity_maps, truth_maps
+from pipeline.structure.maps import anchor_prompts, boxes_in_tile, similarity_maps, truth_maps
+from pipeline.structure.tiles import nearest_tiles, tiles_of
 from pipeline.structure.schema import MAP_SIDE, ImageTargets
 from pipeline.structure.settings import DistillSettings
 from pipeline.structure.shards import write_shard
@@ -56,38 +57,38 @@ class DistillWork:
         instances = [dataset.rle(each) for each in dataset.annotations_by_image[image.id] if not each.iscrowd]
         image_hw = (image.height, image.width)
         anchors = sample_anchors(image.id, image_hw, instances, self.settings)
-        if self.settings.source == "truth":
-            maps = truth_maps(image_hw, anchors, instances, MAP_SIDE)
-        else:
-            try:
-                maps = self._sam_maps(image, anchors, instances)
-            except ImageError as error:
-                return self._failure(image, str(error))
-        return ImageTargets(image.id, image.file_name, image.width, image.height, Status.OK, "", anchors.xy, maps)
+        tiles = tiles_of(image_hw, self.settings.cell_px, MAP_SIDE)
+        tile_of = nearest_tiles(anchors.xy, tiles)
+        windows_xyxy = np.array([astuple(tile) for tile in tiles], dtype=np.int32)[tile_of]
+        maps = np.empty((len(anchors), MAP_SIDE, MAP_SIDE), dtype=np.uint8)
+        try:
+            image_rgb = read_image(resolve_image_path(self.image_root, image.file_name), (image.width, image.height))
+        except ImageError as error:
+            return self._failure(image, str(error))
+        for number, tile in enumerate(tiles):
+            members = np.flatnonzero(tile_of == number)
+            if len(members):
+                maps[members] = self._maps(image_rgb, tile, anchors.within(members, tile), instances)
+        return ImageTargets(
+            image.id, image.file_name, image.width, image.height, Status.OK, "", anchors.xy, windows_xyxy, maps
+        )
 
-    def _sam_maps(self, image: CocoImage, anchors: Anchors, instances: Sequence[CompressedRle]) -> NDArray[np.uint8]:
-        """One image is encoded at a time: next to its many prompts, that takes no time worth a batch."""
-        path = resolve_image_path(self.image_root, image.file_name)
+    def _maps(
+        self, image_rgb: NDArray[np.uint8], tile: Window, anchors: Anchors, instances: Sequence[CompressedRle]
+    ) -> NDArray[np.uint8]:
+        """Return the maps (A, side, side) of a tile's anchors, which are in pixels of the tile.
+
+        One tile is encoded at a time: next to its many prompts, that takes no time worth a batch.
+        """
+        if self.settings.source == "truth":
+            return truth_maps(tile, anchors, instances, MAP_SIDE)
+        boxes_xyxy = boxes_in_tile(instances, tile) if self.settings.prompt == "point-and-box" else None
         engine = build_engine(self.sam)
-        embeddings = engine.encode([read_image(path, (image.width, image.height))])
-        boxes_xyxy = None
-        if self.settings.prompt == "point-and-box":
-            boxes_xywh = np.array([coco_mask.toBbox(rle) for rle in instances], dtype=np.float32).reshape(-1, 4)
-            boxes_xyxy = np.hstack([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]])
+        embeddings = engine.encode([image_rgb[tile.y0 : tile.y1, tile.x0 : tile.x1]])
         return similarity_maps(engine, embeddings, 0, anchors.xy, anchor_prompts(anchors, boxes_xyxy), MAP_SIDE)
 
     def _failure(self, image: CocoImage, reason: str) -> ImageTargets:
-        anchors = self.settings.anchors
-        return ImageTargets(
-            image.id,
-            image.file_name,
-            image.width,
-            image.height,
-            Status.FAILED,
-            reason,
-            np.full((anchors, 2), np.nan, dtype=np.float32),
-            np.zeros((anchors, MAP_SIDE, MAP_SIDE), dtype=np.uint8),
-        )
+        return ImageTargets.of_failure(image.id, image.file_name, image.width, image.height, reason)
 
 
 @lru_cache(maxsize=1)

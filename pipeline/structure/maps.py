@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
+from torch.nn import functional as F
 
 from pipeline.masks.run_lengths import CompressedRle
+from pipeline.masks.windows import Window
 from pipeline.sam import frame
 from pipeline.sam.engine import ImageEmbeddings, SamEngine
 from pipeline.sam.prompt import Prompt
@@ -60,18 +61,31 @@ def similarity_maps(
     return maps
 
 
+def boxes_in_tile(instances: Sequence[CompressedRle], tile: Window) -> NDArray[np.float32]:
+    """Return the boxes (N, 4) of instances, cut to a tile, as x0, y0, x1, y1 in its pixels."""
+    boxes = np.array([coco_mask.toBbox(rle) for rle in instances], dtype=np.float32).reshape(-1, 4)
+    corners = np.stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    low, high = np.float32([tile.x0, tile.y0]), np.float32([tile.x1, tile.y1])
+    return np.asarray((np.clip(corners, low, high) - low).reshape(-1, 4))
+
+
 def truth_maps(
-    image_hw: tuple[int, int], anchors: Anchors, instances: Sequence[CompressedRle], side: int
+    tile: Window, anchors: Anchors, instances: Sequence[CompressedRle], side: int
 ) -> NDArray[np.uint8]:
-    """Return quantised maps (A, side, side) from labels: 1 where the anchor's own instance is, else 0.
+    """Return quantised maps (A, side, side) over a tile from labels: 1 where the anchor's own instance is, else 0.
 
     The background counts as one instance. A cell holds the share of it that belongs to the instance.
     """
-    background = np.ones(image_hw, dtype=np.float32)
+    background = np.ones((tile.height, tile.width), dtype=np.float32)
     shares = np.empty((len(instances) + 1, side, side), dtype=np.float32)
     for index, rle in enumerate(instances):
-        mask = coco_mask.decode(rle)
+        mask = coco_mask.decode(rle)[tile.y0 : tile.y1, tile.x0 : tile.x1].astype(np.float32)
         background[mask > 0] = 0
-        shares[index] = cv2.resize(mask.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
-    shares[-1] = cv2.resize(background, (side, side), interpolation=cv2.INTER_AREA)
+        shares[index] = _cell_means(mask, side)
+    shares[-1] = _cell_means(background, side)
     return np.asarray(quantise(torch.from_numpy(shares)).numpy()[anchors.instance])
+
+
+def _cell_means(values: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """Return the means of side x side equal cells over an array; of the pixels that a cell touches."""
+    return np.asarray(F.adaptive_avg_pool2d(torch.from_numpy(values)[None, None], side)[0, 0].numpy())

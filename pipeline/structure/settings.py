@@ -22,5 +22,8 @@ class DistillSettings(Section):
     """Share of the anchors that lies inside instances; the rest lies anywhere."""
     inside: Literal["uniform", "by-instance"] = "uniform"
     """Spread the inside anchors evenly over all pixels of instances, as the paper does, or evenly over instances."""
+    cell_px: Annotated[float, Field(gt=0)] | None = None
+    """Largest side of a map's cells, in pixels of the image: larger images are distilled in overlapping tiles.
+    Null: each image as a whole, in 64 x 64 cells."""
     seed: Seed = 0
     """Where the anchors fall."""
