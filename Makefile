@@ -73,10 +73,10 @@ stores: $(SETUP) ## List the results that experiments share
 # ---- the demo ---------------------------------------------------------------------------------------
 
 DEMO := demo$(if $(SIZE),-$(SIZE))
-PICTURES := --classes 3 $(if $(SIZE),--images 40 --validation 10,--images 400 --validation 200)
+DEMO_IMAGES := --classes 3 $(if $(SIZE),--images 40 --validation 10,--images 400 --validation 200)
 
 demo: $(SETUP) ## Run everything on generated shapes, with nothing to download (SIZE=smoke: small)
-	@$(S4M) data shapes data/generated/$(DEMO) $(PICTURES)
+	@$(S4M) data shapes data/generated/$(DEMO) $(DEMO_IMAGES)
 	@$(MAKE_COMMAND) --no-print-directory report EXP=$(DEMO)
 
 ablation: $(SETUP) ## Switch the method's parts on one by one, with several seeds (SEEDS=3 CELLS="…")

@@ -24,17 +24,18 @@ from pipeline.coco.model import CocoDataset
 from pipeline.coco.reading import read_coco
 from pipeline.compute.shards import Shard, ShardWork
 from pipeline.embeddings.embed_work import EmbedWork
-from pipeline.embeddings.making import ARRAYS, finish, prepare
-from pipeline.embeddings.schema import image_bytes, images_per_shard
+from pipeline.embeddings.embedding_columns import embedded_images_per_shard, embedding_bytes
+from pipeline.embeddings.embedding_writing import ARRAYS, embeddings_in, prepare_embeddings
+from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import ImageLabels
-from pipeline.labels.sealing import write_store
-from pipeline.labels.shards import divide
 from pipeline.refinement.coco_file import rows_to_refine
 from pipeline.refinement.gate import Gate
-from pipeline.refinement.refine_work import IMAGES_PER_SHARD, RefinedRow, RefineWork
+from pipeline.refinement.refine_work import RefinedRow, RefineWork
+from pipeline.refinement.refining import IMAGES_PER_SHARD
 from pipeline.refinement.settings import RefineSettings
 from pipeline.sam.build import build_sam, embedding_shape
 from pipeline.sam.worker import SamChoice, build_engine
+from pipeline.tables.shard_files import divide
 
 Row = TypeVar("Row")
 
@@ -65,22 +66,22 @@ def sam_choice(model: str, scratch: Path) -> SamChoice:
 def compare(dataset: CocoDataset, image_root: Path, sam: SamChoice, scratch: Path) -> None:
     """Refine without embeddings, make them, refine with them."""
     images = len(dataset.images)
-    write_store(scratch / "teacher.zarr", rows_to_refine(dataset, {}), dataset.categories, {})
+    write_label_store(scratch / "teacher.zarr", rows_to_refine(dataset, {}), dataset.categories, {})
     plan = divide([image.id for image in dataset.images], IMAGES_PER_SHARD)
-    settings = RefineSettings()
+    settings = RefineSettings(preset="s4m")
     work = RefineWork(scratch / "teacher.zarr", image_root, scratch / "shards", sam, settings, Gate())
     build_engine(sam)  # and not within the first time
     plain, plain_seconds = computed(work, plan)
 
     shape = embedding_shape(sam.model, sam.input_side)
-    per_shard = images_per_shard(shape, images)
+    per_shard = embedded_images_per_shard(shape, images)
     embedding_plan = divide([image.id for image in dataset.images], per_shard)
-    prepare(scratch, embedding_plan, shape)
+    prepare_embeddings(scratch, embedding_plan, shape)
     embed = EmbedWork(scratch / "teacher.zarr", image_root, scratch, sam, shape, per_shard)
     begun = time.perf_counter()
     for index, ids in enumerate(embedding_plan):
         embed.publish(Shard(index, ids), embed.compute(Shard(index, ids)))
-    finish(scratch, embedding_plan, shape, {})
+    embeddings_in(scratch, shape).seal(embedding_plan, {}, {})
     making_seconds = time.perf_counter() - begun
     stored_bytes = sum(path.stat().st_size for path in (scratch / ARRAYS).rglob("*") if path.is_file())
 
@@ -88,7 +89,7 @@ def compare(dataset: CocoDataset, image_root: Path, sam: SamChoice, scratch: Pat
     ious = mask_ious([row.labels for row in plain], [row.labels for row in cached])
     print(f"{sam.model}, {images} images, {len(ious)} instances\n")
     print("| what | measured |\n|---|---|")
-    print(f"| embeddings in memory, an image | {image_bytes(shape):,} bytes |")
+    print(f"| embeddings in memory, an image | {embedding_bytes(shape):,} bytes |")
     print(f"| on disk, an image | {stored_bytes / images:,.0f} bytes |")
     print(f"| making them | {images / making_seconds:.2f} images/s |")
     print(f"| refining without | {images / plain_seconds:.2f} images/s, {encoded(plain)} images encoded |")

@@ -33,8 +33,8 @@ from pipeline.evaluation.models import MeasuredModel, measure_model
 from pipeline.evaluation.results import Metrics
 from pipeline.evaluation.settings import EvaluateSettings
 from pipeline.labels.label_store import LabelStore
+from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_mask
-from pipeline.labels.sealing import write_store
 
 WIDTH, HEIGHT = 640, 480
 CLASSES = 80
@@ -66,7 +66,7 @@ def make(folder: Path, count: int) -> tuple[CocoDataset, LabelStore]:
         found = tuple(detection(rng, truths, number < COPIES) for number in range(DETECTIONS))
         rows.append(ImageLabels.of_instances(image.id, image.file_name, WIDTH, HEIGHT, found))
     write_coco(folder / "truth.json", images, categories, annotations)
-    write_store(folder / "labels.zarr", rows, categories, {})
+    write_label_store(folder / "labels.zarr", rows, categories, {})
     return read_coco(folder / "truth.json"), LabelStore.open(folder / "labels.zarr")
 
 

@@ -34,8 +34,8 @@ from pipeline.detection.sample_seed import Sample
 from pipeline.files.images import read_image
 from pipeline.labels.coco_export import export_dataset
 from pipeline.labels.label_store import LabelStore
+from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import Decision, ImageLabels, label_from_mask
-from pipeline.labels.sealing import write_store
 
 STRONG = {"jitter": 0.8, "grey": 0.2, "blur": 0.5}
 
@@ -78,7 +78,7 @@ def make_images(folder: Path, count: int, size: int, rows: int, columns: int) ->
                 instances.append(label_from_mask(mask, annotation.category_id, 0.9, Decision.SAM))
         cv2.imwrite(str(folder / f"{number}.png"), image[..., ::-1])
         labels.append(ImageLabels.of_instances(number, f"{number}.png", width, height, tuple(instances)))
-    write_store(folder / "labels.zarr", labels, dataset.categories, {"made by": "benchmark"})
+    write_label_store(folder / "labels.zarr", labels, dataset.categories, {"made by": "benchmark"})
     store = LabelStore.open(folder / "labels.zarr")
     export_dataset(store, folder / "labels.json")
     return store

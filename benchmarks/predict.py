@@ -21,7 +21,8 @@ from pipeline.coco.model import CocoCategory, CocoImage
 from pipeline.coco.writing import write_coco
 from pipeline.compute.shards import Shard
 from pipeline.detection.config import published_config, read_detector
-from pipeline.detection.predict_work import DetectorChoice, PredictWork
+from pipeline.detection.detector_choice import DetectorChoice
+from pipeline.detection.predict_work import PredictWork
 from pipeline.detection.published import FORMAT, FORMAT_VERSION, ModelCard, build_model, publish
 
 CATEGORIES = tuple(CocoCategory(number, f"class {number}") for number in range(1, 5))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,13 @@ from pipeline.coco.reading import read_coco
 from pipeline.files.images import read_image
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, label_from_mask
-from pipeline.labels.soft_mask import make_soft_mask
-from pipeline.masks.overlap import MaskQuality, QualitySummary, match_to_truth, measure, summarise
+from pipeline.masks.boundaries import Border, border_iou
+from pipeline.masks.matching import match_to_truth
+from pipeline.masks.overlap import area_match, rle_iou
 from pipeline.masks.run_lengths import CompressedRle
-from pipeline.refinement.calibrate import Sample, calibrate
+from pipeline.masks.soft_masks import make_soft_mask
+from pipeline.masks.windows import nonzero_window
+from pipeline.refinement.calibrate import GateSample, calibrate
 from pipeline.refinement.gate import Gate, Measures, fixed_gate
 from pipeline.refinement.image import RefineInput, refine_images
 from pipeline.refinement.presets import REFINE_PRESETS
@@ -64,6 +67,14 @@ CHOICES = ("predicted_iou", "agreement", "product")
 
 
 @dataclass(frozen=True)
+class MaskQuality:
+    """One mask against its truth, both in 0..1."""
+
+    iou: float
+    boundary_iou: float
+
+
+@dataclass(frozen=True)
 class Case:
     """An image with a teacher's labels, the truth of each, and the quality of the teacher's masks."""
 
@@ -77,8 +88,13 @@ class Line:
     """A line of the table."""
 
     name: str
-    summary: QualitySummary
+    qualities: tuple[MaskQuality, ...]
     sam_share: float
+
+    @property
+    def mean_iou(self) -> float:
+        """Return the mean IoU of the masks."""
+        return float(np.mean([quality.iou for quality in self.qualities]))
 
 
 class EncodedOnce:
@@ -109,8 +125,7 @@ def teacher_probability(
 ) -> tuple[NDArray[np.float32], tuple[float, float, float, float]]:
     """A mask head's map of a mask (height, width), at full size, and the box that it was made in."""
     height, width = mask.shape
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=np.float64)
+    box = np.array(astuple(nonzero_window(mask)), dtype=np.float64)
     extent = np.tile(box[2:] - box[:2], 2)
     x0, y0, x1, y1 = box + rng.normal(0, 0.06 * noise, 4) * extent
     x1, y1 = max(x1, x0 + 2), max(y1, y0 + 2)
@@ -154,13 +169,18 @@ def _smooth_noise(rng: np.random.Generator) -> NDArray[np.float32]:
     return total
 
 
+def measure(mask: CompressedRle, truth: CompressedRle) -> MaskQuality:
+    """Compare a mask with its truth."""
+    return MaskQuality(rle_iou(mask, truth), border_iou(Border.of_rle(mask), Border.of_rle(truth)))
+
+
 def make_cases(dataset: CocoDataset, folder: Path, noise: float, seed: int) -> Iterator[Case]:
     """The images with the labels of the imitated teacher; masks that came out empty are left out."""
     for image in dataset.images:
         labels, truths = [], []
-        for annotation in dataset.annotations_by_image[image.id]:
+        for annotation in dataset.instances(image.id):
             truth = dataset.mask(annotation)
-            if annotation.iscrowd or truth.sum() < SMALLEST_PX:
+            if truth.sum() < SMALLEST_PX:
                 continue
             rng = np.random.default_rng([seed, image.id, annotation.id])
             probability, box_xyxy = teacher_probability(truth, noise, rng)
@@ -181,7 +201,7 @@ def cases_of_store(store: LabelStore, dataset: CocoDataset, folder: Path) -> Ite
     """The images with the labels of a real teacher; of those that show a true instance."""
     for image in dataset.images:
         rows = store.by_id(image.id)
-        truths = [dataset.rle(each) for each in dataset.annotations_by_image[image.id] if not each.iscrowd]
+        truths = [dataset.rle(each) for each in dataset.instances(image.id)]
         matches = match_to_truth([rows.rle(label) for label in rows.instances], truths, MATCH_IOU)
         pairs = [
             (label, truths[match]) for label, match in zip(rows.instances, matches, strict=True) if match is not None
@@ -202,10 +222,10 @@ class Outcome:
     teacher: MaskQuality
     sam: MaskQuality
 
-    def sample(self) -> Sample:
+    def sample(self) -> GateSample:
         """As the calibration takes it."""
         seen = self.measures
-        return Sample(
+        return GateSample(
             seen.agreement, seen.predicted_iou, seen.stability, seen.area_match, self.teacher.iou, self.sam.iou
         )
 
@@ -227,8 +247,8 @@ def outcomes_of(cases: Sequence[Case], engine: EncodedOnce, settings: RefineSett
             assert label.agreement is not None
             assert label.predicted_iou is not None
             assert label.stability is not None
-            area_match = min(label.area, taught.area) / max(label.area, taught.area)
-            measures = Measures(label.agreement, label.predicted_iou, label.stability, area_match)
+            matched = area_match(label.area, taught.area)
+            measures = Measures(label.agreement, label.predicted_iou, label.stability, matched)
             outcomes.append(Outcome(measures, before, measure(rows.rle(label), truth)))
     return outcomes
 
@@ -241,17 +261,17 @@ def lines_of(
     for gate_name, gate in {**gates, "calibrated": fitted}.items():
         chosen = [outcome.gated(gate) for outcome in measured]
         sam_share = sum(takes_sam for _, takes_sam in chosen) / len(chosen)
-        yield Line(f"{name}, gate {gate_name}", summarise([quality for quality, _ in chosen]), sam_share)
+        yield Line(f"{name}, gate {gate_name}", tuple(quality for quality, _ in chosen), sam_share)
 
 
 def configurations(presets_only: bool, zoom_below_px: int) -> dict[str, RefineSettings]:
     """What is compared, by name; gates come on top."""
-    named = {f"**{name}**": RefineSettings(**values) for name, values in REFINE_PRESETS.items()}
+    named = {f"**{name}**": RefineSettings.model_validate({"preset": name}) for name in REFINE_PRESETS}
     if presets_only:
         return named
     for (name, prompt), passes, choice in product(PROMPTS.items(), PASSES, CHOICES):
         named[f"{name}, {passes} pass{'es' * (passes > 1)}, {choice}"] = RefineSettings(
-            **prompt, passes=passes, choice=choice, largest_component=True, zoom_below_px=zoom_below_px
+            preset="s4m", **prompt, passes=passes, choice=choice, largest_component=True, zoom_below_px=zoom_below_px
         )
     return named
 
@@ -260,11 +280,12 @@ def table(lines: Sequence[Line]) -> str:
     """Markdown, the best mean IoU first but for the first line."""
     first, *rest = lines
     rows = ["| masks | mean IoU | boundary IoU | ≥ 0.75 | ≥ 0.9 | SAM's |", "|---|---|---|---|---|---|"]
-    for line in [first, *sorted(rest, key=lambda each: -each.summary.mean_iou)]:
-        seen = line.summary
+    for line in [first, *sorted(rest, key=lambda each: -each.mean_iou)]:
+        ious = np.array([quality.iou for quality in line.qualities])
+        boundary_iou = np.mean([quality.boundary_iou for quality in line.qualities])
         rows.append(
-            f"| {line.name} | {seen.mean_iou:.3f} | {seen.mean_boundary_iou:.3f} | {seen.share_75:.0%} "
-            f"| {seen.share_90:.0%} | {line.sam_share:.0%} |"
+            f"| {line.name} | {line.mean_iou:.3f} | {boundary_iou:.3f} | {(ious >= 0.75).mean():.0%} "
+            f"| {(ious >= 0.9).mean():.0%} | {line.sam_share:.0%} |"
         )
     return "\n".join(rows)
 
@@ -299,7 +320,7 @@ def main() -> None:
         cases = list(make_cases(dataset, arguments.images, arguments.noise, arguments.seed))
     calibration_cases, measured_cases = cases[::5], [case for place, case in enumerate(cases) if place % 5]
     before = [quality for case in measured_cases for quality in case.before]
-    lines = [Line("teacher", summarise(before), 0.0)]
+    lines = [Line("teacher", tuple(before), 0.0)]
     started = time.perf_counter()
     for name, settings in configurations(arguments.presets_only, arguments.zoom_below_px).items():
         measured = outcomes_of(measured_cases, engine, settings)

@@ -22,13 +22,13 @@ from typing import NamedTuple
 from pipeline.coco.reading import read_coco
 from pipeline.compute.settings import ComputeSettings
 from pipeline.compute.shards import Shard, local_cluster, run_shards
-from pipeline.labels.sealing import write_store
-from pipeline.labels.shards import divide
+from pipeline.labels.label_writing import write_label_store
 from pipeline.refinement.coco_file import rows_to_refine
 from pipeline.refinement.gate import Gate
 from pipeline.refinement.refine_work import RefineWork
 from pipeline.refinement.settings import RefineSettings
 from pipeline.sam.worker import SamChoice
+from pipeline.tables.shard_files import divide
 
 IN_PROCESS = ComputeSettings()
 
@@ -58,13 +58,13 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        write_store(folder / "teacher.zarr", rows_to_refine(dataset, {}), dataset.categories, {})
+        write_label_store(folder / "teacher.zarr", rows_to_refine(dataset, {}), dataset.categories, {})
         work = RefineWork(
             teacher_store=folder / "teacher.zarr",
             image_root=arguments.images.absolute(),
             shards_folder=folder / "shards",
             sam=SamChoice("sam_tiny", None, "cpu", "fp32", batch_images=8),
-            settings=RefineSettings(),
+            settings=RefineSettings(preset="s4m"),
             gate=Gate(),
         )
         ways: dict[str, Callable[[], Cost]] = {"in this process": partial(cost_of, work, shards, IN_PROCESS, own_cpu)}

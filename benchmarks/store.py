@@ -30,11 +30,13 @@ from pycocotools import mask as coco_mask
 
 from pipeline.coco.model import CocoCategory
 from pipeline.labels.coco_export import export_dataset
-from pipeline.labels.label_store import LabelStore, verify
+from pipeline.labels.label_columns import LABEL_FORMAT
+from pipeline.labels.label_store import LabelStore
+from pipeline.labels.label_writing import seal_labels, write_label_shard, write_label_store
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_rle
-from pipeline.labels.sealing import seal, write_store
-from pipeline.labels.shards import ShardPlan, divide, write_shard
-from pipeline.labels.soft_mask import make_soft_mask
+from pipeline.masks.soft_masks import make_soft_mask
+from pipeline.tables.shard_files import ShardPlan, divide
+from pipeline.tables.verifying import verify
 
 WIDTH, HEIGHT = 640, 480
 CATEGORIES = tuple(CocoCategory(number, f"category {number}") for number in range(1, 81))
@@ -78,7 +80,7 @@ def measure(folder: Path, images: int, instances: int, processes: int) -> Table:
         table.append((f"sealing {sum(map(len, some)):,} images", sealed))
     shutil.rmtree(shards)
     table += in_fresh_process(measure_reading, store_path)
-    table.append(("verifying", f"{seconds_of(lambda: verify(store_path)):.1f} s"))
+    table.append(("verifying", f"{seconds_of(lambda: verify(store_path, LABEL_FORMAT)):.1f} s"))
     table += measure_size(folder, store_path)
     table.append(("soft masks add", f"{soft_mask_bytes(folder, instances):.0f} bytes an instance"))
     return table
@@ -87,7 +89,7 @@ def measure(folder: Path, images: int, instances: int, processes: int) -> Table:
 def measure_seal(shards: Path, plan: ShardPlan, store_path: Path) -> str:
     """Seconds, and by how much the process grew beyond what its imports need."""
     before = peak_memory_mb()
-    seconds = seconds_of(lambda: seal(shards, plan, store_path, CATEGORIES, {}))
+    seconds = seconds_of(lambda: seal_labels(shards, plan, store_path, CATEGORIES, {}))
     return f"{seconds:.1f} s, {peak_memory_mb() - before:.0f} MB of memory"
 
 
@@ -133,7 +135,7 @@ def soft_mask_bytes(folder: Path, instances: int) -> float:
     sizes = []
     for with_soft_masks in (False, True):
         path = folder / f"soft-{with_soft_masks}.zarr"
-        write_store(path, synthetic(range(SOFT_MASK_IMAGES), instances, with_soft_masks), CATEGORIES, {})
+        write_label_store(path, synthetic(range(SOFT_MASK_IMAGES), instances, with_soft_masks), CATEGORIES, {})
         sizes.append(sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
     return (sizes[1] - sizes[0]) / (SOFT_MASK_IMAGES * instances)
 
@@ -144,7 +146,7 @@ def make_shards(folder: Path, plan: ShardPlan, instances: int, processes: int) -
 
 
 def make_shard(folder: Path, index: int, image_ids: Sequence[int], instances: int) -> None:
-    write_shard(folder, index, list(synthetic(image_ids, instances, with_soft_masks=False)))
+    write_label_shard(folder, index, list(synthetic(image_ids, instances, with_soft_masks=False)))
 
 
 def synthetic(image_ids: Sequence[int], instances: int, with_soft_masks: bool) -> Iterator[ImageLabels]:

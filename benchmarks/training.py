@@ -37,7 +37,7 @@ from pipeline.labels.coco_export import export_dataset
 from pipeline.labels.label_store import LabelStore
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.loading import load_experiment
-from stages.context import LABELS
+from pipeline.workflow.result_files import LABELS
 from stages.options import workspace
 from stages.runner import run_stage
 
@@ -197,12 +197,11 @@ def _mmdetections_model(model: Mapping[str, Any]) -> dict[str, Any]:
 
 def _mmdetections_loader(bench: Bench, loader: Mapping[str, Any]) -> dict[str, Any]:
     experiment = bench.experiment()
-    assert experiment.data.annotated is not None
     labels = bench.folder / "refined.json"
     dataset = {
         "type": "CocoDataset",
         "ann_file": str(labels),
-        "data_prefix": {"img": str(experiment.data.annotated.images)},
+        "data_prefix": {"img": str(experiment.data.unlabelled_source.images)},
         "metainfo": {"classes": [category.name for category in read_coco(labels).categories]},
         "pipeline": [
             {"type": "LoadImageFromFile"},

@@ -5,25 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
 
 from pipeline.errors import S4MError
+from pipeline.files.disk import is_full
 from pipeline.workflow.graph import STAGES
-from stages import (
-    ablation_commands,
-    augment_commands,
-    data_commands,
-    experiment_commands,
-    label_commands,
-    report_commands,
-    sam_commands,
-    store_commands,
-)
-from stages.console import err
+from stages import ablation_commands, data_commands, experiment_commands, label_commands, sam_commands, store_commands
+from stages.console import err, out
 from stages.options import ExperimentOption, RoundOption, SetOption, load
+from stages.versions import library_versions
 
 
 class _StagesFirst(TyperGroup):
@@ -34,15 +27,10 @@ class _StagesFirst(TyperGroup):
 
 app = typer.Typer(
     cls=_StagesFirst,
-    help="Semi-supervised instance segmentation with SAM, stage by stage.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-GROUPS: Final = {"augment": augment_commands.app, "report": report_commands.app}
-"""Stages with commands of their own around them."""
 
 WRONG_PATH: Final = frozenset(
     (
@@ -57,7 +45,25 @@ WRONG_PATH: Final = frozenset(
     )
 )
 """What the system says of a path that cannot be used as it was given."""
-FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
+
+
+def _print_versions(wanted: bool) -> None:
+    if wanted:
+        for name, version in library_versions().items():
+            out.print(f"{name} {version}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version of s4m and of its libraries.", callback=_print_versions, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Semi-supervised instance segmentation with SAM, stage by stage."""
 
 
 def _add_stage(stage: str, purpose: str) -> None:
@@ -70,10 +76,7 @@ def _add_stage(stage: str, purpose: str) -> None:
 
 
 for _stage in STAGES.values():
-    if _stage.name in GROUPS:
-        app.add_typer(GROUPS[_stage.name], name=_stage.name)
-    else:
-        _add_stage(_stage.name, _stage.purpose)
+    _add_stage(_stage.name, _stage.purpose)
 experiment_commands.add_to(app)
 app.add_typer(store_commands.app, name="stores")
 app.add_typer(data_commands.app, name="data")
@@ -105,7 +108,7 @@ def _said_by_the_system(error: OSError) -> str | None:
     # A file that gets its final name has one of ours first: the second is the one that was asked for.
     name = error.filename2 or error.filename
     where = "" if name is None else f"{os.fsdecode(name)}: "
-    if error.errno in FULL:
+    if is_full(error):
         return f"{where}the disk is full ({error.strerror})"
     if name is None or error.errno not in WRONG_PATH:
         return None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.datasets.settings import ShapesDifficulty
 from pipeline.presentation import words
 from stages.console import err, out
 
@@ -23,7 +24,7 @@ WorkersOption = Annotated[int, typer.Option(min=1, help="Processes.")]
 @app.command()
 def check(
     annotations: Annotated[Path, typer.Argument(help="COCO instance annotations (JSON).")],
-    images: Annotated[Path | None, typer.Argument(help="The folder of the images, to look at their files too.")] = None,
+    images: Annotated[Path | None, typer.Argument(help="The folder of the images, to check their files too.")] = None,
     pixels: Annotated[bool, typer.Option("--pixels", help="Decode every image in full, not its header alone.")] = False,
     unlabelled: Annotated[bool, typer.Option("--unlabelled", help="The file lists images only.")] = False,
 ) -> None:
@@ -41,22 +42,22 @@ def check(
 
 @app.command()
 def shapes(
-    folder: Annotated[Path, typer.Argument(help="Where to write; made if need be.")],
-    images: Annotated[int, typer.Option(min=1, help="Pictures to train on.")] = 400,
-    validation: Annotated[int, typer.Option(min=0, help="Pictures to measure on.")] = 100,
-    difficulty: Annotated[str, typer.Option(help="easy, medium or hard.")] = "medium",
+    folder: Annotated[Path, typer.Argument(help="The folder to write; made if it is missing.")],
+    images: Annotated[int, typer.Option(min=1, help="Images to train on.")] = 400,
+    validation: Annotated[int, typer.Option(min=0, help="Images to measure on.")] = 100,
+    difficulty: Annotated[ShapesDifficulty, typer.Option(help="How hard the shapes are to tell apart.")] = "medium",
     size: Annotated[int, typer.Option(help="Width and height in pixels.")] = 128,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, other pictures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other images.")] = 0,
     classes: Annotated[int, typer.Option(min=1, max=5, help="How many kinds of objects.")] = 5,
     workers: WorkersOption = 1,
     sheet: Annotated[Path | None, typer.Option(help="Also write a sheet of samples with outlines (PNG).")] = None,
 ) -> None:
-    """Generate textured shapes with exact outlines; what the same settings have made is left as it is."""
+    """Generate textured shapes with exact outlines. Images that the same settings made before are left alone."""
     from pipeline.datasets.shapes import ShapesSettings, contact_sheet, make_shapes
 
-    settings = ShapesSettings(images, validation, difficulty, size, seed, classes)  # type: ignore[arg-type]  # checked there
-    made = make_shapes(folder, settings, workers=workers, progress=_progress("pictures"))
-    out.print(f"{folder}: {'made' if made else 'there already'}, {images} + {validation} pictures")
+    settings = ShapesSettings(images, validation, difficulty, size, seed, classes)
+    made = make_shapes(folder, settings, workers=workers, progress=_progress("images"))
+    out.print(f"{folder}: {'made' if made else 'up to date'}, {images} + {validation} images")
     if sheet is not None:
         from PIL import Image
 
@@ -81,13 +82,11 @@ def cityscapes(
 
 @app.command()
 def nuclei(
-    root: Annotated[Path, typer.Argument(help="The folder of stage1_train.zip, with a folder for each picture.")],
+    root: Annotated[Path, typer.Argument(help="The folder of stage1_train.zip, with a folder for each image.")],
     output: Annotated[Path, typer.Argument(help="Where to write train.json and val.json.")],
-    validation: Annotated[int, typer.Option(min=1, help="Pictures to measure on; the others train.")] = 50,
-    side: Annotated[
-        int | None, typer.Option(min=1, help="Only pictures of this width and height. Default: all.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, other pictures to measure on.")] = 0,
+    validation: Annotated[int, typer.Option(min=1, help="Images to measure on; the others train.")] = 50,
+    side: Annotated[int | None, typer.Option(min=1, help="Only images of this width and height. Default: all.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other images to measure on.")] = 0,
     workers: WorkersOption = 1,
 ) -> None:
     """Turn the nuclei of the 2018 Data Science Bowl into COCO instances."""

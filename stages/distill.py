@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-from pipeline.coco.reading import read_coco
-from pipeline.labels.rows import Status
-from pipeline.labels.shards import divide
-from pipeline.sam.worker import SamChoice
-from pipeline.structure.distill_work import DistillWork
-from pipeline.structure.schema import images_per_shard
-from pipeline.structure.sealing import seal
+from pipeline.structure.distilling import count_targets, distill_store, distill_work
 from pipeline.structure.target_store import StructureStore
-from stages.context import TARGETS, StageContext, Summary
-from stages.progress import fill_store, shards_beside
+from pipeline.workflow.result_files import TARGETS
+from stages.context import StageContext, Summary
 
 
 def run(context: StageContext) -> Summary:
-    """Compute what is missing and seal it."""
-    experiment = context.experiment
-    sealed = context.folder / TARGETS
-    settings = experiment.distill
-    image_ids = [image.id for image in read_coco(context.labelled()).images]
-    work = DistillWork(
-        annotations=context.labelled().absolute(),
-        image_root=context.labelled_images().absolute(),
-        shards_folder=shards_beside(sealed),
-        sam=SamChoice.of(experiment.sam, experiment.compute),
-        settings=settings,
-    )
-    provenance = {"fingerprint": context.fingerprint}
-    fill_store(
-        "distill",
-        work,
-        divide(image_ids, images_per_shard(settings.anchors, len(image_ids))),
+    """Compute the targets that are missing and seal them."""
+    sealed, experiment = context.folder / TARGETS, context.experiment
+    work = distill_work(
+        context.labelled(),
+        context.labelled_images(),
         sealed,
-        experiment.compute,
-        lambda plan: seal(work.shards_folder, plan, sealed, settings.anchors, provenance),
+        experiment.sam,
+        experiment.distill,
+        context.execution,
     )
-    return _summary(StructureStore.open(sealed))
-
-
-def _summary(store: StructureStore) -> Summary:
-    failed = store.attributes.statuses[Status.FAILED]
-    counts = {"images": len(store), "anchors": store.attributes.anchors}
-    return counts | ({str(Status.FAILED): failed} if failed else {})
+    distill_store(work, sealed, context.provenance, context.execution)
+    return count_targets(StructureStore.open(sealed))

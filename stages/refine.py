@@ -2,146 +2,68 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-from pipeline.coco.reading import read_coco
-from pipeline.compute.settings import ComputeSettings
-from pipeline.datasets.held_out import held_out_ids
-from pipeline.detection.predict_work import IMAGES_PER_SHARD as PREDICTED_PER_SHARD
-from pipeline.errors import StageError
+from pipeline.detection.predicting import PseudoLabeller
+from pipeline.files.identity import IdentityCache
 from pipeline.labels.label_store import LabelStore
-from pipeline.labels.rows import InstanceLabel
-from pipeline.labels.sealing import seal, write_store
-from pipeline.labels.shards import divide
 from pipeline.labels.summary import count_labels
-from pipeline.refinement.calibrate import CalibratedGate, calibrate
-from pipeline.refinement.calibration_file import read_calibration, write_calibration
-from pipeline.refinement.gate import Gate, fixed_gate, make_gate
-from pipeline.refinement.refine_work import ENCODED, IMAGES_PER_SHARD, RefineWork
-from pipeline.refinement.samples import samples_of_stores
-from pipeline.sam.worker import SamChoice
-from pipeline.workflow.experiment import Experiment
-from pipeline.workflow.graph import node_key
-from stages.context import LABELS, StageContext, Summary
-from stages.embeddings import kept_embeddings
-from stages.predict import predict_work
-from stages.progress import fill_store, shards_beside
-
-CALIBRATION = "calibration.json"
-"""Name of the fitted gate in the stage's result, where `refine.gate` is calibrated."""
+from pipeline.refinement.calibrate import CalibratedGate
+from pipeline.refinement.gate import make_gate
+from pipeline.refinement.refining import Refinement, keep_teacher_labels, refine_store
+from pipeline.sam.encoded import ENCODED_IMAGES
+from pipeline.workflow.fitted_gate import HeldOutImages, fitted_gate
+from pipeline.workflow.graph import labelling_model, node_key
+from pipeline.workflow.kept_embeddings import EmbeddingSource, kept_embeddings
+from pipeline.workflow.result_files import LABELS
+from pipeline.workflow.result_store import StoreRoot
+from pipeline.workflow.workspace import identity_file, work_root
+from stages.context import StageContext, Summary
 
 
 def run(context: StageContext) -> Summary:
-    """Fit the gate where that is asked for, refine what is missing, and seal it."""
-    if context.experiment.refine.gate == "teacher":
-        return _pass_on(context)
-    experiment = context.experiment
+    """Fit the gate if the experiment asks for that, refine the images that are missing, and seal the store."""
+    experiment, sealed = context.experiment, context.folder / LABELS
+    teacher = context.results[node_key("predict", context.node.round)] / LABELS
+    if experiment.refine.gate == "teacher":
+        keep_teacher_labels(teacher, sealed, context.provenance)
+        return count_labels(LabelStore.open(sealed))
     fitted = _fitted_gate(context) if experiment.refine.gate == "calibrated" else None
     gate = make_gate(experiment.refine, None if fitted is None else fitted.gate)
-    teacher = context.results[node_key("predict", context.node.round)] / LABELS
-    sealed = context.folder / LABELS
-    image_root = context.unlabelled_images()
-    work = refine_work(experiment, teacher, image_root, sealed, gate)
+    refinement = Refinement(teacher, context.unlabelled_images(), experiment.sam, experiment.refine)
     encoded = 0
     if experiment.compute.cache_embeddings and not sealed.exists():
-        embeddings, encoded = kept_embeddings(context, teacher, image_root)
-        work = replace(work, embeddings=embeddings.absolute())
-    encoded += refine_store(work, sealed, experiment.compute, {"fingerprint": context.fingerprint})
+        refinement, encoded = _with_embeddings(context, refinement)
+    encoded += refine_store(refinement, gate, sealed, context.provenance, context.execution)
     said = {} if fitted is None else {"gate": fitted.summary}
-    return count_labels(LabelStore.open(sealed)) | {ENCODED: encoded} | said
-
-
-def _pass_on(context: StageContext) -> Summary:
-    """The teacher's labels as they are, for self-training without SAM."""
-    sealed = context.folder / LABELS
-    if not sealed.exists():
-        teacher = LabelStore.open(context.results[node_key("predict", context.node.round)] / LABELS)
-        rows = (replace(row, instances=tuple(map(_unrefined, row.instances))) for row in teacher)
-        write_store(sealed, rows, teacher.attributes.categories, {"fingerprint": context.fingerprint})
-    return count_labels(LabelStore.open(sealed))
-
-
-def _unrefined(label: InstanceLabel) -> InstanceLabel:
-    """A label of the teacher as training reads it: without its soft mask, and with full weight, as nobody judged it."""
-    return replace(label, soft_mask=None, gate_confidence=1.0)
-
-
-def refine_work(experiment: Experiment, teacher: Path, image_root: Path, sealed: Path, gate: Gate) -> RefineWork:
-    """The refinement of a store of labels into another, as an experiment asks for it."""
-    return RefineWork(
-        teacher_store=teacher.absolute(),
-        image_root=image_root.absolute(),
-        shards_folder=shards_beside(sealed),
-        sam=SamChoice.of(experiment.sam, experiment.compute),
-        settings=experiment.refine,
-        gate=gate,
-    )
-
-
-def refine_store(work: RefineWork, sealed: Path, compute: ComputeSettings, provenance: Mapping[str, Any]) -> int:
-    """Refine shard by shard, and seal; what an earlier run has done is not done again.
-
-    Gives how often SAM's encoder ran.
-    """
-    teacher = LabelStore.open(work.teacher_store)
-    counts = fill_store(
-        "refine",
-        work,
-        divide(teacher.image_ids.tolist(), IMAGES_PER_SHARD),
-        sealed,
-        compute,
-        lambda plan: seal(work.shards_folder, plan, sealed, teacher.attributes.categories, provenance),
-    )
-    return counts[ENCODED]
+    return count_labels(LabelStore.open(sealed)) | {ENCODED_IMAGES: encoded} | said
 
 
 def _fitted_gate(context: StageContext) -> CalibratedGate:
-    """The gate, fitted on labelled images that the teacher did not train on; an interrupted run's is used again.
-
-    On the images that it trained on, a teacher draws masks that it has learned by heart: a gate fitted there would
-    trust it too much. It is the first teacher's labels in every round, for students train on all labelled images.
-    """
-    path = context.folder / CALIBRATION
-    if not path.exists():
-        scratch = context.folder / "calibration"
-        teacher, refined = scratch / "teacher" / LABELS, scratch / "refined" / LABELS
-        _predict_held_out(context, teacher)
-        experiment = context.experiment
-        # Without a gate, so that every mask of SAM's is seen.
-        work = refine_work(experiment, teacher, context.labelled_images(), refined, Gate())
-        refine_store(work, refined, experiment.compute, {})
-        samples = samples_of_stores(LabelStore.open(teacher), LabelStore.open(refined), read_coco(context.labelled()))
-        write_calibration(path, calibrate(samples, fixed_gate(experiment.refine)))
-        shutil.rmtree(scratch)
-    fitted = read_calibration(path)
-    context.say(f"gate: {fitted.summary}")
-    return fitted
-
-
-def _predict_held_out(context: StageContext, sealed: Path) -> None:
-    """The first teacher's labels of the labelled images that it did not train on."""
     experiment = context.experiment
     share = experiment.teacher.held_out
-    labelled = read_coco(context.labelled())
-    held_out = held_out_ids([image.id for image in labelled.images], share)
-    if not held_out:
-        raise StageError(
-            f"refine.gate is calibrated, but teacher.held_out = {share:g} of {len(labelled.images)} labelled images "
-            "is none: raise teacher.held_out, give more labelled images, or set refine.gate to fixed"
-        )
-    sealed.parent.mkdir(parents=True, exist_ok=True)
-    teacher = context.results[node_key("train-teacher", 1)]
-    work = predict_work(context, teacher, context.labelled(), context.labelled_images(), sealed)
-    context.say(f"gate: to be fitted on {len(held_out)} labelled images that the teacher did not train on")
-    fill_store(
-        "calibrate",
-        work,
-        divide([image.id for image in labelled.images if image.id in held_out], PREDICTED_PER_SHARD),
-        sealed,
-        experiment.compute,
-        lambda plan: seal(work.shards_folder, plan, sealed, labelled.categories, {}),
+    return fitted_gate(
+        context.folder,
+        HeldOutImages(context.labelled(), context.labelled_images(), share),
+        PseudoLabeller(context.results[labelling_model(1)], experiment.predict),
+        experiment.sam,
+        experiment.refine,
+        context.execution,
     )
+
+
+def _with_embeddings(context: StageContext, refinement: Refinement) -> tuple[Refinement, int]:
+    """The refinement with kept embeddings, and how many images were encoded for them now."""
+    embeddings, encoded = kept_embeddings(
+        EmbeddingSource(
+            labels=LabelStore.open(refinement.teacher_store),
+            image_root=refinement.image_root,
+            sam=refinement.sam,
+            weights=context.fingerprint["inputs"]["sam.checkpoint"],
+        ),
+        IdentityCache(identity_file(work_root())),
+        StoreRoot(context.experiment.store),
+        context.experiment.name,
+        context.execution,
+    )
+    return replace(refinement, embeddings=embeddings), encoded

@@ -8,27 +8,19 @@ from pipeline.report.extras import Sources, collect
 from pipeline.report.gather import gather
 from pipeline.report.page import render_page
 from pipeline.workflow.graph import plan
-from stages.context import LABELS, PREDICTIONS, TARGETS, StageContext, Summary
-
-REPORT = "report.html"
+from pipeline.workflow.result_files import REPORT
+from stages.context import StageContext, Summary
 
 
 def run(context: StageContext) -> Summary:
     """Write the page."""
-    results = dict(context.results)
+    experiment, results = context.experiment, dict(context.results)
     if context.split_folder is not None:
         results["split"] = context.split_folder
-    gathered = gather(context.experiment.name, plan(context.experiment), results)
-    sources = Sources(
-        image_root=context.unlabelled_images(),
-        truth=context.unlabelled_truth(),
-        store_name=LABELS,
-        targets_name=TARGETS,
-        predictions_name=PREDICTIONS,
-    )
-    extras = collect(gathered, sources, context.experiment.report.gallery)
+    gathered = gather(experiment.name, plan(experiment), results)
+    sources = Sources(image_root=context.unlabelled_images(), truth=context.unlabelled_truth())
+    extras = collect(gathered, sources, experiment.report.gallery)
     ablation = None if context.ablation is None else read_ablation(context.ablation)
-    html = render_page(gathered, extras, ablation)
-    write_atomically(context.folder / REPORT, html)
-    pictures = sum(len(card.pictures) for gallery in extras.galleries for card in gallery.cards)
-    return {"pictures": pictures, "page": REPORT}
+    write_atomically(context.folder / REPORT, render_page(gathered, extras, ablation))
+    shown = sum(len(card.pictures) for gallery in extras.galleries for card in gallery.cards)
+    return {"images": shown, "page": REPORT}

@@ -57,14 +57,17 @@ def prune(
 
 @app.command()
 def verify(store: RootOption = None) -> None:
-    """Read every sealed result again and compare it with its digest."""
+    """Read every sealed result again, files and columns, and compare them with their digests."""
+    from pipeline.workflow.stored_tables import check_tables
+
     root = _root(store)
     problems: list[str] = []
     checked = 0
     for result in root.results():
         if result.seal is not None or result.problem:
-            found = root.verify(result.stage, result.id)
-            err.print(f"{result.path}: {'damaged' if found else 'whole'}")
+            tables = check_tables(result.path)
+            found = [*root.verify(result.stage, result.id), *tables.problems]
+            err.print("\n".join([f"{result.path}: {'damaged' if found else 'whole'}", *tables.unread]))
             problems += found
             checked += 1
     if problems:

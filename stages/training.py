@@ -1,34 +1,55 @@
-"""What the stages that train have in common: running a job, and showing how far it is."""
+"""What the stages that train have in common: running a training, and showing how far it is."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
 
+from pipeline.coco.reading import read_coco
+from pipeline.detection.jobs import Subject, Training, training_job
 from pipeline.detection.published import read_published
+from pipeline.detection.training import train
 from pipeline.presentation import words
+from pipeline.workflow.trainings import TrainingInputs
 from stages.console import err
 from stages.context import StageContext, Summary
 
 if TYPE_CHECKING:
     from pipeline.detection.hooks import LoggedStep
-    from pipeline.detection.training import TrainingJob
 
 SECONDS_BETWEEN_LINES = 10.0
 _SMOOTHING = 0.9
 
 
-def run_training(context: StageContext, job: TrainingJob) -> Summary:
-    """Train and publish in the context's folder; gives the last losses."""
-    from pipeline.detection.training import train
+def training_inputs(context: StageContext) -> TrainingInputs:
+    """Return what a training reads."""
+    return TrainingInputs(
+        labelled=context.labelled(),
+        labelled_root=context.labelled_images(),
+        unlabelled_root=context.unlabelled_images(),
+        results=context.results,
+        scratch=context.folder,
+    )
 
+
+def run_training(context: StageContext, training: Training) -> Summary:
+    """Train, or go on training, and publish in the context's folder; return the last losses."""
+    validation = context.validation()
+    subject = Subject(
+        experiment=context.experiment.name,
+        node=context.node.key,
+        categories=tuple(sorted(read_coco(context.labelled()).categories, key=lambda category: category.id)),
+        made_from=dict(context.fingerprint),
+        validation=None if validation is None else (validation[0].absolute(), validation[1].absolute()),
+    )
+    job = training_job(subject, training, context.experiment.compute, context.folder.absolute())
     train(job, TrainingProgress(context.node.key, job.card.iterations), say)
     card = read_published(context.folder).card
     return {"iterations": card.iterations, "loss": card.losses["loss"]}
 
 
 def say(text: str) -> None:
-    """Tell the user, from whichever process."""
+    """Say something to the user, from whichever process."""
     err.print(text)
 
 
@@ -47,7 +68,7 @@ class TrainingProgress:
         if not self._first:
             self._first, self._seconds, self._said = step.iteration, step.seconds, now
             if step.iteration > 1:
-                err.print(f"{self._what}: goes on after iteration {step.iteration - 1}")
+                err.print(f"{self._what}: continuing after iteration {step.iteration - 1:,}")
         self._seconds = _SMOOTHING * self._seconds + (1 - _SMOOTHING) * step.seconds
         if now - self._said < SECONDS_BETWEEN_LINES and step.iteration < self._iterations:
             return

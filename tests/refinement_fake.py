@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from pipeline.labels.rows import Decision, ImageLabels, label_from_rle
-from pipeline.labels.soft_mask import make_soft_mask
+from pipeline.masks.soft_masks import make_soft_mask
 from pipeline.refinement.gate import make_gate
 from pipeline.refinement.geometry import LowresFrame
 from pipeline.refinement.image import RefineInput, refine_images
@@ -18,7 +18,14 @@ from pipeline.sam.prompt import Candidates
 
 HEIGHT, WIDTH = 120, 160
 ALL_PROMPTS = RefineSettings(
-    points=3, center_point=True, background_point=True, box="elastic", mask_prompt=True, passes=2, choice="agreement"
+    preset="s4m",
+    points=3,
+    center_point=True,
+    background_point=True,
+    box="elastic",
+    mask_prompt=True,
+    passes=2,
+    choice="agreement",
 )
 
 

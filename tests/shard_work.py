@@ -11,8 +11,9 @@ from pathlib import Path
 
 from pipeline.compute.shards import Shard
 from pipeline.errors import DatasetError, Problem
-from pipeline.labels.rows import BoxXyxy, Decision, ImageLabels, InstanceLabel, Status
-from pipeline.labels.shards import write_shard
+from pipeline.labels.label_writing import write_label_shard
+from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
+from pipeline.masks.windows import BoxXyxy
 
 BOX_XYXY: BoxXyxy = (0.0, 0.0, 1.0, 1.0)
 
@@ -33,7 +34,7 @@ class CountingWork:
         return [self._row(image_id) for image_id in shard.image_ids]
 
     def publish(self, shard: Shard, rows: Sequence[ImageLabels]) -> int:
-        write_shard(self.folder / "shards", shard.index, rows)
+        write_label_shard(self.folder / "shards", shard.index, rows)
         note(self.folder / "published", str(shard.index))
         return len(rows)
 

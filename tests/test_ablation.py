@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from pipeline.ablation import tables, writing
 from pipeline.ablation.cells import CELLS, cells_of, overrides_of
 from pipeline.ablation.figures import Ablation, CellFigures, SeedFigures, Spread, collect, spread
+from pipeline.ablation.running import make_units, run_units
 from pipeline.ablation.units import Unit
 from pipeline.coco.reading import read_coco
 from pipeline.datasets.lists import write_lists
@@ -27,7 +28,6 @@ from pipeline.workflow.graph import Node, plan
 from pipeline.workflow.loading import load_experiment
 from pipeline.workflow.workspace import ABLATION_FIGURES, ablation_folder, work_root
 from stages import ablation_commands
-from stages.ablation_commands import make_units, run_units
 from stages.options import workspace
 from tests.test_report_page import Page
 from tests.tiny_coco import tiny_coco
@@ -58,7 +58,7 @@ def exp(tmp_path, monkeypatch) -> str:
 def ablation(tmp_path_factory) -> Ablation:
     """All cells with two seeds, of an experiment that has a recipe of its own."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        units = make_units(_prepare(tmp_path_factory.mktemp("ablation"), monkeypatch), ["refine.points=5"], 2, None)
+        units = units_of(_prepare(tmp_path_factory.mktemp("ablation"), monkeypatch), ["refine.points=5"], 2)
         assert run_units(units, Fake(), nothing) == []
         return collect("tiny", (), units)
 
@@ -99,8 +99,7 @@ class Fake:
 
 def _evaluation(unit: Unit) -> ev.Evaluation:
     """A teacher, and a student where there is one, with the figures of APS; a point more with every seed."""
-    data = unit.space.experiment.data
-    truth = read_coco((data.annotated or data.labelled).annotations)
+    truth = read_coco(unit.space.experiment.data.labelled_source.annotations)
     evaluation = make_evaluation(truth, 0.0)
     models = evaluation.models if unit.space.experiment.student.rounds else evaluation.models[:1]
     ap = APS[unit.cell.key] + 0.01 * unit.seed
@@ -113,8 +112,15 @@ def nothing() -> None:
     pass
 
 
-def run(exp: str, fake: Fake, seeds: int = 1, cells: str | None = None) -> tuple[list[Unit], list[str]]:
-    units = make_units(exp, [], seeds, cells)
+def units_of(exp: str, overrides: list[str], seeds: int, *cells: str) -> list[Unit]:
+    def open_workspace(settings, trust_images):
+        return workspace(load_experiment(Path(exp), settings), trust_images=trust_images)
+
+    return make_units(open_workspace, overrides, seeds, cells)
+
+
+def run(exp: str, fake: Fake, *cells: str, seeds: int = 1) -> tuple[list[Unit], list[str]]:
+    units = units_of(exp, [], seeds, *cells)
     return units, run_units(units, fake, nothing)
 
 
@@ -127,7 +133,7 @@ def experiment_of(exp: str, cell: str, *overrides: str):
 
 
 def test_every_cell_differs_from_the_others_and_takes_its_seed_and_name(exp):
-    units = make_units(exp, ["augment.copies=2", "refine.points=5"], 2, None)
+    units = units_of(exp, ["augment.copies=2", "refine.points=5"], 2)
     assert [unit.cell.key for unit in units] == list(CELLS) * 2
     assert len({unit.space.fingerprints["evaluate"].id for unit in units}) == len(units)
     seeded = experiment_of(exp, "all")
@@ -186,13 +192,11 @@ def test_a_teacher_is_trained_where_labels_come_from_elsewhere(exp, tmp_path):
 
 def test_bad_input_is_refused_with_what_to_do(exp):
     with pytest.raises(StageError, match=r"^nonsense, other: no such cell; there are supervised, sd, "):
-        make_units(exp, [], 1, "sd,nonsense,other")
+        units_of(exp, [], 1, "sd", "nonsense", "other")
     with pytest.raises(StageError, match="--seeds 0: an ablation needs one seed or more"):
-        make_units(exp, [], 0, None)
-    with pytest.raises(StageError, match="--cells names no cell"):
-        make_units(exp, [], 1, " , ")
+        units_of(exp, [], 0)
     with pytest.raises(StageError, match=r"set data\.validation to images with annotations"):
-        make_units(exp, ["data.validation=null"], 1, None)
+        units_of(exp, ["data.validation=null"], 1)
 
 
 def test_without_one_annotated_set_there_is_no_ceiling(exp, tmp_path):
@@ -231,18 +235,18 @@ def test_nothing_is_made_twice_and_a_second_run_makes_nothing(exp):
 
 def test_an_experiment_that_is_the_last_cell_is_found_made(exp):
     fake = Fake()
-    run(exp, fake, cells="arp,all")
+    run(exp, fake, "arp", "all")
     assert not [each for each in fake.ran if each.startswith("all")]
 
 
 def test_results_in_use_are_pointed_at_and_so_not_pruned(exp):
-    units, _ = run(exp, Fake(), cells="supervised,sd")
+    units, _ = run(exp, Fake(), "supervised", "sd")
     assert all(unit.space.is_done(key) for unit in units for key in unit.nodes)
 
 
 def test_a_failure_stops_its_own_cell_and_those_that_need_the_same_result(exp):
     fake = Fake({"sd, seed 0: train-teacher": "failed", "sd, seed 1: evaluate": "failed"})
-    units, failures = run(exp, fake, seeds=2, cells="supervised,sd,gate")
+    units, failures = run(exp, fake, "supervised", "sd", "gate", seeds=2)
     assert failures == [
         "sd, seed 0: train-teacher failed",
         "gate, seed 0: train-teacher failed, with sd, seed 0",
@@ -257,7 +261,7 @@ def test_a_failure_stops_its_own_cell_and_those_that_need_the_same_result(exp):
 
 
 def test_a_stage_that_made_something_else_is_a_failure(exp):
-    units = make_units(exp, [], 1, "supervised")
+    units = units_of(exp, [], 1, "supervised")
     assert "its inputs changed" in run_units(units, lambda unit, node: "", nothing)[0]
 
 
@@ -265,7 +269,7 @@ def test_a_stage_runs_as_its_own_command(exp, monkeypatch):
     commands: list[list[str]] = []
     statuses = iter([0, 1, -9, 130])
     monkeypatch.setattr(ablation_commands, "_wait", lambda command: commands.append(command) or next(statuses))
-    unit = make_units(exp, ["augment.copies=2"], 1, "all")[0]
+    unit = units_of(exp, ["augment.copies=2"], 1, "all")[0]
     process = ablation_commands.StageProcess(exp)
     node = unit.space.nodes["refine"]
     assert process(unit, node) == ""
@@ -280,7 +284,7 @@ def test_a_stage_runs_as_its_own_command(exp, monkeypatch):
 def test_a_stage_is_told_to_stop_and_may_put_its_things_in_order(tmp_path):
     """As on a server: SIGTERM comes to the one process that is known, and the stage ends before it does."""
     code = (
-        "import sys\nfrom stages.runner import sigterm_as_interrupt, Terminated\n"
+        "import sys\nfrom stages.stopping import sigterm_as_interrupt, Terminated\n"
         "from stages.ablation_commands import _wait\n"
         "child = '''import signal, sys, time\n"
         'def stop(*_): print("in order", flush=True); sys.exit(143)\n'
@@ -322,6 +326,12 @@ def test_the_command_writes_all_files_and_the_same_again(command, tmp_path):
     assert figures["cells"][2]["over_seeds"]["ap"] == pytest.approx(
         {"mean": 0.245, "deviation": 0.00707, "count": 2}, rel=1e-3
     )
+
+
+def test_a_list_of_cells_that_names_none_is_refused(command):
+    told = command(Fake(), "--cells", " , ")
+    assert isinstance(told.exception, StageError)
+    assert str(told.exception) == "--cells names no cell: leave it out for all"
 
 
 @pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt(), 130), ("failed", 1)])
@@ -379,7 +389,7 @@ def test_sharing_is_counted_by_stage(ablation):
 
 
 def test_without_a_ceiling_or_supervised_teacher_there_is_no_gap(exp):
-    units, _ = run(exp, Fake(), cells="supervised,all")
+    units, _ = run(exp, Fake(), "supervised", "all")
     by_key = {cell.key: cell for cell in collect("tiny", (), units).cells}
     assert by_key["all"].gain is not None
     assert by_key["all"].gap_closed is None
@@ -448,5 +458,5 @@ def test_the_report_is_another_one_when_the_ablation_is(exp, ablation):
 
 
 def test_an_ablation_of_which_nothing_is_made_is_a_table_too(exp, tmp_path):
-    writing.write_ablation(tmp_path / "out", collect("tiny", (), make_units(exp, [], 1, None)))
+    writing.write_ablation(tmp_path / "out", collect("tiny", (), units_of(exp, [], 1)))
     assert "| + SD | 0 | – |" in (tmp_path / "out" / writing.MARKDOWN).read_text()

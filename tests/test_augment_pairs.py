@@ -6,12 +6,10 @@ from collections import Counter
 
 import pytest
 
-from pipeline.augment.pairs import ImageKey, Pair, Pairing, labelled_rows
+from pipeline.augment.pairs import ImageKey, Pair, Pairing
 from pipeline.augment.settings import AugmentSettings
-from pipeline.coco.reading import read_coco
 from pipeline.labels.rows import Decision, ImageLabels, label_from_mask
 from tests.test_augment_composite import rectangle
-from tests.tiny_coco import tiny_coco
 from tests.tiny_labels import tiny_store
 
 HW = (40, 60)
@@ -97,13 +95,3 @@ def test_labelled_images_are_donors_and_never_bases(tmp_path):
     donors = {pair.donor for pair in made}
     assert {key.image_id for key in donors if key.is_labelled} == {1, 2}
     assert {key.image_id for key in donors if not key.is_labelled} == set(range(6))
-
-
-def test_labelled_rows_are_the_annotations(tmp_path):
-    tiny = tiny_coco(tmp_path)
-    dataset = read_coco(tiny.annotations)
-    found = [(labels, each) for labels in labelled_rows(dataset) for each in labels.instances]
-    assert len(found) == len(tiny.masks)
-    for (labels, instance), annotation in zip(found, dataset.annotations, strict=True):
-        assert (labels.mask(instance) == tiny.masks[annotation.id]).all()
-        assert (instance.category_id, instance.score) == (annotation.category_id, 1.0)

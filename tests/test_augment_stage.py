@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from pipeline.augment.augment_work import AugmentWork
+from pipeline.augment.making import augment_store
 from pipeline.augment.settings import AugmentSettings
 from pipeline.augment.sources import CompositeSources, LabelledFolder
+from pipeline.compute.execution import Execution
 from pipeline.compute.settings import ComputeSettings
 from pipeline.compute.shards import Shard
 from pipeline.errors import StageError
@@ -19,8 +21,7 @@ from pipeline.files.images import read_image
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, Status
 from pipeline.workflow.loading import load_experiment
-from stages.augment import augment_store
-from stages.context import LABELS
+from pipeline.workflow.result_files import LABELS
 from stages.options import workspace
 from stages.runner import run_stage
 from tests.test_augment_composite import BASE_GREY, picture, random_masks
@@ -56,7 +57,7 @@ def sources(folder: LabelledFolder, labelled: LabelledFolder | None = None, **se
 
 def augmented(made_of: CompositeSources, folder: Path, compute: ComputeSettings = ONE) -> LabelStore:
     folder.mkdir(parents=True, exist_ok=True)
-    augment_store(made_of, folder, compute, {})
+    augment_store(made_of, folder, folder / LABELS, {}, Execution(compute))
     return LabelStore.open(folder / LABELS)
 
 
@@ -210,7 +211,7 @@ def test_the_stage_in_an_experiment(experiment_file, partners):
 
 
 def test_a_preview_shows_composites_before_they_are_made(experiment_file, tmp_path):
-    from stages.augment_commands import preview
+    from stages.experiment_commands import preview
 
     for stage in ("split", "predict"):
         run_stage(load_experiment(experiment_file), stage, 1)

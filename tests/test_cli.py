@@ -6,9 +6,18 @@ import errno
 import json
 import subprocess
 import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from pipeline.compute.settings import Device
+from pipeline.datasets.settings import ShapesDifficulty
+from pipeline.refinement.settings import RefinePreset
+from pipeline.review.review_format import ReviewFormat
+from pipeline.sam.settings import SamModel
+from pipeline.workflow.graph import STAGES
 from pipeline.workflow.loading import load_experiment
 from tests.tiny_coco import tiny_coco, write_json
 from tests.tiny_experiment import make_experiment_files
@@ -52,13 +61,82 @@ def test_a_wrong_command_line_says_so(s4m):
     assert s4m("refien").status == 2
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_is_a_plain_command_that_requires_an_experiment(s4m, stage):
+    without = s4m(stage)
+    assert without.status == 2
+    assert "Missing option '--exp'" in without.err
+    told = " ".join(s4m(stage, "--help").out.split())
+    assert f"{STAGES[stage].purpose[1:]}. Options: --exp FILE|NAME The experiment" in told
+    assert "configs/experiments. [required]" in told
+    assert "Commands:" not in told
+
+
+def test_the_version_names_the_libraries_that_results_depend_on(s4m):
+    told = s4m("--version")
+    assert told.status == 0
+    lines = dict(line.split() for line in told.out.splitlines())
+    assert lines["s4m"] == version("s4m")
+    assert lines["torch"] == version("torch")
+    assert list(lines) == ["s4m", "torch", "onedl-mmdetection", "segment-anything", "zarr", "numpy"]
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "choices"),
+    [
+        (["refine-coco", "a", "b", "c"], "--sam", get_args(SamModel)),
+        (["refine-coco", "a", "b", "c"], "--preset", get_args(RefinePreset)),
+        (["refine-coco", "a", "b", "c"], "--device", get_args(Device)),
+        (["data", "shapes", "a"], "--difficulty", get_args(ShapesDifficulty)),
+        (["labels", "review", "a", "--images", "b", "--output", "c"], "--format", tuple(ReviewFormat)),
+    ],
+)
+def test_choices_are_listed_completed_and_checked(s4m, words, option, choices):
+    commands = words[: 1 + (words[0] in ("data", "labels"))]
+    assert f"{option} <{'|'.join(choices)}>" in " ".join(s4m(*commands, "--help").out.split())
+    wrong = s4m(*words, option, "absurd")
+    assert wrong.status == 2
+    assert f"'absurd' is not one of {', '.join(map(repr, map(str, choices)))}" in " ".join(wrong.err.split())
+    assert completed(" ".join(["s4m", *words, option, ""])) == list(choices)
+
+
+def completed(line: str, folder: Path = Path()) -> list[str]:
+    """What the shell is offered after a line."""
+    program = "from stages.cli import main; import sys; sys.argv = ['s4m']; main()"
+    environment = {
+        "PATH": "",
+        "_S4M_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(line.split(" ")) - 1),
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+    }
+    told = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, cwd=folder, check=True
+    )
+    return told.stdout.split()
+
+
+def test_experiments_and_settings_are_completed(experiment, tmp_path):
+    folder = tmp_path / "configs/experiments"
+    folder.mkdir(parents=True)
+    for name in ("mine", "minor", "other"):
+        (folder / f"{name}.yaml").touch()
+    assert completed("s4m refine --exp mi", tmp_path) == ["mine", "minor"]
+    assert completed("s4m compare o", tmp_path) == ["other"]
+    assert completed("s4m refine --set refine.po") == ["refine.points="]
+    assert completed("s4m refine --set student.mixture.l") == ["student.mixture.labelled="]
+
+
 def test_new_writes_a_starter_and_leaves_what_is_there_alone(s4m, tmp_path):
     told = s4m("new", "mine")
     path = tmp_path / "configs/experiments/mine.yaml"
     assert told.status == 0
     assert "make report EXP=mine" in told.out
     before = path.read_text()
-    assert before.startswith("# An experiment of the S4M pipeline. Run it with: make report EXP=mine")
+    assert before.startswith(
+        "# yaml-language-server: $schema=../experiment.schema.json\n"
+        "# An experiment of the S4M pipeline. Run it with: make report EXP=mine\n"
+    )
     refused = s4m("new", "mine")
     assert refused.status == 1
     assert "already there and was left alone" in refused.err
@@ -71,11 +149,11 @@ def test_status_tells_done_stale_and_to_do(s4m, experiment, tmp_path):
     done = s4m("status", "--exp", experiment).out.splitlines()
     assert done[0] == f"tiny: records in {tmp_path / 'work' / 'tiny'}, results in {tmp_path}/stores"
     assert done[1].split()[:2] == ["split", "done"]
-    assert "labelled 3; unlabelled 3" in done[1]
+    assert done[1].endswith("  labelled: 3, unlabelled: 3")
     assert done[2].strip().startswith(f"{tmp_path}/stores/split/")
     assert done[3].split() == ["distill", "to", "do"]
     stale = s4m("status", "--exp", experiment, "--set", "data.percent=70").out.splitlines()
-    assert stale[1].split(maxsplit=2) == ["split", "stale", "data.percent 50.0 -> 70.0"]
+    assert stale[1].split(maxsplit=2) == ["split", "stale", "data.percent changed from 50.0 to 70.0"]
     left_out = s4m("status", "--exp", experiment, "--set", "teacher.distillation_weight=0").out
     assert "left out" in left_out
 
@@ -149,12 +227,12 @@ def test_data_check_reports_and_fails_on_errors(s4m, tmp_path):
 
 def test_data_shapes_makes_a_dataset_and_a_sheet(s4m, tmp_path):
     first = s4m("data", "shapes", "made", "--images", 3, "--validation", 1, "--sheet", "sheet.png")
-    assert "made: made, 3 + 1 pictures" in first.out
+    assert "made: made, 3 + 1 images" in first.out
     assert (tmp_path / "sheet.png").stat().st_size > 1000
-    assert "there already" in s4m("data", "shapes", "made", "--images", 3, "--validation", 1).out
+    assert "made: up to date, 3 + 1 images" in s4m("data", "shapes", "made", "--images", 3, "--validation", 1).out
     other = s4m("data", "shapes", "made", "--images", 4, "--validation", 1)
     assert other.status == 1
-    assert s4m("data", "shapes", "x", "--difficulty", "absurd").status == 1
+    assert s4m("data", "shapes", "x", "--difficulty", "absurd").status == 2
 
 
 def test_data_coco_split_writes_a_list_that_split_takes(s4m, experiment, tmp_path):
@@ -162,10 +240,12 @@ def test_data_coco_split_writes_a_list_that_split_takes(s4m, experiment, tmp_pat
     assert len(json.loads((tmp_path / "list.json").read_text())) == 2
     told = s4m("split", "--exp", experiment, "--set", "data.percent=null", "--set", "data.labelled_list=list.json")
     assert told.status == 0, told.err
-    assert "labelled 2, unlabelled 4" in told.out
+    assert "labelled: 2, unlabelled: 4\n" in told.out
 
 
-@pytest.mark.parametrize("words", [["--help"], ["status", "--exp", "EXPERIMENT"], ["graph", "--exp", "EXPERIMENT"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["status", "--exp", "EXPERIMENT"], ["graph", "--exp", "EXPERIMENT"]]
+)
 def test_light_commands_import_nothing_heavy(experiment, tmp_path, words):
     words = [str(experiment) if word == "EXPERIMENT" else word for word in words]
     program = (

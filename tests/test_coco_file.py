@@ -13,13 +13,19 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from pipeline.coco.reading import read_coco
+from pipeline.compute.execution import ShardProgress
+from pipeline.compute.settings import ComputeSettings
 from pipeline.errors import DatasetError, S4MError, StageError
 from pipeline.labels.label_store import LabelStore
+from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import Decision, ImageLabels, label_from_mask
-from pipeline.labels.sealing import write_store
+from pipeline.refinement import refining
 from pipeline.refinement.coco_file import read_scores, rows_to_refine, write_refined
-from pipeline.workflow.loading import experiment_without_data
-from pipeline.workflow.refined_files import refinement_id
+from pipeline.refinement.refine_work import RefineWork
+from pipeline.refinement.settings import RefineSettings
+from pipeline.sam.settings import SamSettings
+from pipeline.workflow.loading import refine_only
+from pipeline.workflow.refined_files import refine_coco_file, refinement_id
 from tests.tiny_coco import TinyCoco, tiny_coco, write_json
 
 
@@ -38,7 +44,7 @@ def refined(made: TinyCoco, tmp_path: Path, change) -> tuple[dict[str, Any], Any
     """Refine by a function of a row, and read what was written."""
     dataset = read_coco(made.annotations)
     rows = [change(row) for row in rows_to_refine(dataset, read_scores(made.annotations))]
-    write_store(tmp_path / "refined.zarr", rows, dataset.categories, {})
+    write_label_store(tmp_path / "refined.zarr", rows, dataset.categories, {})
     result = write_refined(made.annotations, dataset, LabelStore.open(tmp_path / "refined.zarr"), tmp_path / "out.json")
     return json.loads((tmp_path / "out.json").read_text()), result
 
@@ -126,7 +132,8 @@ def test_nothing_is_written_where_no_image_could_be_used(made, tmp_path):
 def test_a_refinement_is_known_by_all_that_changes_it_and_nothing_else(made, tmp_path):
     def name(*settings: str, root: Path = made.image_root) -> str:
         dataset = read_coco(made.annotations)
-        return refinement_id(made.annotations, dataset, root, experiment_without_data(settings))
+        wanted = refine_only(settings)
+        return refinement_id(made.annotations, dataset, root, wanted.sam, wanted.refine)
 
     first = name()
     assert name("compute.workers=3", "refine.preset=best") == first
@@ -142,6 +149,38 @@ def test_a_refinement_is_known_by_all_that_changes_it_and_nothing_else(made, tmp
     assert len({first, *other, changed, absent, name()}) == 7
     with pytest.raises(S4MError, match="no weights for sam_tiny"):
         name(f"sam.checkpoint={tmp_path / 'nowhere.pth'}")
+
+
+@pytest.fixture
+def stops_once(monkeypatch):
+    """The first shard, here of one image, is published; then the run is interrupted."""
+    publish = RefineWork.publish
+    monkeypatch.setattr(refining, "IMAGES_PER_SHARD", 1)
+
+    def stopping(work, shard, rows):
+        publish(work, shard, rows)
+        monkeypatch.setattr(RefineWork, "publish", publish)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RefineWork, "publish", stopping)
+
+
+def test_a_file_is_refined_from_python_and_an_interrupted_call_goes_on(made, tmp_path, stops_once):
+    settings = (SamSettings(), RefineSettings(points=2), ComputeSettings(device="cpu"))
+    target = tmp_path / "out.json"
+    with pytest.raises(KeyboardInterrupt):
+        refine_coco_file(made.annotations, made.image_root, target, *settings)
+    assert not target.exists()
+    told: list[ShardProgress] = []
+    result = refine_coco_file(made.annotations, made.image_root, target, *settings, told.append)
+    assert [(each.what, each.done, each.done_before) for each in told] == [("refine", 1, 1), ("refine", 2, 1)]
+    assert result.decisions == {"sam": 5, "unchanged": 1}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "set"]
+    at_once = tmp_path / "at_once.json"
+    refine_coco_file(made.annotations, made.image_root, at_once, *settings)
+    assert at_once.read_bytes() == target.read_bytes()
+    with pytest.raises(StageError, match=r"out\.json is already there and was left alone"):
+        refine_coco_file(made.annotations, made.image_root, target, *settings)
 
 
 @pytest.mark.parametrize("score", [1.5, -0.1, "high", True, None])

@@ -19,9 +19,9 @@ from pipeline.compute.settings import ComputeSettings
 from pipeline.compute.shards import DEATHS, Shard, run_shards
 from pipeline.errors import DatasetError, StageError
 from pipeline.labels.label_store import LabelStore
+from pipeline.labels.label_writing import seal_labels
 from pipeline.labels.rows import Status
-from pipeline.labels.sealing import seal
-from pipeline.labels.shards import completed_shards, divide
+from pipeline.tables.shard_files import completed_shards, divide
 from tests.shard_work import CountingWork, noted
 
 PLAN = divide(range(1, 41), 4)
@@ -42,7 +42,7 @@ def run(work: CountingWork, compute: ComputeSettings) -> int:
 
 def sealed(folder: Path) -> LabelStore:
     path = folder / "labels.zarr"
-    seal(folder / "shards", PLAN, path, [], {})
+    seal_labels(folder / "shards", PLAN, path, [], {})
     return LabelStore.open(path)
 
 

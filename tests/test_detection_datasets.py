@@ -17,7 +17,6 @@ from mmengine.runner.loops import _InfiniteDataloaderIterator
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from pipeline.augment.pairs import labelled_rows
 from pipeline.augment.settings import AugmentSettings
 from pipeline.augment.sources import LabelledFolder
 from pipeline.coco.reading import read_coco
@@ -29,12 +28,12 @@ from pipeline.detection.sample_seed import Sample
 from pipeline.detection.sampler import MixtureSampler
 from pipeline.errors import StageError, StoreError
 from pipeline.files.images import read_image
+from pipeline.labels.dataset_rows import dataset_rows
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_mask
-from pipeline.labels.shards import divide
-from pipeline.structure.schema import MAP_SIDE, ImageTargets
-from pipeline.structure.sealing import seal
-from pipeline.structure.shards import write_shard
+from pipeline.structure.target_columns import MAP_SIDE, ImageTargets
+from pipeline.structure.target_writing import seal_targets, write_target_shard
+from pipeline.tables.shard_files import divide
 from tests import test_augment_stage
 from tests.test_augment_composite import rectangle
 from tests.test_augment_stage import augmented, sources
@@ -163,8 +162,8 @@ def test_structural_targets_come_along(tmp_path):
         )
         for image in tiny.content["images"]
     ]
-    write_shard(tmp_path / "shards", 0, all_targets)
-    seal(tmp_path / "shards", divide([1, 2], 2), tmp_path / "structure.zarr", 8, {})
+    write_target_shard(tmp_path / "shards", 0, all_targets)
+    seal_targets(tmp_path / "shards", divide([1, 2], 2), tmp_path / "structure.zarr", 8, {})
     dataset = labelled(tiny, structure=str(tmp_path / "structure.zarr"))
     for item, targets in enumerate(all_targets):
         sample = dataset[first(item)]["data_samples"].to("cpu")
@@ -242,7 +241,7 @@ def test_composites_are_those_of_the_augment_stage_and_then_more(tmp_path, place
 def test_composites_with_labelled_donors(tmp_path):
     folder = folder_of(tmp_path, [ImageLabels.of_instances(1, "1.png", 60, 40, ())])
     tiny = tiny_coco(tmp_path / "labelled", images=1, instances=1, size=(60, 40))
-    tiny_store(tmp_path / "labelled.zarr", list(labelled_rows(read_coco(tiny.annotations))))
+    tiny_store(tmp_path / "labelled.zarr", list(dataset_rows(read_coco(tiny.annotations))))
     donors = LabelledFolder(tmp_path / "labelled.zarr", tiny.image_root)
     dataset = composites(folder, labelled_folder=donors, partners="labelled-too")
     sample = dataset[first()]["data_samples"]

@@ -13,11 +13,11 @@ import torch
 from mmdet.datasets.transforms import PackDetInputs, Resize
 from pycocotools import mask as coco_mask
 
+from pipeline.detection.detector_choice import DetectorChoice
 from pipeline.detection.flip import merge, mirrored_back
-from pipeline.detection.predict_work import DetectorChoice
+from pipeline.detection.painted_masks import PaintedMask, Prediction, QueryMask, RegionMask
 from pipeline.detection.predictor import Predictor, build_predictor
 from pipeline.detection.published import WEIGHTS, build_published, read_published
-from pipeline.detection.soft_masks import PaintedMask, Prediction, QueryMask, RegionMask
 from pipeline.errors import StageError
 from tests.tiny_detectors import FAMILIES, RESIZE, publish_tiny
 

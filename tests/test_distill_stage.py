@@ -17,7 +17,7 @@ from pipeline.structure.settings import DistillSettings
 from pipeline.structure.target_store import StructureStore
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.loading import load_experiment
-from stages.context import TARGETS
+from pipeline.workflow.result_files import TARGETS
 from stages.options import workspace
 from stages.runner import run_stage
 from tests.tiny_coco import tiny_coco
@@ -58,9 +58,9 @@ def opened(experiment: Experiment) -> StructureStore:
 
 def test_every_labelled_image_has_its_maps(tmp_path):
     store = distill(experiment_on(tmp_path, images=3))
-    assert store.image_ids == (1, 2, 3)
+    assert store.ids.tolist() == [1, 2, 3]
     assert store.attributes.provenance["fingerprint"]["stage"] == "distill"
-    for image_id in store.image_ids:
+    for image_id in store.ids.tolist():
         targets = store.by_id(image_id)
         assert (targets.status, targets.file_name) == (Status.OK, f"{image_id:04}.png")
         assert (targets.width, targets.height) == (64, 48)
@@ -76,7 +76,7 @@ def test_of_a_divided_set_the_labelled_part_has_targets(tmp_path):
     store = distill(path)
     split = workspace(load_experiment(path)).result("split")
     listed = json.loads((split / "labelled.json").read_text())["images"]
-    assert list(store.image_ids) == [image["id"] for image in listed]
+    assert store.ids.tolist() == [image["id"] for image in listed]
     assert len(store) == 3
 
 
@@ -90,7 +90,7 @@ def test_a_bad_image_is_a_row(tmp_path, capsys):
     assert [store.by_id(image_id).status for image_id in (1, 3)] == [Status.OK, Status.OK]
     told = capsys.readouterr()
     assert "0002.png: the file is empty" in told.err
-    assert "failed 1" in told.out
+    assert "failed: 1\n" in told.out
 
 
 def test_images_without_instances_and_with_crowds_only_have_anchors_anywhere(tmp_path):
@@ -120,7 +120,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
     path = experiment_on(tmp_path, images=18)
     undisturbed = distill(path).attributes.digest
     monkeypatch.setenv("S4M_STORE", str(tmp_path / "other"))
-    original, written = job.write_shard, []
+    original, written = job.write_target_shard, []
 
     def write_one_shard(folder, index, rows):
         if written:
@@ -128,7 +128,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
         written.append(original(folder, index, rows))
         return written[0]
 
-    monkeypatch.setattr(job, "write_shard", write_one_shard)
+    monkeypatch.setattr(job, "write_target_shard", write_one_shard)
     with pytest.raises(SystemExit):
         distill(path)
     before = written[0].stat().st_mtime_ns
@@ -139,7 +139,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
         made.append(index)
         return original(folder, index, rows)
 
-    monkeypatch.setattr(job, "write_shard", write_and_note)
+    monkeypatch.setattr(job, "write_target_shard", write_and_note)
     assert distill(path).attributes.digest == undisturbed
     assert made == [1]
 

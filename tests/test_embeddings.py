@@ -12,13 +12,13 @@ import zarr
 from pycocotools import mask as coco_mask
 
 from pipeline.embeddings import embed_work as job
-from pipeline.embeddings import making
 from pipeline.embeddings.embedding_store import EmbeddingStore
-from pipeline.embeddings.making import ARRAYS
+from pipeline.embeddings.embedding_writing import ARRAYS
 from pipeline.errors import StageError, StoreError
 from pipeline.labels.rows import Status
 from pipeline.sam.build import build_sam
 from pipeline.sam.engine import SamEngine
+from pipeline.tables import in_place
 from pipeline.workflow.loading import load_experiment
 from pipeline.workflow.result_store import EMBEDDINGS, StoreRoot
 from stages.options import workspace
@@ -126,18 +126,18 @@ def test_making_them_goes_on_where_it_was_stopped(files, encoder, monkeypatch, t
     experiment = load_experiment(path, [CACHED])
     for stage in ("split", "predict"):
         run_stage(experiment, stage, 1)
-    write = making.write_shard
+    write = job.write_embeddings
 
     def stopped(folder, index, first, rows, shape):
         if index == 1:
             raise KeyboardInterrupt
         write(folder, index, first, rows, shape)
 
-    monkeypatch.setattr(job, "write_shard", stopped)
+    monkeypatch.setattr(job, "write_embeddings", stopped)
     with pytest.raises(SystemExit):
         run_stage(experiment, "refine", 1)
     assert sealed_stores(tmp_path) == []
-    monkeypatch.setattr(job, "write_shard", write)
+    monkeypatch.setattr(job, "write_embeddings", write)
     before = encoder.images
     run_stage(experiment, "refine", 1)
     assert encoder.images - before == IMAGES - SHARD
@@ -160,7 +160,7 @@ def test_what_is_finished_and_not_sealed_is_kept(files, encoder, monkeypatch, tm
         if killed_in == "sealing":
             patched.setattr(StoreRoot, "seal", killed)
         else:
-            patched.setattr(making, "_remove_markers", killed)
+            patched.setattr(in_place, "_remove", killed)
         run_stage(experiment, "refine", 1)
     assert sealed_stores(tmp_path) == []
     assert encoder.images == IMAGES
@@ -226,7 +226,7 @@ def test_a_shard_without_any_image_that_can_be_read_is_a_shard(files, tmp_path):
 def test_a_disk_without_room_is_told_beforehand(files, encoder, monkeypatch):
     path = files(entries(2), pictures(2))
     usage = shutil.disk_usage
-    monkeypatch.setattr(making.shutil, "disk_usage", lambda folder: usage(folder)._replace(free=100_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(folder)._replace(free=100_000))
     with pytest.raises(StageError, match=r"take up to 0\.5 MB, 0\.1 MB are free.*compute\.cache_embeddings"):
         refine(path, CACHED)
     assert encoder.images == 0
@@ -234,7 +234,7 @@ def test_a_disk_without_room_is_told_beforehand(files, encoder, monkeypatch):
 
 def test_the_size_is_said_beforehand(files, capsys):
     refine(files(entries(2), pictures(2)), CACHED)
-    assert "embeddings: 262 kB an image x 2 images = 524 kB at most" in capsys.readouterr().err
+    assert "embeddings: 262 kB per image x 2 images = 524 kB at most" in capsys.readouterr().err
 
 
 def test_plain_zarr_reads_the_features_that_the_encoder_gave(files, tmp_path):

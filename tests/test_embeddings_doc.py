@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.embeddings.making import finish, prepare, write_shard
-from pipeline.embeddings.schema import FORMAT, FORMAT_VERSION, ImageRow, columns_of, image_bytes
+from pipeline.embeddings.embedding_columns import EMBEDDING_FORMAT, ImageRow, embedding_bytes, format_of_shape
+from pipeline.embeddings.embedding_writing import embeddings_in, prepare_embeddings, write_embeddings
 from pipeline.sam.build import embedding_shape
 
 PAGE = (Path(__file__).parent.parent / "docs" / "embeddings.md").read_text(encoding="utf-8")
@@ -17,9 +17,9 @@ SHAPE = (4, 2, 3)
 
 def test_the_examples_give_the_features(tmp_path, monkeypatch):
     features = np.arange(24, dtype=np.float16).reshape(SHAPE)
-    prepare(tmp_path, [[1]], SHAPE)
-    write_shard(tmp_path, 0, 0, [ImageRow(1, 64, 48, features)], SHAPE)
-    finish(tmp_path, [[1]], SHAPE, {})
+    prepare_embeddings(tmp_path, [[1]], SHAPE)
+    write_embeddings(tmp_path, 0, 0, [ImageRow(1, 64, 48, features)], SHAPE)
+    embeddings_in(tmp_path, SHAPE).seal([[1]], {}, {})
     monkeypatch.chdir(tmp_path)
     first, second = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     names = {}
@@ -32,13 +32,13 @@ def test_the_examples_give_the_features(tmp_path, monkeypatch):
 def test_the_table_has_every_column_as_the_format_has_it():
     expected = [
         f"| `{column.name}` | {column.dtype} | {'N, C, h, w' if column.row_shape else 'N'} | {column.meaning} |"
-        for column in columns_of(SHAPE).values()
+        for column in format_of_shape(SHAPE).columns
     ]
     assert re.findall(r"^\| `\w+` \| (?:u?int|float).*$", PAGE, re.MULTILINE) == expected
 
 
 def test_the_page_has_the_version_and_the_sizes():
-    assert f"`{FORMAT}`, version **{FORMAT_VERSION}**" in PAGE
+    assert f"`{EMBEDDING_FORMAT.name}`, version **{EMBEDDING_FORMAT.version}**" in PAGE
     for model, side in (("sam_tiny", None), ("sam_tiny", 256), ("vit_b", None)):
         shape = embedding_shape(model, side)
-        assert f"| {' x '.join(map(str, shape))} | {image_bytes(shape):,} |" in PAGE
+        assert f"| {' x '.join(map(str, shape))} | {embedding_bytes(shape):,} |" in PAGE

@@ -13,8 +13,10 @@ import pytest
 
 import stages.evaluate
 from pipeline.coco.reading import read_coco
+from pipeline.compute.execution import Execution
 from pipeline.compute.shards import Shard
 from pipeline.datasets.lists import write_lists
+from pipeline.detection import predicting
 from pipeline.detection.predict_work import PredictWork
 from pipeline.errors import StageError
 from pipeline.evaluation.results import EVALUATION, Evaluation, read_evaluation
@@ -23,7 +25,8 @@ from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_fro
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.graph import plan
 from pipeline.workflow.loading import load_experiment
-from stages.context import LABELS, StageContext
+from pipeline.workflow.result_files import LABELS
+from stages.context import StageContext
 from tests.coco_reference import reference_metrics, run_reference
 from tests.tiny_coco import tiny_coco
 from tests.tiny_detectors import publish_tiny
@@ -87,7 +90,7 @@ def context_of(experiment: Experiment, folder: Path, said: list[str]) -> StageCo
         folder=folder / "result",
         results={},
         split_folder=folder / "split",
-        say=said.append,
+        execution=Execution(experiment.compute, say=said.append),
     )
 
 
@@ -157,7 +160,7 @@ def test_a_detections_file_gives_the_same_figures_in_pycocotools(evaluate, tmp_p
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(evaluate, tmp_path, monkeypatch):
-    monkeypatch.setattr(stages.evaluate, "IMAGES_PER_SHARD", 1)
+    monkeypatch.setattr(predicting, "IMAGES_PER_SHARD", 1)
     computed: list[tuple[str, int]] = []
     compute = PredictWork.compute
 

@@ -15,12 +15,13 @@ from pipeline.coco.reading import read_coco
 from pipeline.coco.segmentation import encode_segmentation
 from pipeline.errors import StoreError
 from pipeline.evaluation.changes import KEPT, LargestChanges
-from pipeline.evaluation.pairs import Pair
+from pipeline.evaluation.compared_image import MatchedInstance
 from pipeline.evaluation.pseudo_labels import MIN_IOUS, LabelNodes, measure_pseudo_labels
 from pipeline.evaluation.results import PseudoLabelResult
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_mask
-from pipeline.masks.overlap import best_pairs, measure
+from pipeline.masks.boundaries import boundary_width_px, inner_boundary
+from pipeline.masks.overlap import mask_iou
 from tests.coco_reference import run_reference, store_results
 from tests.test_evaluation_models import CATEGORIES, HEIGHT, WIDTH, annotation, blob, dataset_content
 from tests.tiny_coco import write_json
@@ -181,14 +182,17 @@ def test_changes_are_those_that_whole_masks_show(tmp_path, seed):
             (after, change.iou_after, change.boundary_iou_after),
         ):
             row = rows[change.image_id - 1]
-            quality = measure(row.rle(row.instances[change.position]), rle)
-            assert (iou, boundary_iou) == pytest.approx((quality.iou, quality.boundary_iou))
+            mask, shown = row.mask(row.instances[change.position]), coco_mask.decode(rle).astype(bool)
+            borders = [inner_boundary(each, boundary_width_px(HEIGHT, WIDTH)) for each in (mask, shown)]
+            assert (iou, boundary_iou) == pytest.approx((float(mask_iou(mask, shown)), float(mask_iou(*borders))))
 
 
-def test_each_truth_is_given_to_one_instance_the_best_overlap_first():
-    ious = np.array([[0.6, 0.9, 0.0], [0.7, 0.95, 0.0], [0.0, 0.0, 0.4]])
-    assert best_pairs(ious, 0.5) == [(0, 0), (1, 1)]
-    assert best_pairs(np.zeros((0, 3)), 0.5) == []
+def test_a_crowd_among_the_labels_is_no_instance(tmp_path):
+    """It came with labels from elsewhere, as a dropped instance: it shows no truth, however well it lies on one."""
+    crowd = label(FIRST, 3, 1.0, Decision.DROPPED)
+    with_crowd = [replace(row, instances=(*row.instances, crowd)) for row in (BEFORE, AFTER)]
+    plain = compared(tmp_path / "plain", CONTENT, [BEFORE], [AFTER])
+    assert compared(tmp_path / "crowd", CONTENT, *([row] for row in with_crowd)) == plain
 
 
 def test_boundaries_are_left_out_where_not_asked_for(tmp_path):
@@ -224,7 +228,7 @@ def test_of_many_changes_the_largest_are_kept():
     truth = CocoAnnotation(1, 1, 3, (10.0, 10.0, 40.0, 40.0), 1600.0, 0, encode_segmentation(rle))
     rises = np.random.default_rng(0).permutation(np.linspace(-0.5, 0.5, 10 * KEPT + 7))
     for position, rise in enumerate(rises.tolist()):
-        pair = Pair(position, BEFORE.instances[0], AFTER.instances[0], truth, 0.5, 0.5 + rise, 0.1, 0.1)
+        pair = MatchedInstance(position, BEFORE.instances[0], AFTER.instances[0], truth, 0.5, 0.5 + rise, 0.1, 0.1)
         changes.add(BEFORE, pair)
     found = [change.iou_after - 0.5 for change in (*changes.improved(), *changes.harmed())]
     assert found == pytest.approx([*sorted(rises, reverse=True)[:KEPT], *sorted(rises)[:KEPT]])

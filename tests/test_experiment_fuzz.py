@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from pipeline.errors import ExperimentError
-from pipeline.workflow.describe import walk_fields
+from pipeline.workflow.describe import keys_of
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.loading import load_experiment
 
 TRIED = 10_000
-KEYS = [key for key, _ in walk_fields(Experiment)]
+KEYS = list(keys_of(Experiment))
 ODD_VALUES: list[Any] = [
     None, True, False, 0, -1, 1, 10**30, -(10**400), 0.5, float("nan"), float("inf"), -float("inf"), 1e308,
     "", "x", "off", "1e-4", "\x00", "é\u202e😀", "../../etc/passwd", "$HOME", "${NOT_SET}", "~nobody/x", "a" * 300,

@@ -11,12 +11,13 @@ from pipeline.detection.settings import TeacherSettings
 from pipeline.errors import ExperimentError
 from pipeline.refinement.presets import REFINE_PRESETS
 from pipeline.refinement.settings import RefineSettings
-from pipeline.workflow.describe import walk_fields
+from pipeline.workflow.describe import keys_of
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.loading import load_experiment, to_yaml
 from pipeline.workflow.starter import starter_text
 from pipeline.workflow.yaml12 import YamlError, parse_yaml
 
+EXPERIMENTS = Path("configs/experiments")
 DATA = """
 data:
   annotated: {annotations: set.json, images: .}
@@ -131,8 +132,8 @@ DATA_TABLE = [
     (
         "name: x",
         [
-            "data: missing; expected a section with labelled, unlabelled, annotated, percent, seed, "
-            "labelled_list, validation"
+            "data: missing; expected a section with labelled, unlabelled, validation, annotated, percent, seed, "
+            "labelled_list"
         ],
     ),
     (
@@ -148,8 +149,36 @@ DATA_TABLE = [
         ["data.annotated: given beside data.labelled or data.unlabelled; keep one of the two ways"],
     ),
     (
+        "data: {annotated: {annotations: set.json, images: .}, percent: 5, labelled_list: set.json}",
+        ["data.annotated: needs exactly one of data.percent and data.labelled_list to split it"],
+    ),
+    (
+        "data: {labelled: {annotations: set.json}, labelled_list: set.json, seed: 1}",
+        [
+            "data.labelled.images: missing; expected the path of a folder",
+            "data.unlabelled: missing; give data.labelled and data.unlabelled, or data.annotated",
+            "data.labelled_list: splits data.annotated, which is not given",
+            "data.seed: belongs to data.percent, which is not given",
+        ],
+    ),
+    (
+        "data: {annotated: {annotations: set.json, images: .}, labelled_list: set.json, seed: 1}",
+        ["data.seed: belongs to data.percent, which is not given"],
+    ),
+    (
+        "data: {anotated: {annotations: set.json, images: .}, percent: 5}",
+        ["data.anotated: unknown key; did you mean data.annotated?"],
+    ),
+    (
+        "data: 5",
+        [
+            "data: given 5; expected a section with labelled, unlabelled, validation, annotated, percent, seed, "
+            "labelled_list"
+        ],
+    ),
+    (
         "data: {annotated: {annotations: set.json, images: .}, percent: 100}",
-        ["data.percent: given 100; expected a number above 0 and below 100 or null"],
+        ["data.percent: given 100; expected a number above 0 and below 100"],
     ),
     (
         "data: {annotated: {images: .}, percent: 5}",
@@ -248,8 +277,9 @@ def test_the_environment_names_the_store_but_the_command_line_wins(folder):
 def test_a_preset_fills_in_what_is_not_given(folder, preset):
     path = write(folder, DATA + f"refine: {{preset: {preset}, passes: 3}}\n")
     refine = load_experiment(path, (), {}).refine
-    expected = REFINE_PRESETS[preset] | {"passes": 3}
+    expected = {**REFINE_PRESETS[preset], "passes": 3, "preset": preset}
     assert {key: getattr(refine, key) for key in expected} == expected
+    assert refine == RefineSettings(preset=preset, passes=3)
 
 
 def test_the_paper_recipe_is_three_points_and_the_highest_predicted_iou(folder):
@@ -272,7 +302,7 @@ def test_a_resolved_experiment_reads_back_to_itself(folder):
 
 def test_a_starter_experiment_is_valid_once_its_paths_are_set(folder):
     (folder / "images").mkdir()
-    text = starter_text("mine").replace("path/to/unlabelled", "images").replace("path/to/images", "images")
+    text = starter_text("mine", EXPERIMENTS).replace("path/to/unlabelled", "images").replace("path/to/images", "images")
     text = re.sub(r"path/to/\w+.json", "set.json", text)
     as_written = load_experiment(write(folder, text), (), {})
     assert as_written.teacher == TeacherSettings()
@@ -283,15 +313,15 @@ def test_a_starter_experiment_is_valid_once_its_paths_are_set(folder):
 
 
 def test_a_starter_names_every_key_of_the_schema():
-    text = starter_text("mine")
-    leaves = {key.rpartition(".")[2] for key, _ in walk_fields(Experiment)} - {"name"}
+    text = starter_text("mine", EXPERIMENTS)
+    leaves = {key.rpartition(".")[2] for key in keys_of(Experiment)} - {"name"}
     assert {leaf for leaf in leaves if f"{leaf}:" not in text} == set()
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "x" * 65])
 def test_a_starter_with_an_unusable_name_is_refused(name):
     with pytest.raises(ExperimentError, match="expected letters, digits"):
-        starter_text(name)
+        starter_text(name, EXPERIMENTS)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.refinement.presets import REFINE_PRESETS
-from pipeline.workflow.describe import path_kind, section_of, walk_fields
+from pipeline.workflow.describe import keys_of, path_format, properties_of
 from pipeline.workflow.experiment import Experiment
-from pipeline.workflow.fingerprint import differences
+from pipeline.workflow.fingerprint import Change, differences
 from pipeline.workflow.graph import STAGES, downstream, fingerprints, plan
 
 NOTHING: frozenset[str] = frozenset()
@@ -24,6 +24,7 @@ DISTILL = TEACHER | {"distill"}
 ALL = DISTILL | {"split"}
 
 POOL = {"annotated": {"annotations": "a.json", "images": "i"}, "percent": 10.0}
+LISTED = {"annotated": POOL["annotated"], "labelled_list": "list.txt"}
 SETS = {
     "labelled": {"annotations": "l.json", "images": "i"},
     "unlabelled": {"annotations": "u.json", "images": "u"},
@@ -58,13 +59,13 @@ SETTINGS: dict[str, tuple[object, frozenset[str]]] = {
     "refine.background_point": (True, REFINE),
     "refine.box": ("tight", REFINE),
     "refine.box_margin": (0.2, REFINE),
-    "refine.mask_prompt": (True, REFINE),
+    "refine.mask_prompt": (False, REFINE),
     "refine.passes": (2, REFINE),
-    "refine.choice": ("product", REFINE),
-    "refine.largest_component": (True, REFINE),
+    "refine.choice": ("agreement", REFINE),
+    "refine.largest_component": (False, REFINE),
     "refine.fill_holes": (True, REFINE),
     "refine.separate": (True, REFINE),
-    "refine.gate": ("fixed", REFINE),
+    "refine.gate": ("none", REFINE),
     "refine.min_agreement": (0.6, REFINE),
     "refine.min_predicted_iou": (0.6, REFINE),
     "refine.min_stability": (0.6, REFINE),
@@ -122,13 +123,13 @@ SETTINGS: dict[str, tuple[object, frozenset[str]]] = {
 POOL_CONTENTS: dict[str, frozenset[str]] = {
     "data.annotated.annotations": ALL,
     "data.annotated.images": DISTILL,
-    "data.labelled_list": ALL,
     "sam.checkpoint": DISTILL,
     "teacher.detector": TEACHER,
     "teacher.init_weights": TEACHER,
     "student.detector": STUDENT,
     "predict.results": PREDICT,
 }
+LIST_CONTENTS: dict[str, frozenset[str]] = {"data.labelled_list": ALL}
 SETS_CONTENTS: dict[str, frozenset[str]] = {
     "data.labelled.annotations": ALL,
     "data.labelled.images": DISTILL,
@@ -137,6 +138,8 @@ SETS_CONTENTS: dict[str, frozenset[str]] = {
     "data.validation.annotations": EVALUATE | {"split"},
     "data.validation.images": EVALUATE,
 }
+BY_SHAPE = ((POOL, POOL_CONTENTS), (LISTED, LIST_CONTENTS), (SETS, SETS_CONTENTS))
+CONTENTS = POOL_CONTENTS | LIST_CONTENTS | SETS_CONTENTS
 
 
 def experiment(data: dict[str, object] = POOL, **sections: object) -> Experiment:
@@ -162,13 +165,13 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
 
 
 def leaves() -> set[str]:
-    return {key for key, field in walk_fields(Experiment) if section_of(field) is None}
+    return {key for key, schema in keys_of(Experiment).items() if not properties_of(schema)}
 
 
 def test_every_key_of_the_schema_is_tested():
-    paths = {key for key, field in walk_fields(Experiment) if path_kind(field) is not None}
+    paths = {key for key, schema in keys_of(Experiment).items() if path_format(schema) not in (None, "path")}
     assert set(SETTINGS) == leaves() - paths
-    assert {*POOL_CONTENTS, *SETS_CONTENTS} == paths
+    assert set(CONTENTS) == paths
 
 
 @pytest.mark.parametrize("key", SETTINGS)
@@ -189,9 +192,9 @@ def test_a_setting_that_is_put_back_changes_nothing(key):
     assert ids(changed_value(there, key, original)) == ids(before)
 
 
-@pytest.mark.parametrize(("key", "data"), [(k, POOL) for k in POOL_CONTENTS] + [(k, SETS) for k in SETS_CONTENTS])
+@pytest.mark.parametrize(("key", "data"), [(key, data) for data, keys in BY_SHAPE for key in keys])
 def test_content_changes_exactly_the_stages_downstream_of_it(key, data):
-    expected = (POOL_CONTENTS | SETS_CONTENTS)[key]
+    expected = CONTENTS[key]
     given = experiment(
         data,
         # Those that have a default in another key's content are given, so that they matter.
@@ -221,14 +224,16 @@ def test_paths_enter_no_fingerprint():
 
 def test_the_truth_of_unlabelled_images_reaches_only_what_measures():
     one, two = ({"data.unlabelled.annotations": digest} for digest in ("one", "two"))
-    given = experiment(SETS, augment={"partners": "labelled-too"}, refine={"gate": "calibrated"})
+    given = experiment(
+        SETS, augment={"partners": "labelled-too"}, refine={"gate": "calibrated"}, teacher={"held_out": 0.2}
+    )
     learns = {"distill", "train-teacher", "predict", "refine", "augment", "train-student"}
     assert not changed(ids(given, one), ids(given, two)) & learns
 
 
 def test_a_preset_is_only_a_shorthand():
     spelt_out = experiment(refine={"preset": "best", **REFINE_PRESETS["s4m"]})
-    named = experiment(refine={"preset": "s4m", **REFINE_PRESETS["s4m"]})
+    named = experiment(refine={"preset": "s4m"})
     assert ids(spelt_out) == ids(named)
 
 
@@ -292,9 +297,9 @@ def test_differences_say_what_changed():
     after = changed_value(changed_value(experiment(), "refine.points", 5), "predict.flip_test", True)
     new = fingerprints(plan(after), {"sam.checkpoint": "two"})["refine"]
     assert differences(before.to_dict(), new) == [
-        "refine.points 3 -> 5",
-        "sam.checkpoint: content changed",
-        "predict changed",
+        Change("refine.points changed from 3 to 5"),
+        Change("content of sam.checkpoint changed"),
+        Change("predict changed", "predict"),
     ]
     assert differences(before.to_dict(), before) == []
 

@@ -13,8 +13,8 @@ from PIL import Image
 from pipeline.coco.reading import read_coco
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import ImageLabels
+from pipeline.refinement import refining
 from pipeline.refinement.refine_work import RefineWork
-from stages import refine as refine_stage
 from tests.tiny_coco import tiny_coco, write_json
 from tests.tiny_labels import tiny_row, tiny_store
 from tests.tiny_refinement import box_mask, make_refinement, refine, result
@@ -228,7 +228,7 @@ def test_a_coco_file_is_refined_without_an_experiment(s4m, made, tmp_path):
 def stops_once(monkeypatch):
     """SIGTERM comes when the first shard, here of one image, is there."""
     publish = RefineWork.publish
-    monkeypatch.setattr(refine_stage, "IMAGES_PER_SHARD", 1)
+    monkeypatch.setattr(refining, "IMAGES_PER_SHARD", 1)
 
     def stopping(work, shard, rows):
         report = publish(work, shard, rows)
@@ -243,11 +243,11 @@ def test_a_stopped_refinement_goes_on_where_it_was(s4m, made, tmp_path, stops_on
     words = ["refine-coco", made.annotations, made.image_root, "refined.json", "--preset", "s4m"]
     stopped = s4m(*words)
     assert stopped.status == 143
-    assert "refined.json is not written yet; what is done is kept. To go on, give the same command." in stopped.err
+    assert "\nrefined.json: stopped, finished work is kept. Give the same command to continue.\n" in stopped.err
     assert [path.name for path in tmp_path.glob("*refined*")] == [".refined.json.refining"]
     told = s4m(*words)
     assert told.status == 0, told.err
-    assert "refine: 1 of 3 images were done before" in told.err
+    assert "refine: 1 of 3 images were done before\n" in told.err
     assert [path.name for path in tmp_path.glob("*refined*")] == ["refined.json"]
     s4m(*words[:3], "at_once.json", *words[4:])
     assert (tmp_path / "at_once.json").read_bytes() == (tmp_path / "refined.json").read_bytes()
@@ -293,12 +293,19 @@ def test_a_checkpoint_is_the_path_that_was_given(s4m, made, name):
 def test_a_gate_that_needs_no_sam_is_refused(s4m, made):
     told = s4m("refine-coco", made.annotations, made.image_root, "x.json", "--set", "refine.gate=teacher")
     assert told.status == 1
-    assert "refine.gate is 'teacher': every mask would stay as it is" in told.err
+    assert "refine.gate (set over the file): teacher keeps every mask as it is, and SAM has nothing to do" in told.err
 
 
 def test_settings_of_refine_coco_are_checked_like_an_experiment(s4m, made):
     told = s4m(
-        "refine-coco", made.annotations, made.image_root, "x.json", "--preset", "bset", "--set", "refine.poins=3"
+        "refine-coco",
+        made.annotations,
+        made.image_root,
+        "x.json",
+        "--set",
+        "refine.preset=bset",
+        "--set",
+        "refine.poins=3",
     )
     assert told.status == 1
     assert 'refine.preset (set over the file): given "bset"; expected one of best, s4m, samrefiner' in told.err

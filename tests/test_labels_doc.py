@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.labels.schema import COLUMNS, FORMAT, FORMAT_VERSION
+from pipeline.labels.label_columns import LABEL_FORMAT
 from tests.tiny_labels import tiny_row, tiny_store
 
 PAGE = (Path(__file__).parent.parent / "docs" / "label-store.md").read_text(encoding="utf-8")
@@ -47,7 +47,7 @@ def test_the_examples_give_the_masks_of_the_first_image(tmp_path, monkeypatch):
 
 def test_the_table_has_every_column_as_the_format_has_it():
     expected = []
-    for column in COLUMNS.values():
+    for column in LABEL_FORMAT.columns:
         first = TABLE_LETTERS[column.table] + (" + 1" if column.points_into else "")
         shape = ", ".join([first, *map(str, column.row_shape)])
         expected.append(f"| `{column.name}` | {column.dtype} | {shape} | {column.meaning} |")
@@ -55,5 +55,5 @@ def test_the_table_has_every_column_as_the_format_has_it():
 
 
 def test_the_page_is_of_the_version_that_is_written():
-    assert f"Format: `{FORMAT}`, version **{FORMAT_VERSION}**." in PAGE
-    assert f"\n| {FORMAT_VERSION} | " in PAGE
+    assert f"Format: `{LABEL_FORMAT.name}`, version **{LABEL_FORMAT.version}**." in PAGE
+    assert f"\n| {LABEL_FORMAT.version} | " in PAGE

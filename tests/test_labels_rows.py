@@ -9,9 +9,9 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from pipeline.labels.checking import row_problems
-from pipeline.labels.columns import columns_from_rows, rows_from_columns
+from pipeline.labels.label_columns import columns_from_labels, labels_from_columns
 from pipeline.labels.rows import Decision, ImageLabels, Status, label_from_mask
-from pipeline.labels.soft_mask import SOFT_MASK_SIDE, SoftMask, make_soft_mask, paint_soft_mask
+from pipeline.masks.soft_masks import SOFT_MASK_SIDE, SoftMask, make_soft_mask, paint_soft_mask
 from tests.tiny_labels import HARD_NAMES, random_mask, tiny_instance, tiny_row
 
 
@@ -74,7 +74,7 @@ def test_soft_masks_are_equal_by_content():
 @pytest.mark.parametrize("images", [0, 1, 30])
 def test_rows_come_back_from_columns(images):
     rows = [tiny_row(image_id) for image_id in range(images)]
-    assert rows_from_columns(columns_from_rows(rows)) == rows
+    assert labels_from_columns(columns_from_labels(rows)) == rows
 
 
 def test_the_rows_of_these_tests_are_of_every_kind():
@@ -95,7 +95,7 @@ def test_a_mask_of_one_pixel_and_an_image_of_300_instances_are_stored():
     crowded = tuple(label_from_mask(random_mask(rng), 3, 0.5, Decision.SAM) for _ in range(299))
     row = ImageLabels.of_instances(1, "a.jpg", 50, 40, (*crowded, label_from_mask(dot, 3, 0.5, Decision.SAM)))
     assert row_problems([row]) == []
-    (back,) = rows_from_columns(columns_from_rows([row]))
+    (back,) = labels_from_columns(columns_from_labels([row]))
     assert back == row
     assert np.array_equal(back.mask(back.instances[299]), dot)
 

@@ -17,31 +17,32 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ProblemsError, StageError, StoreError
-from pipeline.labels.columns import rows_from_columns
-from pipeline.labels.label_store import LabelStore, verify
-from pipeline.labels.shards import completed_shards, divide, read_shard, shard_path, shard_rows, write_shard
-from tests.tiny_labels import finish, tiny_row, write_all
+from pipeline.labels.label_columns import LABEL_FORMAT, labels_from_columns
+from pipeline.labels.label_store import LabelStore
+from pipeline.labels.label_writing import write_label_shard
+from pipeline.tables.shard_files import completed_shards, divide, read_shard, shard_path, shard_rows
+from tests.tiny_labels import finish, tiny_row, verify_labels, write_all
 
 IDS = (4, 0, 5, 9)
 ROWS = [tiny_row(image_id) for image_id in IDS]
 
 
 def test_a_shard_reads_as_it_was_written(tmp_path):
-    path = write_shard(tmp_path / "new" / "folder", 3, ROWS)
+    path = write_label_shard(tmp_path / "new" / "folder", 3, ROWS)
     assert path == shard_path(tmp_path / "new" / "folder", 3, IDS)
-    assert rows_from_columns(read_shard(path.parent, 3, IDS)) == ROWS
+    assert labels_from_columns(read_shard(LABEL_FORMAT, path.parent, 3, IDS)) == ROWS
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
 def test_the_first_line_of_a_shard_tells_what_is_inside(tmp_path):
-    path = write_shard(tmp_path, 0, ROWS)
+    path = write_label_shard(tmp_path, 0, ROWS)
     header = json.loads(path.read_bytes().split(b"\n")[0])
     assert (header["format"], header["version"], header["rows"]["image"]) == ("s4m-labels", 2, len(ROWS))
-    assert shard_rows(tmp_path, 0, IDS) == header["rows"]
+    assert shard_rows(LABEL_FORMAT, tmp_path, 0, IDS) == header["rows"]
 
 
 def test_the_same_labels_give_the_same_bytes(tmp_path):
-    first, second = (write_shard(tmp_path / name, 0, ROWS).read_bytes() for name in ("a", "b"))
+    first, second = (write_label_shard(tmp_path / name, 0, ROWS).read_bytes() for name in ("a", "b"))
     assert first == second
 
 
@@ -54,7 +55,7 @@ def test_completed_shards_are_those_of_the_same_images(tmp_path):
     plan = divide(range(8), 2)
     assert completed_shards(tmp_path / "nowhere", plan) == frozenset()
     for index in (1, 3):
-        write_shard(tmp_path, index, [tiny_row(image_id) for image_id in plan[index]])
+        write_label_shard(tmp_path, index, [tiny_row(image_id) for image_id in plan[index]])
     assert completed_shards(tmp_path, plan) == {1, 3}
     assert completed_shards(tmp_path, divide(range(8), 4)) == frozenset()
     assert completed_shards(tmp_path, divide(range(1, 9), 2)) == frozenset()
@@ -66,7 +67,7 @@ def test_what_killed_writers_leave_is_no_shard_and_is_in_nobodys_way(tmp_path):
     for leftover in (f".{path.name}.host.1234.5678", f"{path.name}.part", "notes.txt"):
         (tmp_path / leftover).write_bytes(b"half of it")
     assert completed_shards(tmp_path, plan) == frozenset()
-    write_shard(tmp_path, 0, [tiny_row(image_id) for image_id in plan[0]])
+    write_label_shard(tmp_path, 0, [tiny_row(image_id) for image_id in plan[0]])
     assert completed_shards(tmp_path, plan) == {0}
 
 
@@ -78,21 +79,21 @@ def test_a_shard_that_is_there_is_never_replaced(tmp_path, monkeypatch, hard_lin
             raise OSError(errno.EPERM, "Operation not permitted")
 
         monkeypatch.setattr(os, "link", refuse)
-    path = write_shard(tmp_path, 0, [tiny_row(1, soft_masks=True)])
+    path = write_label_shard(tmp_path, 0, [tiny_row(1, soft_masks=True)])
     before = path.read_bytes()
-    write_shard(tmp_path, 0, [tiny_row(1, soft_masks=False)])
+    write_label_shard(tmp_path, 0, [tiny_row(1, soft_masks=False)])
     assert (path.read_bytes() == before) is hard_links  # without hard links the last one wins, whole as well
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
 def test_rows_that_are_not_fit_are_all_told_and_nothing_is_written(tmp_path):
     with pytest.raises(ProblemsError, match="labels of shard 2: 1 problem\n  image 1: is there twice"):
-        write_shard(tmp_path, 2, [tiny_row(1), tiny_row(1)])
+        write_label_shard(tmp_path, 2, [tiny_row(1), tiny_row(1)])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_flipped_byte_anywhere_is_found(tmp_path):
-    path = write_shard(tmp_path, 0, [tiny_row(0, soft_masks=False)])
+    path = write_label_shard(tmp_path, 0, [tiny_row(0, soft_masks=False)])
     content = path.read_bytes()
     first_line = content.index(b"\n") + 1
     for place in (*range(first_line), *range(first_line, len(content), 5)):
@@ -100,25 +101,25 @@ def test_a_flipped_byte_anywhere_is_found(tmp_path):
         damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
         with pytest.raises(StoreError, match=r"\.shard: .*Delete the"):
-            read_shard(tmp_path, 0, [0])
+            read_shard(LABEL_FORMAT, tmp_path, 0, [0])
 
 
 def test_a_cut_off_a_missing_and_a_foreign_shard_are_refused(tmp_path):
-    path = write_shard(tmp_path, 0, ROWS)
+    path = write_label_shard(tmp_path, 0, ROWS)
     content = path.read_bytes()
     for size in (0, 10, len(content) - 1):
         path.write_bytes(content[:size])
         with pytest.raises(StoreError, match="is damaged"):
-            read_shard(tmp_path, 0, IDS)
+            read_shard(LABEL_FORMAT, tmp_path, 0, IDS)
     path.write_bytes(content.replace(b'"version":2', b'"version":1', 1))
     with pytest.raises(StoreError, match="a shard of s4m-labels 1; this program writes and reads s4m-labels 2"):
-        read_shard(tmp_path, 0, IDS)
-    path.write_bytes(write_shard(tmp_path / "other", 0, [tiny_row(8)]).read_bytes())
+        read_shard(LABEL_FORMAT, tmp_path, 0, IDS)
+    path.write_bytes(write_label_shard(tmp_path / "other", 0, [tiny_row(8)]).read_bytes())
     with pytest.raises(StoreError, match="it does not hold what it should"):
-        read_shard(tmp_path, 0, IDS)
+        read_shard(LABEL_FORMAT, tmp_path, 0, IDS)
     path.unlink()
     with pytest.raises(StoreError, match="the shard is missing"):
-        read_shard(tmp_path, 0, IDS)
+        read_shard(LABEL_FORMAT, tmp_path, 0, IDS)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
@@ -128,7 +129,7 @@ def test_a_full_disk_is_told_with_figures_and_leaves_nothing(tmp_path, monkeypat
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StageError, match=r"the disk is full .*\d MB to write, \d.* MB free.*Make room and run"):
-        write_shard(tmp_path / "shards", 0, ROWS)
+        write_label_shard(tmp_path / "shards", 0, ROWS)
     assert list((tmp_path / "shards").iterdir()) == []
 
 
@@ -138,7 +139,7 @@ def test_another_error_of_the_disk_is_not_taken_for_a_full_one(tmp_path, monkeyp
 
     monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(OSError, match="Input/output error"):
-        write_shard(tmp_path, 0, ROWS)
+        write_label_shard(tmp_path, 0, ROWS)
 
 
 def test_a_disk_that_is_really_full_keeps_what_is_finished(tmp_path):
@@ -160,7 +161,7 @@ def test_a_disk_that_is_really_full_keeps_what_is_finished(tmp_path):
         assert [each.name for each in disk.iterdir()] == ["shards"]
         subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
         finish(disk, images=50 * len(finished), images_per_shard=50)
-        assert verify(disk / "labels.zarr") == []
+        assert verify_labels(disk / "labels.zarr") == []
     finally:
         subprocess.run(["umount", disk], check=True)
 
@@ -184,7 +185,7 @@ def killed(progress: Callable[[], int], seconds: float, *arguments: object) -> b
 
 
 def digest_of(folder: Path) -> str:
-    assert verify(folder / "labels.zarr") == []
+    assert verify_labels(folder / "labels.zarr") == []
     return LabelStore.open(folder / "labels.zarr").attributes.digest
 
 

@@ -16,12 +16,11 @@ import pytest
 from msgspec.structs import replace
 
 from pipeline.errors import StoreError
-from pipeline.labels import label_store as store
-from pipeline.labels import schema
-from pipeline.labels.columns import columns_from_rows
+from pipeline.labels.label_columns import LABEL_FORMAT, columns_from_labels
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import ImageLabels
-from pipeline.labels.schema import COLUMNS, layout
+from pipeline.tables import columns, table_store
+from pipeline.tables.columns import layout
 from tests.tiny_labels import HARD_NAMES, tiny_row, tiny_store
 
 IMAGE_IDS = np.random.default_rng(0).permutation(100).tolist()
@@ -66,15 +65,15 @@ def test_what_is_not_there_is_told(labels):
 
 
 def test_columns_come_whole(labels):
-    for name, expected in columns_from_rows(ROWS).items():
+    for name, expected in columns_from_labels(ROWS).items():
         assert np.array_equal(labels.column(name), expected, equal_nan=expected.dtype.kind == "f")
 
 
 def test_rows_that_span_chunks_and_files_are_put_together(tmp_path, monkeypatch):
-    monkeypatch.setattr(schema, "_CHUNK_BYTES", 48)
-    monkeypatch.setattr(schema, "_CHUNKS_PER_SHARD", 2)
-    monkeypatch.setattr(schema, "_CHUNKS_PER_BULK_SHARD", 3)
-    monkeypatch.setattr(store, "_CACHED_CHUNKS", 4)
+    monkeypatch.setattr(columns, "CHUNK_BYTES", 48)
+    monkeypatch.setattr(columns, "_CHUNKS_PER_FILE", 2)
+    monkeypatch.setattr(columns, "_CHUNKS_PER_BULK_FILE", 3)
+    monkeypatch.setattr(table_store, "_CACHED_CHUNKS", 4)
     rows = ROWS[:30]
     labels = tiny_store(tmp_path / "labels.zarr", rows)
     assert len(list((labels.path / "instances/rle_bytes/c").iterdir())) > 10
@@ -83,10 +82,10 @@ def test_rows_that_span_chunks_and_files_are_put_together(tmp_path, monkeypatch)
 
 
 def test_a_layout_has_whole_chunks_and_is_small_where_there_is_little():
-    for column in COLUMNS.values():
+    for column in LABEL_FORMAT.columns:
         for rows in (0, 1, 1000, 10**7):
             cut = layout(column, rows)
-            assert cut.shard_rows % cut.chunk_rows == 0
+            assert cut.file_rows % cut.chunk_rows == 0
             assert cut.chunk_rows * column.row_bytes <= 1 << 16
             assert cut.chunk_rows <= max(rows, 1)
 
@@ -167,13 +166,13 @@ def test_attributes_that_contradict_each_other_are_refused_with_the_remedy(label
 
 
 def test_what_is_no_store_of_this_format_is_refused(labels, tmp_path):
-    with pytest.raises(StoreError, match="nowhere: there is no label store"):
+    with pytest.raises(StoreError, match="nowhere: there are no labels"):
         LabelStore.open(tmp_path / "nowhere")
     path = Path(shutil.copytree(labels.path, tmp_path / "labels.zarr"))
     group = json.loads((path / "zarr.json").read_text())
     for changed, message in (
-        ("{", "not a label store, or it is damaged"),
-        ({"attributes": {}}, "not a label store, or it is damaged"),
+        ("{", "these are no labels, or they are damaged"),
+        ({"attributes": {}}, "these are no labels, or they are damaged"),
         ({"attributes": group["attributes"] | {"format": "pictures"}}, "of the format 'pictures'"),
         ({"attributes": group["attributes"] | {"version": 1}}, "of format version 1, this program reads version 2"),
         ({"attributes": group["attributes"] | {"rows": None}}, "the attributes are damaged"),

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from pipeline.coco.reading import read_coco
 from pipeline.datasets.lists import UNREADABLE, VALIDATION, ListCounts, write_lists
-from pipeline.datasets.settings import DataSettings
+from pipeline.datasets.settings import DataSettings, ListedData, PairedData, PercentData
 from pipeline.datasets.split import LABELLED, TRUTH, UNLABELLED
 from pipeline.errors import DatasetError
 from tests.tiny_coco import TinyCoco, tiny_coco, write_json
@@ -38,8 +39,8 @@ def annotated(of: TinyCoco) -> dict[str, str]:
     return {"annotations": str(of.annotations), "images": str(of.image_root)}
 
 
-def settings(**data: Any) -> DataSettings:
-    return DataSettings.model_validate(data, strict=False)
+def settings(**data: Any) -> PairedData | PercentData | ListedData:
+    return TypeAdapter(DataSettings).validate_python(data, strict=False)
 
 
 def names(path: Path) -> list[str]:

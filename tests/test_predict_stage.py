@@ -14,18 +14,22 @@ import pytest
 from PIL import Image
 
 import stages.predict
+from pipeline.compute.execution import Execution
 from pipeline.compute.shards import Shard
 from pipeline.detection import predict_work as predict_job
-from pipeline.detection.predict_work import DetectorChoice, PredictWork
+from pipeline.detection import predicting
+from pipeline.detection.detector_choice import DetectorChoice
+from pipeline.detection.predict_work import PredictWork
 from pipeline.detection.predictor import build_predictor
 from pipeline.errors import StageError
 from pipeline.files.images import read_image
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, Status
-from pipeline.labels.soft_mask import SOFT_MASK_SIDE, crop_probability
+from pipeline.masks.soft_masks import SOFT_MASK_SIDE, crop_probability
 from pipeline.workflow.graph import plan
 from pipeline.workflow.loading import load_experiment
-from stages.context import LABELS, StageContext
+from pipeline.workflow.result_files import LABELS
+from stages.context import StageContext
 from tests.tiny_coco import write_json
 from tests.tiny_detectors import publish_tiny
 from tests.tiny_experiment import make_experiment_files
@@ -93,7 +97,8 @@ def context_of(
         ["predict.score_threshold=0.5", "compute.device=cpu", "compute.precision=fp32", *overrides],
     )
     node = plan(experiment)[key]
-    return StageContext(experiment, node, {"stage": "predict"}, tmp_path / "result", {}, split, lambda _: None)
+    execution = Execution(experiment.compute)
+    return StageContext(experiment, node, {"stage": "predict"}, tmp_path / "result", {}, split, execution)
 
 
 def test_labels_are_the_teachers_with_soft_masks(predict):
@@ -163,7 +168,7 @@ def test_masks_without_a_pixel_are_passed_over_and_do_not_count(predict, monkeyp
 
 @pytest.mark.slow
 def test_workers_and_batches_do_not_change_the_result(predict, monkeypatch):
-    monkeypatch.setattr(stages.predict, "IMAGES_PER_SHARD", 2)
+    monkeypatch.setattr(predicting, "IMAGES_PER_SHARD", 2)
     digests = {
         predict(
             f"compute.workers={workers}", f"compute.batch_images={batch}", name=f"{workers}-{batch}"
@@ -175,7 +180,7 @@ def test_workers_and_batches_do_not_change_the_result(predict, monkeypatch):
 
 def test_an_interrupted_run_goes_on_where_it_was(predict, monkeypatch, tmp_path):
     whole = predict().attributes.digest
-    monkeypatch.setattr(stages.predict, "IMAGES_PER_SHARD", 2)
+    monkeypatch.setattr(predicting, "IMAGES_PER_SHARD", 2)
     real, asked = PredictWork.compute, []
 
     def stopping(self, shard: Shard):

@@ -12,20 +12,22 @@ from PIL import Image
 
 from pipeline.coco.model import CocoCategory
 from pipeline.coco.reading import read_coco
+from pipeline.compute.execution import Execution
 from pipeline.datasets.held_out import held_out_ids
 from pipeline.datasets.split import LABELLED, UNLABELLED
 from pipeline.detection.predict_work import PredictWork
 from pipeline.errors import StageError, StoreError
 from pipeline.labels.label_store import LabelStore
+from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import Decision, ImageLabels
-from pipeline.labels.sealing import write_store
 from pipeline.masks.overlap import mask_iou
 from pipeline.refinement import refine_work as job
-from pipeline.refinement.calibration_file import read_calibration
+from pipeline.refinement.calibration_file import CALIBRATION, read_calibration
 from pipeline.workflow.graph import plan
 from pipeline.workflow.loading import load_experiment
+from pipeline.workflow.result_files import LABELS
 from stages import refine as stage
-from stages.context import LABELS, StageContext
+from stages.context import StageContext
 from tests.refinement_fake import FakeEngine, disc, encode, paint, teacher_label
 from tests.tiny_coco import write_json
 from tests.tiny_experiment import make_experiment_files
@@ -72,7 +74,7 @@ def context(tmp_path, monkeypatch) -> StageContext:
         ["refine.gate=calibrated", "refine.choice=predicted_iou", f"teacher.held_out={HELD_OUT}"],
     )
     predicted = tmp_path / "predict"
-    write_store(predicted / LABELS, map(taught, UNLABELLED_IDS), CATEGORIES, {})
+    write_label_store(predicted / LABELS, map(taught, UNLABELLED_IDS), CATEGORIES, {})
     monkeypatch.setattr(PredictWork, "compute", lambda work, shard: list(map(taught, shard.image_ids)))
     monkeypatch.setattr(job, "build_engine", lambda sam: HalfBlindEngine())
     folder = tmp_path / "partial"
@@ -84,7 +86,7 @@ def context(tmp_path, monkeypatch) -> StageContext:
         folder=folder,
         results={"predict": predicted, "train-teacher": tmp_path / "teacher"},
         split_folder=split,
-        say=lambda text: None,
+        execution=Execution(experiment.compute),
     )
 
 
@@ -132,7 +134,7 @@ def mean_iou(rows, pick=lambda index: True) -> float:
 
 def test_the_fitted_gate_beats_both_the_teacher_and_sam(context):
     summary = stage.run(context)
-    fitted = read_calibration(context.folder / stage.CALIBRATION)
+    fitted = read_calibration(context.folder / CALIBRATION)
     assert fitted.instances == 2 * round(HELD_OUT * len(LABELLED_IDS))
     assert fitted.gated_iou > max(fitted.teacher_iou, fitted.sam_iou) + 0.02
     assert fitted.expected_gain > 0.02
@@ -184,15 +186,15 @@ def test_an_interrupted_run_keeps_its_gate(context, monkeypatch):
         stage.run(context)
     monkeypatch.setattr(job, "refine_images", refine)
     monkeypatch.setattr(PredictWork, "compute", lambda work, shard: pytest.fail("predicted again"))
-    before = (context.folder / stage.CALIBRATION).read_bytes()
+    before = (context.folder / CALIBRATION).read_bytes()
     stage.run(context)
-    assert (context.folder / stage.CALIBRATION).read_bytes() == before
+    assert (context.folder / CALIBRATION).read_bytes() == before
 
 
 def test_where_sam_is_always_wrong_the_teacher_stays(context, monkeypatch):
     monkeypatch.setattr(job, "build_engine", lambda sam: FakeEngine(offset_px=25))
     stage.run(context)
-    fitted = read_calibration(context.folder / stage.CALIBRATION)
+    fitted = read_calibration(context.folder / CALIBRATION)
     assert fitted.gated_iou == fitted.teacher_iou
     refined = LabelStore.open(context.folder / LABELS)
     assert {each.decision for row in refined for each in row.instances} == {Decision.TEACHER}
@@ -202,7 +204,7 @@ def test_an_unreadable_labelled_image_is_passed_over(context):
     some = min(held_out_ids(LABELLED_IDS, HELD_OUT))
     (context.labelled_images() / f"{some}.png").write_bytes(b"")
     stage.run(context)
-    fitted = read_calibration(context.folder / stage.CALIBRATION)
+    fitted = read_calibration(context.folder / CALIBRATION)
     assert fitted.instances == 2 * round(HELD_OUT * len(LABELLED_IDS)) - 2
 
 
@@ -225,7 +227,7 @@ def test_a_teacher_that_finds_nothing_is_told(context, monkeypatch):
 
 
 def test_a_damaged_gate_is_told(context):
-    path = context.folder / stage.CALIBRATION
+    path = context.folder / CALIBRATION
     path.write_text('{"gate": {}}')
     with pytest.raises(StoreError, match=r"calibration\.json: not a fitted gate that can be read .*delete it"):
         stage.run(context)

@@ -19,6 +19,7 @@ from pipeline.errors import ImageError, StageError
 from pipeline.labels.rows import Status
 from pipeline.refinement import refine_work as job
 from pipeline.workflow.loading import load_experiment
+from pipeline.workflow.result_files import LABELS
 from stages.options import workspace
 from stages.runner import run_stage
 from tests.tiny_coco import write_json
@@ -196,7 +197,7 @@ def test_a_refinement_killed_again_and_again_ends_in_the_same_store(files, tmp_p
     experiment = load_experiment(path)
     for stage in ("split", "predict"):
         run_stage(experiment, stage, 1)
-    kept: set[str] = set()
+    kept: dict[str, int] = {}
     kills = 0
     for _ in range(4):
         process = subprocess.Popen(
@@ -206,23 +207,28 @@ def test_a_refinement_killed_again_and_again_ends_in_the_same_store(files, tmp_p
             stderr=subprocess.PIPE,
             cwd=tmp_path,
         )
-        before = set(shards(other))
-        while process.poll() is None and set(shards(other)) == before:
+        while process.poll() is None and shards(other) == kept:
             time.sleep(0.02)
         time.sleep(random_.uniform(0, 0.3))
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             kills += 1
         process.communicate()
-        assert kept <= set(shards(other)) or not shards(other)
-        kept = set(shards(other))
+        if list(other.glob(f"refine/*/{LABELS}")):
+            break  # sealed: its shards are no longer needed
+        now = shards(other)
+        assert kept.items() <= now.items()
+        kept = now
     assert kills >= 1
     run_stage(experiment, "refine", 1)
     assert opened(experiment, "refine").attributes.digest == undisturbed
 
 
-def shards(store: Path) -> list[str]:
-    return [path.name for path in store.rglob("*.shard") if not path.name.startswith(".")]
+def shards(store: Path) -> dict[str, int]:
+    """Published shards of the refinement, with the time when each was written."""
+    folders = [folder for folder in store.glob("refine/*.partial/shards") if folder.is_dir()]
+    found = [path for folder in folders for path in folder.glob("[0-9]*.shard")]
+    return {path.name: path.stat().st_mtime_ns for path in found}
 
 
 def test_two_refinements_at_once_share_the_work(files, tmp_path, monkeypatch):
@@ -242,7 +248,7 @@ def test_two_refinements_at_once_share_the_work(files, tmp_path, monkeypatch):
     ]
     told = [process.communicate(timeout=120) for process in both]
     assert [process.returncode for process in both] == [0, 0], told
-    assert sum("refine is done" in out for out, _ in told) == 1
+    assert sum("refine: done in " in out for out, _ in told) == 1
     shared = opened(experiment, "refine").attributes.digest
     monkeypatch.setenv("S4M_STORE", str(tmp_path / "alone"))
     assert refine(path).attributes.digest == shared

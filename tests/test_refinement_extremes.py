@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 from pipeline.errors import ImageError
 from pipeline.labels.rows import Decision, label_from_rle
-from pipeline.labels.soft_mask import SoftMask
+from pipeline.masks.soft_masks import SoftMask
 from pipeline.refinement.image import RefineInput
 from pipeline.refinement.settings import RefineSettings
 from pipeline.sam.prompt import Candidates
@@ -69,7 +69,7 @@ def test_an_instance_without_a_pixel_is_dropped_unasked():
     image, labels, _, _ = scene()
     empty = replace(labels[0], rle_counts=encode(np.zeros((HEIGHT, WIDTH)))["counts"], area=0, box_xyxy=(0, 0, 0, 0))
     engine = FakeEngine()
-    refined = refine([refine_input(image, [empty, labels[1]])], RefineSettings(), engine)[0]
+    refined = refine([refine_input(image, [empty, labels[1]])], RefineSettings(preset="s4m"), engine)[0]
     assert refined[0].decision is Decision.DROPPED
     assert refined[0].predicted_iou is None
     assert refined[1].decision is Decision.SAM
@@ -85,7 +85,7 @@ def test_hundreds_of_instances():
         image[truth, 0] = 1 + index % 255
         labels.append(teacher_label(truth))
     engine = FakeEngine(input_side=256, lowres_side=128)
-    settings = RefineSettings(points=2, separate=True, largest_component=True)
+    settings = RefineSettings(preset="s4m", points=2, separate=True, largest_component=True)
     refined = refine([refine_input(image, labels)], settings, engine)[0]
     assert len(refined) == 300
     for each, (x, y) in zip(refined, boxes, strict=True):
@@ -107,7 +107,9 @@ def test_a_huge_image_needs_memory_for_one_mask_not_for_all():
         soft_mask = SoftMask((x - 50, y - 40, x + 150, y + 120), grid) if index else None
         labels.append(replace(label, soft_mask=soft_mask))
     inputs = [RefineInput(image, labels_of(labels, height, width))]
-    settings = RefineSettings(points=3, box="tight", separate=True, largest_component=True, zoom_below_px=16)
+    settings = RefineSettings(
+        preset="s4m", points=3, box="tight", separate=True, largest_component=True, zoom_below_px=16
+    )
     tracemalloc.start()
     refined = refine(inputs, settings)[0]
     _, peak_bytes = tracemalloc.get_traced_memory()

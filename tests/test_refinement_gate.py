@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, fields, replace
 
 import msgspec
 import numpy as np
@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import StageError
 from pipeline.labels.rows import Decision
-from pipeline.refinement.calibrate import CalibratedGate, Sample, calibrate
-from pipeline.refinement.gate import Gate, Line, Measures, Thresholds, fixed_gate, make_gate
+from pipeline.refinement.calibrate import CalibratedGate, GateSample, calibrate
+from pipeline.refinement.gate import MEASURES, Gate, IouLine, Measures, Thresholds, fixed_gate, make_gate
 from pipeline.refinement.settings import RefineSettings
 
 GOOD = Measures(agreement=0.9, predicted_iou=0.9, stability=0.9, area_match=0.9)
@@ -71,8 +71,8 @@ def test_confidence_is_the_expected_iou_of_the_mask_that_is_taken():
     gate = Gate(
         thresholds=Thresholds(min_agreement=0.5),
         drop_below_agreement=0.2,
-        expected_sam=Line(0.1, 0.5),
-        expected_teacher=Line(0.3, 2.0),
+        expected_sam=IouLine(0.1, 0.5),
+        expected_teacher=IouLine(0.3, 2.0),
     )
     assert gate.judge(replace(GOOD, agreement=0.8, predicted_iou=0.5)).confidence == pytest.approx(0.3)
     assert gate.judge(replace(GOOD, agreement=0.3)).confidence == pytest.approx(0.9)
@@ -93,7 +93,7 @@ shares = st.floats(0, 1)
 @given(shares, shares, shares, shares, st.floats(0, 1), st.floats(0, 2))
 def test_confidence_never_falls_where_the_measures_rise(low, high, low_iou, high_iou, intercept, slope):
     low, high, low_iou, high_iou = *sorted((low, high)), *sorted((low_iou, high_iou))
-    line = Line(intercept, slope)
+    line = IouLine(intercept, slope)
     for thresholds in (Thresholds(), None):
         gate = Gate(thresholds, expected_sam=line, expected_teacher=line)
         before = gate.judge(replace(GOOD, agreement=low, predicted_iou=low_iou)).confidence
@@ -101,7 +101,7 @@ def test_confidence_never_falls_where_the_measures_rise(low, high, low_iou, high
         assert 0 <= before <= after <= 1
 
 
-samples = st.lists(st.builds(Sample, shares, shares, shares, shares, shares, shares), min_size=1, max_size=40)
+samples = st.lists(st.builds(GateSample, shares, shares, shares, shares, shares, shares), min_size=1, max_size=40)
 thresholds = st.none() | st.builds(Thresholds, shares, shares, shares, shares)
 
 
@@ -136,7 +136,7 @@ def drawn(count, seed, sam_fails=0.25):
         estimate = sam_iou + rng.normal(0.05, 0.05)
         noise = rng.uniform(0.4, 1, 3)
         values = (noise[0], estimate, noise[1], noise[2], teacher_iou, sam_iou)
-        result.append(Sample(*(float(np.clip(value, 0, 1)) for value in values)))
+        result.append(GateSample(*(float(np.clip(value, 0, 1)) for value in values)))
     return result
 
 
@@ -160,7 +160,7 @@ def test_a_measure_that_tells_sams_failures_is_found(count, gain):
 def test_measures_that_tell_nothing_do_no_harm():
     def noise(count, seed):
         rng = np.random.default_rng(seed)
-        return [Sample(*rng.random(4), *rng.normal(0.6, 0.05, 2)) for _ in range(count)]
+        return [GateSample(*rng.random(4), *rng.normal(0.6, 0.05, 2)) for _ in range(count)]
 
     assert mean_gain(30, noise, seeds=6) > -0.005
 
@@ -173,7 +173,7 @@ def test_the_expected_gain_is_about_the_real_one():
 
 
 def test_a_few_instances_keep_the_fixed_thresholds_where_they_do_well():
-    few = [Sample(0.9, 0.9, 0.9, 0.9, 0.7, 0.8), Sample(0.1, 0.9, 0.9, 0.9, 0.7, 0.3)]
+    few = [GateSample(0.9, 0.9, 0.9, 0.9, 0.7, 0.8), GateSample(0.1, 0.9, 0.9, 0.9, 0.7, 0.3)]
     fixed = fixed_gate(RefineSettings(gate="fixed", min_agreement=0.5))
     assert calibrate(few, fixed).gate.thresholds == fixed.thresholds
     always_bad = [replace(each, sam_iou=0.0) for each in few]
@@ -191,7 +191,7 @@ def test_confidence_follows_the_truth():
 
 def test_instances_that_the_gate_drops_are_left_out_of_the_fit():
     kept = drawn(20, seed=1)
-    dropped = [Sample(0.05, 1.0, 1.0, 1.0, 1.0, 0.0)] * 50
+    dropped = [GateSample(0.05, 1.0, 1.0, 1.0, 1.0, 0.0)] * 50
     gate = Gate(drop_below_agreement=0.1)
     assert calibrate(kept + dropped, gate) == calibrate(kept, gate)
     with pytest.raises(StageError, match="no labelled instance"):
@@ -201,7 +201,7 @@ def test_instances_that_the_gate_drops_are_left_out_of_the_fit():
 @pytest.mark.parametrize("value", [float("nan"), 1.5, -0.1])
 def test_measures_that_are_no_shares_are_refused(value):
     with pytest.raises(StageError, match="not a number from 0 to 1"):
-        calibrate([Sample(0.5, 0.5, 0.5, 0.5, value, 0.5)], Gate())
+        calibrate([GateSample(0.5, 0.5, 0.5, 0.5, value, 0.5)], Gate())
 
 
 def test_the_fit_says_what_it_chose_and_survives_json():
@@ -209,8 +209,16 @@ def test_the_fit_says_what_it_chose_and_survives_json():
     assert "SAM's mask where predicted_iou >= 0." in fitted.summary
     assert "40 labelled instances" in fitted.summary
     assert msgspec.json.decode(msgspec.json.encode(fitted), type=CalibratedGate) == fitted
-    teacher_only = calibrate([Sample(0.9, 0.9, 0.9, 0.9, 0.9, 0.1)], Gate())
+    teacher_only = calibrate([GateSample(0.9, 0.9, 0.9, 0.9, 0.9, 0.1)], Gate())
     assert "always the teacher's mask" in teacher_only.summary
     assert msgspec.json.decode(msgspec.json.encode(teacher_only), type=CalibratedGate) == teacher_only
-    sam_only = calibrate([Sample(0.9, 0.9, 0.9, 0.9, 0.1, 0.9)], Gate())
+    sam_only = calibrate([GateSample(0.9, 0.9, 0.9, 0.9, 0.1, 0.9)], Gate())
     assert "always SAM's mask" in sam_only.summary
+
+
+def test_there_is_a_threshold_for_every_measure_and_no_other():
+    assert [field.name for field in fields(Thresholds)] == [f"min_{name}" for name in MEASURES]
+    measures = Measures(0.5, 0.6, 0.7, 0.8)
+    assert Thresholds(*astuple(measures)).met_by(measures)
+    for name in MEASURES:
+        assert not Thresholds(**{f"min_{name}": getattr(measures, name) + 0.01}).met_by(measures)

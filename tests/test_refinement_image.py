@@ -9,9 +9,9 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from pipeline.labels.rows import Decision, ImageLabels
-from pipeline.labels.soft_mask import SoftMask
+from pipeline.masks.soft_masks import SoftMask
 from pipeline.refinement import asking
-from pipeline.refinement.calibrate import Sample
+from pipeline.refinement.calibrate import GateSample
 from pipeline.refinement.gate import Gate, Thresholds
 from pipeline.refinement.image import RefineInput
 from pipeline.refinement.samples import gate_samples
@@ -37,11 +37,11 @@ from tests.refinement_fake import (
 @pytest.mark.parametrize(
     "settings",
     [
-        RefineSettings(points=3),
-        RefineSettings(points=0, center_point=True),
-        RefineSettings(points=0, box="tight"),
-        RefineSettings(points=0, box="elastic"),
-        RefineSettings(points=0, mask_prompt=True, passes=3),
+        RefineSettings(preset="s4m", points=3),
+        RefineSettings(preset="s4m", points=0, center_point=True),
+        RefineSettings(preset="s4m", points=0, box="tight"),
+        RefineSettings(preset="s4m", points=0, box="elastic"),
+        RefineSettings(preset="s4m", points=0, mask_prompt=True, passes=3),
         ALL_PROMPTS,
     ],
 )
@@ -76,7 +76,7 @@ def test_results_do_not_depend_on_order_or_batch(monkeypatch):
         refine_input(image[:, ::-1].copy(), [], 2),
         refine_input(image, labels, 3),
     ]
-    settings = RefineSettings(points=2, seed=5)
+    settings = RefineSettings(preset="s4m", points=2, seed=5)
     together = refine(inputs, settings)
     assert [refine([each], settings)[0] for each in inputs] == together
     assert refine(inputs[::-1], settings)[::-1] == together
@@ -93,15 +93,17 @@ def points_asked(settings, image_id=1):
 
 
 def test_points_are_drawn_by_seed_and_image():
-    assert points_asked(RefineSettings(seed=1)) == points_asked(RefineSettings(seed=1))
-    assert points_asked(RefineSettings(seed=1)) != points_asked(RefineSettings(seed=2))
-    assert points_asked(RefineSettings(seed=1), 1) != points_asked(RefineSettings(seed=1), 2)
+    assert points_asked(RefineSettings(preset="s4m", seed=1)) == points_asked(RefineSettings(preset="s4m", seed=1))
+    assert points_asked(RefineSettings(preset="s4m", seed=1)) != points_asked(RefineSettings(preset="s4m", seed=2))
+    assert points_asked(RefineSettings(preset="s4m", seed=1), 1) != points_asked(
+        RefineSettings(preset="s4m", seed=1), 2
+    )
 
 
 def test_images_are_encoded_once_and_each_pass_is_one_call():
     image, labels, _, _ = scene()
     engine = FakeEngine()
-    settings = RefineSettings(passes=3)
+    settings = RefineSettings(preset="s4m", passes=3)
     refine(
         [refine_input(image, labels, 1), refine_input(image, [], 2), refine_input(image, labels, 3)], settings, engine
     )
@@ -125,7 +127,7 @@ def test_images_without_instances_need_no_sam():
 def test_the_gate_keeps_the_teachers_mask():
     image, labels, _, taught = scene()
     engine = FakeEngine(offset_px=30)  # SAM is beside the object
-    settings = RefineSettings(points=3, gate="fixed", min_agreement=0.6)
+    settings = RefineSettings(preset="s4m", points=3, gate="fixed", min_agreement=0.6)
     refined = refine([refine_input(image, labels)], settings, engine)[0]
     for each, label, before in zip(refined, labels, taught, strict=True):
         assert each.decision is Decision.TEACHER
@@ -138,7 +140,7 @@ def test_the_gate_keeps_the_teachers_mask():
 
 def test_the_gate_drops_what_neither_mask_is_believed_of():
     image, labels, _, taught = scene()
-    settings = RefineSettings(points=3, gate="fixed", drop_below_agreement=0.5)
+    settings = RefineSettings(preset="s4m", points=3, gate="fixed", drop_below_agreement=0.5)
     refined = refine([refine_input(image, labels)], settings, FakeEngine(offset_px=30))[0]
     for each, before in zip(refined, taught, strict=True):
         assert each.decision is Decision.DROPPED
@@ -149,7 +151,7 @@ def test_the_gate_drops_what_neither_mask_is_believed_of():
 def test_where_sam_sees_nothing_the_teacher_stays():
     _, labels, _, taught = scene()
     blank = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    refined = refine([refine_input(blank, labels)], RefineSettings(points=3, gate="none"))[0]
+    refined = refine([refine_input(blank, labels)], RefineSettings(preset="s4m", points=3, gate="none"))[0]
     for each, before in zip(refined, taught, strict=True):
         assert each.decision is Decision.TEACHER
         assert (each.agreement, each.stability) == (0, 0)
@@ -165,12 +167,26 @@ def test_binary_labels_from_elsewhere_are_refined_too():
             assert iou(mask_of(each), truth) > 0.93
 
 
+@pytest.mark.parametrize("separate", [False, True])
+def test_crowds_are_not_asked_about_and_stay_as_they_are(separate):
+    image, labels, _, _ = scene()
+    crowd = replace(labels[0], decision=Decision.DROPPED)
+    engine = FakeEngine()
+    settings = RefineSettings(points=3, separate=separate)
+    first, *others = refine([refine_input(image, [crowd, *labels[1:]])], settings, engine)[0]
+    assert first == replace(crowd, soft_mask=None)
+    assert [each.decision for each in others] == [Decision.SAM] * (len(labels) - 1)
+    asked = FakeEngine()
+    assert refine([refine_input(image, [crowd])], settings, asked) == [[first]]
+    assert asked.encoded_shapes == []
+
+
 def test_clean_up_keeps_the_part_that_agrees_and_fills_holes():
     part, stray = disc(HEIGHT, WIDTH, 40, 60, 20), disc(HEIGHT, WIDTH, 120, 60, 30)
     hole = disc(HEIGHT, WIDTH, 40, 60, 6)
     image = paint(HEIGHT, WIDTH, [(part & ~hole) | stray])
     labels = [teacher_label(disc(HEIGHT, WIDTH, 42, 61, 18))]
-    settings = RefineSettings(points=0, box="tight", choice="predicted_iou")
+    settings = RefineSettings(preset="s4m", points=0, box="tight", choice="predicted_iou")
     as_given = mask_of(refine([refine_input(image, labels)], settings)[0][0])
     assert iou(as_given, (part & ~hole) | stray) > 0.9
     cleaned = settings.model_copy(update={"largest_component": True, "fill_holes": True})
@@ -188,7 +204,7 @@ def overlapping():
 @pytest.mark.parametrize("gate", [Gate(), Gate(thresholds=None)])
 def test_separate_gives_shared_pixels_to_the_higher_score(gate):
     image, labels = overlapping()
-    settings = RefineSettings(box="tight")
+    settings = RefineSettings(preset="s4m", box="tight")
     engine = FakeEngine(predicted_iou=(0.1, 0.2, 0.9))  # the candidates that take in their neighbours' rims
     before = [mask_of(each) for each in refine([refine_input(image, labels)], settings, engine, gate)[0]]
     assert (before[0] & before[1]).any()
@@ -204,7 +220,7 @@ def test_separate_gives_shared_pixels_to_the_higher_score(gate):
 def test_an_instance_of_which_nothing_is_left_is_dropped():
     mask = disc(HEIGHT, WIDTH, 60, 60, 20)
     labels = [teacher_label(mask, score=0.8), teacher_label(mask, score=0.9)]
-    settings = RefineSettings(points=3, separate=True)
+    settings = RefineSettings(preset="s4m", points=3, separate=True)
     first, second = refine([refine_input(paint(HEIGHT, WIDTH, [mask]), labels)], settings)[0]
     assert second.decision is Decision.SAM
     assert first.decision is Decision.DROPPED
@@ -240,7 +256,7 @@ def test_gate_samples_compare_both_masks_with_the_truth():
     samples = gate_samples(given, refined, [encode(truth) for truth in truths[::-1]])
     assert len(samples) == 2
     for sample, each, truth, before in zip(samples, refined, truths, taught, strict=False):
-        assert isinstance(sample, Sample)
+        assert isinstance(sample, GateSample)
         assert sample.teacher_iou == pytest.approx(iou(before, truth))
         assert sample.sam_iou == pytest.approx(iou(mask_of(each), truth))
         assert (sample.agreement, sample.stability) == (each.agreement, each.stability)

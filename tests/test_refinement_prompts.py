@@ -109,7 +109,7 @@ def test_mask_logits_keep_the_mask_and_stay_within_the_scale_of_sam():
 def full_prompt(probability, **settings):
     frame = LowresFrame(40, 40, 128, 64)
     lowres = np.zeros((64, 64), np.float32)
-    return prompts.build_prompt(view_of(probability), lowres, frame, RefineSettings(**settings), rng())
+    return prompts.build_prompt(view_of(probability), lowres, frame, RefineSettings(preset="s4m", **settings), rng())
 
 
 def test_build_prompt_gives_what_the_settings_ask_for():
@@ -154,7 +154,7 @@ def test_every_prompt_exists_for_odd_masks(probability):
 def test_prompts_stay_within_the_picture():
     beyond = SoftView(np.ones((60, 60), np.float32), -10, -10, 1, 1)
     frame = LowresFrame(40, 40, 128, 64)
-    settings = RefineSettings(points=30, box="tight")
+    settings = RefineSettings(preset="s4m", points=30, box="tight")
     prompt = prompts.build_prompt(beyond, np.zeros((64, 64), np.float32), frame, settings, rng())
     assert prompt.box_xyxy_full.tolist() == [0, 0, 40, 40]
     assert prompt.points_xy_full.min() >= 0

@@ -38,9 +38,9 @@ def given():
 @pytest.mark.parametrize(
     "settings",
     [
-        RefineSettings(points=3),
-        RefineSettings(points=2, center_point=True, box="elastic", mask_prompt=True),
-        RefineSettings(points=0, box="tight"),
+        RefineSettings(preset="s4m", points=3),
+        RefineSettings(preset="s4m", points=2, center_point=True, box="elastic", mask_prompt=True),
+        RefineSettings(preset="s4m", points=0, box="tight"),
     ],
 )
 def test_masks_are_those_of_the_predictor(state, settings):
@@ -70,6 +70,7 @@ def test_masks_are_those_of_the_predictor(state, settings):
 
 def test_the_whole_of_it_runs_and_repeats(state):
     settings = RefineSettings(
+        preset="s4m",
         points=3,
         center_point=True,
         background_point=True,

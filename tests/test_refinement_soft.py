@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.labels.soft_mask import SoftMask, crop_probability, make_soft_mask, paint_soft_mask
+from pipeline.masks.soft_masks import SoftMask, crop_probability, make_soft_mask, paint_soft_mask, soften
 from pipeline.masks.windows import Window
 from pipeline.refinement.geometry import LowresFrame
-from pipeline.refinement.soft import VIEW_SIDE, shifted, soft_lowres, soft_view, soften
+from pipeline.refinement.soft import VIEW_SIDE, soft_lowres, soft_view
 from pipeline.sam.frame import resized_hw
 from tests.refinement_fake import disc, encode
 
@@ -69,9 +69,9 @@ def test_lowres_of_a_part_that_the_picture_does_not_show_is_cut_off():
     frame = LowresFrame(100, 100, 128, 64)
     whole = soft_lowres(soft_mask, frame)
     # Multiples of the low-resolution pixel, so that both sample at the same places.
-    left = soft_lowres(shifted(soft_mask, -50, -25), frame)
+    left = soft_lowres(soft_mask.moved(-50, -25), frame)
     np.testing.assert_allclose(left[:48, :32], whole[16:, 32:], atol=0.02)
-    gone = soft_lowres(shifted(soft_mask, 500, 0), frame)
+    gone = soft_lowres(soft_mask.moved(500, 0), frame)
     assert not gone.any()
 
 

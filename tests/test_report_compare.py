@@ -1,4 +1,4 @@
-"""`s4m report compare`: experiments side by side, with what differs and nothing else."""
+"""`s4m compare`: experiments side by side, with what differs and nothing else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from pipeline.errors import StageError
 from pipeline.workflow.loading import load_experiment
 from pipeline.workflow.workspace import Workspace
-from stages import report_commands
+from stages.cli import app
 from tests.test_report_page import Page
 from tests.tiny_experiment import make_experiment_files
 from tests.tiny_results import make_results
@@ -30,7 +30,7 @@ def experiments(tmp_path, monkeypatch) -> tuple[Path, Path]:
 
 
 def compare(*arguments: str | Path):
-    return CliRunner().invoke(report_commands.app, ["compare", *map(str, arguments)])
+    return CliRunner().invoke(app, ["compare", *map(str, arguments)])
 
 
 def table(html: str, caption: str) -> list[list[str]]:
@@ -79,7 +79,7 @@ def test_of_two_that_are_done_both_are_shown(experiments, tmp_path):
 
 def test_one_experiment_or_one_twice_is_refused(experiments, tmp_path):
     for arguments, message in (
-        (experiments[:1], "needs two experiments or more"),
+        (experiments[:1], "a comparison needs two experiments or more"),
         ([experiments[0], experiments[0]], "first: the name of more than one experiment"),
         ([], None),
     ):
@@ -89,9 +89,3 @@ def test_one_experiment_or_one_twice_is_refused(experiments, tmp_path):
             assert isinstance(done.exception, StageError)
             assert message in str(done.exception)
     assert not (tmp_path / "page.html").exists()
-
-
-def test_the_report_of_one_experiment_names_what_it_needs():
-    done = CliRunner().invoke(report_commands.app, [])
-    assert isinstance(done.exception, StageError)
-    assert "needs --exp" in str(done.exception)

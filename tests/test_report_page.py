@@ -9,7 +9,9 @@ import pytest
 
 from pipeline.ablation.figures import Ablation, CellFigures, SeedFigures
 from pipeline.ablation.writing import write_ablation
+from pipeline.compute.execution import Execution
 from pipeline.workflow.loading import load_experiment
+from pipeline.workflow.result_files import REPORT
 from pipeline.workflow.workspace import ABLATION_FIGURES, Workspace
 from stages import report as stage
 from stages.context import StageContext
@@ -78,12 +80,12 @@ def write_report(
         folder=folder,
         results={key: path for key, path in results.folders.items() if key != "split"},
         split_folder=results.folders["split"],
-        say=print,
+        execution=Execution(experiment.compute),
         ablation=ablation,
     )
     stage.run(context)
-    assert [path.name for path in folder.iterdir()] == [stage.REPORT]
-    return (folder / stage.REPORT).read_text(encoding="utf-8")
+    assert [path.name for path in folder.iterdir()] == [REPORT]
+    return (folder / REPORT).read_text(encoding="utf-8")
 
 
 def test_the_page_says_what_was_measured_and_shows_it(space, tmp_path):

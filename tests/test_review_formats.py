@@ -18,7 +18,7 @@ from pipeline.errors import DatasetError
 from pipeline.labels.rows import Decision, ImageLabels, label_from_mask
 from pipeline.review.choosing import Review, choose
 from pipeline.review.writing import ReviewFormat, ReviewTarget, write_review
-from tests.test_review_outlines import filled
+from tests.test_masks_outlines import filled
 from tests.tiny_labels import CATEGORIES, HEIGHT, WIDTH, random_mask, tiny_row, tiny_store
 
 HOSTILE = "a'\"><b>&amp; ]]> $x {0} %s,\u2028=cmd.png"

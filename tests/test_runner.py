@@ -13,9 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from pipeline.compute.execution import Execution
 from pipeline.errors import ImageError, StageError
+from pipeline.workflow import waiting
 from pipeline.workflow.graph import STAGES
-from stages import runner, waiting
+from stages import runner
 from stages.context import StageContext
 from stages.options import workspace
 from stages.runner import run_stage
@@ -53,9 +55,9 @@ def test_a_stage_runs_once_and_is_then_up_to_date(folder, stage, capsys):
     run_stage(experiment, "split", 1)
     assert calls == ["split"]
     told = capsys.readouterr()
-    assert "split runs: it has not run yet" in told.err
-    assert "split is up to date" in told.err
-    assert "images 3" in told.out
+    assert "split: running, not run before\n" in told.err
+    assert f"split: up to date, {workspace(experiment).result('split')}\n" in told.err
+    assert "s, images: 3\n" in told.out
     assert (workspace(experiment).result("split") / "out").read_text() == "x"
 
 
@@ -66,8 +68,8 @@ def test_a_failing_stage_names_what_it_holds_back(folder, stage):
     stage("split", run)
     with pytest.raises(StageError) as caught:
         run_stage(tiny_experiment(folder), "split", 1)
-    waiting = ", ".join(list(STAGES)[1:])
-    assert str(caught.value) == f"nothing to see\nsplit holds back: {waiting}"
+    blocked = ", ".join(list(STAGES)[1:])
+    assert str(caught.value) == f"nothing to see\nblocked by this: {blocked}"
     assert not list((folder / "stores" / "split").glob("*.partial"))
 
 
@@ -126,7 +128,7 @@ def test_only_what_measures_sees_the_truth_of_unlabelled_images(folder):
     truth.parent.mkdir()
     truth.write_text("{}")
     for key, node in space.nodes.items():
-        context = StageContext(experiment, node, {}, folder, {}, folder, print)
+        context = StageContext(experiment, node, {}, folder, {}, folder, Execution(experiment.compute))
         if key in ("evaluate", "report"):
             assert context.unlabelled_truth() == truth
         else:
@@ -151,7 +153,7 @@ import signal
 import sys
 from types import SimpleNamespace
 import time
-from stages import runner, waiting
+from stages import runner
 # As in a terminal: what is started in the background has Ctrl-C ignored from its parent on.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 def run(context):
@@ -180,7 +182,7 @@ def test_a_stopped_stage_keeps_what_is_done_and_says_how_to_go_on(folder, number
     process.send_signal(number)
     _, rest = process.communicate(timeout=20)
     assert process.returncode == status
-    assert "split was stopped; what is done is kept. To go on, give the same command." in rest
+    assert "\nsplit: stopped, finished work is kept. Give the same command to continue.\n" in rest
     assert "Traceback" not in rest
     (partial,) = (folder / "stores/split").glob("*.partial")
     assert (partial / "begun").exists()

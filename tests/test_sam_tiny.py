@@ -13,9 +13,10 @@ from segment_anything import SamPredictor
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 
 from pipeline.errors import StageError
+from pipeline.masks.overlap import mask_iou
 from pipeline.sam.tiny import WEIGHTS_FILE, batches, train
 from pipeline.sam.tiny.batches import (
-    Layout,
+    PromptLayout,
     box_of,
     coarse_mask,
     correct,
@@ -29,7 +30,7 @@ from pipeline.sam.tiny.batches import (
     window_centre_px,
 )
 from pipeline.sam.tiny.dense import DISTANCE_UNIT_PX, dense_loss, dense_targets
-from pipeline.sam.tiny.measure import Answers, PromptKind, ask, load, mask_iou, unseen_samples
+from pipeline.sam.tiny.measure import Answers, PromptKind, ask, load, unseen_samples
 from pipeline.sam.tiny.model import (
     EMBEDDING_CHANNELS,
     STAGE_CHANNELS,
@@ -234,7 +235,13 @@ def test_coarse_masks_are_near_the_truth_but_not_it(rng):
 
 
 @pytest.mark.parametrize(
-    "layout", [Layout(2, False, False), Layout(0, True, False), Layout(3, True, True), Layout(1, False, True)]
+    "layout",
+    [
+        PromptLayout(2, False, False),
+        PromptLayout(0, True, False),
+        PromptLayout(3, True, True),
+        PromptLayout(1, False, True),
+    ],
 )
 def test_prompts_have_their_layout(rng, layout):
     batch = make_batch(rng, first_seed=1, side=64, images=2, padded=False)
@@ -256,7 +263,7 @@ def test_every_layout_asks_for_something(rng):
 
 def test_a_correction_points_at_an_error_and_says_what_is_right(rng):
     batch = make_batch(rng, first_seed=1, side=64, images=1, padded=False)
-    group = make_prompts(rng, batch, np.array([0, 1]), Layout(1, False, False))
+    group = make_prompts(rng, batch, np.array([0, 1]), PromptLayout(1, False, False))
     truth = torch.zeros(2, 32, 32, dtype=torch.bool)
     truth[:, 8:16, 8:16] = True
     answers = torch.full((2, 32, 32), -1.0)

@@ -11,7 +11,7 @@ import torch
 from pipeline.errors import S4MError
 from pipeline.sam.tiny import WEIGHTS_FILE
 from pipeline.sam.worker import SamChoice, build_engine
-from pipeline.workflow.loading import experiment_without_data
+from pipeline.workflow.loading import refine_only
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def no_engine_is_left():
 def test_weights_replaced_under_the_same_name_are_loaded(tmp_path):
     checkpoint = tmp_path / "sam.pt"
     shutil.copy(WEIGHTS_FILE, checkpoint)
-    experiment = experiment_without_data([f"sam.checkpoint={checkpoint}", "compute.device=cpu"])
+    experiment = refine_only([f"sam.checkpoint={checkpoint}", "compute.device=cpu"])
     first = build_engine(SamChoice.of(experiment.sam, experiment.compute))
     assert build_engine(SamChoice.of(experiment.sam, experiment.compute)) is first
     state = torch.load(WEIGHTS_FILE, weights_only=True)
@@ -40,7 +40,7 @@ def test_weights_replaced_under_the_same_name_are_loaded(tmp_path):
 
 
 def test_a_missing_file_is_told_by_who_builds_the_model(tmp_path):
-    experiment = experiment_without_data([f"sam.checkpoint={tmp_path / 'none.pt'}"])
+    experiment = refine_only([f"sam.checkpoint={tmp_path / 'none.pt'}"])
     sam = SamChoice.of(experiment.sam, experiment.compute)
     with pytest.raises(S4MError, match="no weights for sam_tiny: there is no such file"):
         build_engine(sam)

@@ -12,11 +12,10 @@ import zarr
 
 from pipeline.errors import StoreError
 from pipeline.labels.rows import Status
-from pipeline.labels.shards import divide
-from pipeline.structure.schema import MAP_SIDE, ImageTargets, columns_of, images_per_shard
-from pipeline.structure.sealing import seal
-from pipeline.structure.shards import read_shard, write_shard
+from pipeline.structure.target_columns import MAP_SIDE, ImageTargets, format_with_anchors, target_images_per_shard
 from pipeline.structure.target_store import StructureStore
+from pipeline.structure.target_writing import seal_targets, write_target_shard
+from pipeline.tables.shard_files import divide, read_shard
 
 ANCHORS = 16
 
@@ -37,10 +36,10 @@ def targets(image_id: int, anchors: int = ANCHORS) -> ImageTargets:
 
 
 def make(folder: Path, ids: list[int], per_shard: int | None = None, anchors: int = ANCHORS) -> StructureStore:
-    plan = divide(ids, per_shard or images_per_shard(anchors, len(ids)))
+    plan = divide(ids, per_shard or target_images_per_shard(anchors, len(ids)))
     for index, image_ids in reversed(list(enumerate(plan))):
-        write_shard(folder / "shards", index, [targets(image_id, anchors) for image_id in image_ids])
-    seal(folder / "shards", plan, folder / "structure.zarr", anchors, {"made": "by a test"})
+        write_target_shard(folder / "shards", index, [targets(image_id, anchors) for image_id in image_ids])
+    seal_targets(folder / "shards", plan, folder / "structure.zarr", anchors, {"made": "by a test"})
     return StructureStore.open(folder / "structure.zarr")
 
 
@@ -56,7 +55,7 @@ IDS = [9, 3, -4, 10, 12, 5, *range(100, 134)]
 
 def test_what_was_written_is_read(tmp_path):
     store = make(tmp_path, IDS)
-    assert store.image_ids == tuple(IDS)
+    assert store.ids.tolist() == IDS
     assert len(store) == len(IDS)
     for position, image_id in enumerate(IDS):
         assert_same(store.by_id(image_id), targets(image_id))
@@ -73,7 +72,7 @@ def test_what_was_written_is_read(tmp_path):
 def test_plain_zarr_reads_the_same(tmp_path, anchors, images):
     store = make(tmp_path, list(range(1, images + 1)), anchors=anchors)
     group = zarr.open(store.path, mode="r")
-    assert set(group) == set(columns_of(anchors))
+    assert set(group) == {column.name for column in format_with_anchors(anchors).columns}
     for position in range(images):
         expected = store[position]
         np.testing.assert_array_equal(group["maps"][position], expected.maps)
@@ -81,7 +80,7 @@ def test_plain_zarr_reads_the_same(tmp_path, anchors, images):
         start, end = group["file_name_offsets"][position : position + 2]
         assert group["file_name_bytes"][start:end].tobytes() == expected.file_name.encode("utf-8", "surrogateescape")
     assert {name: (array.dtype, array.shape[1:]) for name, array in group.arrays()} == {
-        name: (np.dtype(column.dtype), column.row_shape) for name, column in columns_of(anchors).items()
+        column.name: (np.dtype(column.dtype), column.row_shape) for column in format_with_anchors(anchors).columns
     }
 
 
@@ -99,8 +98,8 @@ def test_the_bytes_do_not_depend_on_how_the_work_was_divided(tmp_path):
 def test_a_unit_of_work_is_a_file_of_the_maps(tmp_path):
     store = make(tmp_path, IDS)
     files = [path for path in (store.path / "maps").rglob("*") if path.is_file() and path.name != "zarr.json"]
-    assert len(files) == -(-len(IDS) // images_per_shard(ANCHORS, len(IDS)))
-    assert images_per_shard(128, 1000) == 16
+    assert len(files) == -(-len(IDS) // target_images_per_shard(ANCHORS, len(IDS)))
+    assert target_images_per_shard(128, 1000) == 16
 
 
 def read_by_id(store: StructureStore, image_id: int) -> bytes:
@@ -128,35 +127,40 @@ def test_damage_is_told(tmp_path):
 
 
 def test_a_damaged_or_missing_shard_is_refused(tmp_path):
-    path = write_shard(tmp_path, 0, [targets(1)])
+    path = write_target_shard(tmp_path, 0, [targets(1)])
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(StoreError, match="does not match its digest"):
-        read_shard(tmp_path, 0, [1], ANCHORS)
+        read_shard(format_with_anchors(ANCHORS), tmp_path, 0, [1])
     path.write_bytes(b"\xff\n")
     with pytest.raises(StoreError, match="first line is not that of a shard"):
-        read_shard(tmp_path, 0, [1], ANCHORS)
+        read_shard(format_with_anchors(ANCHORS), tmp_path, 0, [1])
     path.write_bytes(content)
-    with pytest.raises(StoreError, match="with 16 anchors; wanted is s4m-structure 1 with 8"):
-        read_shard(tmp_path, 0, [1], 8)
+    with pytest.raises(
+        StoreError,
+        match=r"a shard of s4m-structure 2 with anchors 16; .* reads s4m-structure 2 with anchors 8",
+    ):
+        read_shard(format_with_anchors(8), tmp_path, 0, [1])
     path.unlink()
     with pytest.raises(StoreError, match="1 of 1 shards are missing"):
-        seal(tmp_path, [[1]], tmp_path / "structure.zarr", ANCHORS, {})
+        seal_targets(tmp_path, [[1]], tmp_path / "structure.zarr", ANCHORS, {})
     assert [entry.name for entry in tmp_path.iterdir()] == []
 
 
 def test_a_store_is_never_replaced(tmp_path):
     store = make(tmp_path, IDS)
     with pytest.raises(StoreError, match="is there already"):
-        seal(tmp_path / "shards", [IDS], store.path, ANCHORS, {})
+        seal_targets(tmp_path / "shards", [IDS], store.path, ANCHORS, {})
 
 
 def test_other_formats_are_refused(tmp_path):
     with pytest.raises(StoreError, match="there are no structural targets"):
         StructureStore.open(tmp_path)
     zarr.create_group(tmp_path / "a.zarr", attributes={"format": "s4m-structure", "version": 9})
-    with pytest.raises(StoreError, match="holds s4m-structure 9, this program reads s4m-structure 1"):
+    with pytest.raises(
+        StoreError, match="are of format version 9, this program reads version 2. Make them again: make distill"
+    ):
         StructureStore.open(tmp_path / "a.zarr")
     zarr.create_group(tmp_path / "b.zarr")
-    with pytest.raises(StoreError, match="no structural targets, or they are damaged"):
+    with pytest.raises(StoreError, match="these are no structural targets, or they are damaged"):
         StructureStore.open(tmp_path / "b.zarr")

@@ -32,11 +32,11 @@ from pipeline.detection.published import build_published, read_published
 from pipeline.detection.sampler import Apportionment
 from pipeline.errors import StageError
 from pipeline.labels.label_store import LabelStore
+from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import Decision, ImageLabels
-from pipeline.labels.sealing import write_store
 from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.result_files import LABELS
 from stages import refine
-from stages.context import LABELS
 from stages.options import workspace
 from stages.runner import run_stage
 from tests.tiny_experiment import environment
@@ -81,7 +81,7 @@ def test_a_teacher_is_published_as_tensors_a_config_and_a_card(folder, capsys):
     assert not (result / "checkpoints").exists()
     assert list((result / "tensorboard").iterdir())
     run_stage(training_experiment(folder), "train-teacher", 1)
-    assert "train-teacher is up to date" in capsys.readouterr().err
+    assert "train-teacher: up to date, " in capsys.readouterr().err
 
 
 def test_weights_fit_mmdetections_own_model(folder):
@@ -218,7 +218,7 @@ def put_refined(experiment: Experiment, monkeypatch: pytest.MonkeyPatch, change=
 
     def run(context):
         store = LabelStore.open(context.results["predict"] / LABELS)
-        write_store(context.folder / LABELS, map(change, store), store.attributes.categories, {})
+        write_label_store(context.folder / LABELS, map(change, store), store.attributes.categories, {})
         return {}
 
     monkeypatch.setattr(refine, "run", run)
@@ -281,7 +281,7 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_checkpoint(folder):
     with pytest.raises(StageError, match=r"iteration \d+: the loss is not a number any more") as caught:
         trained(experiment, "train-teacher")
     assert "The last good checkpoint is" in str(caught.value)
-    assert "train-teacher holds back: predict" in str(caught.value)
+    assert "\nblocked by this: predict, refine, augment, train-student, evaluate, report" in str(caught.value)
 
 
 def gradient_overflows(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:

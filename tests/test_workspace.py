@@ -41,16 +41,18 @@ def test_a_node_is_to_do_then_done_then_stale(space):
     ]
     changed = space("distill.anchors=64")
     assert states(changed)["distill"] == "stale"
-    assert changed.status("distill").reasons == ("distill.anchors 128 -> 64",)
+    assert changed.status("distill").reasons == ("distill.anchors changed from 128 to 64",)
     assert states(changed)["split"] == "done"
 
 
 def test_a_stale_node_names_the_setting_upstream(space):
     seal(space(), "split", "distill", "train-teacher", "predict", "refine")
     changed = space("predict.score_threshold=0.5")
-    assert changed.status("refine").reasons == ("predict.score_threshold 0.7 -> 0.5",)
+    assert changed.status("refine").reasons == ("predict.score_threshold changed from 0.7 to 0.5",)
     seal(changed, "predict")  # it says so even after what is upstream has run
-    assert space("predict.score_threshold=0.5").status("refine").reasons == ("predict.score_threshold 0.7 -> 0.5",)
+    assert space("predict.score_threshold=0.5").status("refine").reasons == (
+        "predict.score_threshold changed from 0.7 to 0.5",
+    )
 
 
 def test_a_result_that_another_experiment_made_is_taken_into_use(space):
@@ -68,7 +70,7 @@ def test_a_result_that_is_gone_is_withdrawn(space):
     here = space()
     seal(here, "split")
     shutil.rmtree(here.result("split"))
-    assert here.why("split") == ("its result is gone from the store",)
+    assert here.why("split") == ("result no longer in the store",)
     here.refresh()
     assert here.record("split") is None
     assert here.status("split").state is State.MISSING
@@ -118,7 +120,7 @@ def test_an_interrupted_stage_says_how_to_go_on(space):
     here = space()
     fingerprint = here.fingerprints["split"]
     here.store.partial("split", fingerprint.id).mkdir(parents=True)
-    assert here.status("split").reasons == ("interrupted; make split EXP=tiny continues",)
+    assert here.status("split").reasons == ("interrupted, to continue: make split EXP=tiny",)
     here.forget_empty("split")
     assert here.status("split").reasons == ()
 
@@ -131,7 +133,10 @@ def test_a_stale_stage_that_was_interrupted_says_so_too(space):
     (partial / "begun").touch()
     changed.forget_empty("split")  # something is there: it stays
     assert changed.status("split").state is State.STALE
-    assert changed.status("split").reasons == ("data.seed 0 -> 5", "interrupted; make split EXP=tiny continues")
+    assert changed.status("split").reasons == (
+        "data.seed changed from 0 to 5",
+        "interrupted, to continue: make split EXP=tiny",
+    )
 
 
 def test_a_stage_that_runs_elsewhere_is_seen(space):

@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.coco.model import CocoCategory, CocoImage
+from pipeline.labels.label_columns import LABEL_FORMAT
 from pipeline.labels.label_store import LabelStore
+from pipeline.labels.label_writing import seal_labels, write_label_shard, write_label_store
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_mask
-from pipeline.labels.sealing import seal, write_store
-from pipeline.labels.shards import completed_shards, divide, write_shard
-from pipeline.labels.soft_mask import make_soft_mask
+from pipeline.masks.soft_masks import make_soft_mask
+from pipeline.tables.shard_files import completed_shards, divide
+from pipeline.tables.verifying import verify
 
 WIDTH, HEIGHT = 50, 40
 CATEGORIES = (CocoCategory(3, "cat"), CocoCategory(7, "Hündin", "animal"))
@@ -80,8 +82,12 @@ def coco_images(rows: list[ImageLabels]) -> list[CocoImage]:
 
 
 def tiny_store(path: Path, rows: list[ImageLabels]) -> LabelStore:
-    write_store(path, rows, CATEGORIES, {"made by": "test"})
+    write_label_store(path, rows, CATEGORIES, {"made by": "test"})
     return LabelStore.open(path)
+
+
+def verify_labels(path: Path) -> list[str]:
+    return verify(path, LABEL_FORMAT)
 
 
 def finish(folder: Path, images: int, images_per_shard: int) -> None:
@@ -90,12 +96,12 @@ def finish(folder: Path, images: int, images_per_shard: int) -> None:
     done = completed_shards(folder / "shards", plan)
     for index, image_ids in enumerate(plan):
         if index not in done:
-            write_shard(folder / "shards", index, [tiny_row(image_id) for image_id in image_ids])
+            write_label_shard(folder / "shards", index, [tiny_row(image_id) for image_id in image_ids])
     if not (folder / "labels.zarr").exists():
-        seal(folder / "shards", plan, folder / "labels.zarr", CATEGORIES, {})
+        seal_labels(folder / "shards", plan, folder / "labels.zarr", CATEGORIES, {})
 
 
 def write_all(folder: Path, images: int, images_per_shard: int) -> None:
     """Write every shard, whether it is there or not."""
     for index, image_ids in enumerate(divide(range(images), images_per_shard)):
-        write_shard(folder, index, [tiny_row(image_id) for image_id in image_ids])
+        write_label_shard(folder, index, [tiny_row(image_id) for image_id in image_ids])

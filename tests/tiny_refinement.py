@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from pipeline.labels.label_store import LabelStore
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.loading import load_experiment
-from stages.context import LABELS
+from pipeline.workflow.result_files import LABELS
 from stages.options import workspace
 from stages.runner import run_stage
 from tests.tiny_coco import write_json

@@ -16,11 +16,10 @@ from pipeline.coco.model import CocoDataset
 from pipeline.coco.reading import read_coco
 from pipeline.datasets.split import TRUTH
 from pipeline.evaluation import results as ev
+from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status, label_from_mask
-from pipeline.labels.sealing import write_store
-from pipeline.structure.schema import MAP_SIDE, ImageTargets
-from pipeline.structure.sealing import seal
-from pipeline.structure.shards import write_shard
+from pipeline.structure.target_columns import MAP_SIDE, ImageTargets
+from pipeline.structure.target_writing import seal_targets, write_target_shard
 from pipeline.workflow.workspace import Workspace
 
 BEFORE_AP, AFTER_AP = 0.294, 0.338
@@ -117,7 +116,7 @@ def _fill(
         return {"labelled": 3, "unlabelled": 3}
     if stage in ("predict", "refine", "augment"):
         rows = [_row(truth, image_id, stage) for image_id in truth.image_by_id]
-        write_store(folder / "labels.zarr", rows, truth.categories, {})
+        write_label_store(folder / "labels.zarr", rows, truth.categories, {})
         if stage == "augment":
             for row in rows:
                 Image.new("RGB", (row.width, row.height), (90, 120, 60)).save(folder / row.file_name)
@@ -133,13 +132,13 @@ def _fill(
         nowhere = np.full((2, 2), np.nan, np.float32)
         maps = np.zeros((2, MAP_SIDE, MAP_SIDE), np.uint8)
         row = ImageTargets(1, "labelled.png", 64, 48, Status.FAILED, "cut off too", nowhere, maps)
-        write_shard(folder / "shards", 0, [row])
-        seal(folder / "shards", [[1]], folder / "structure.zarr", 2, {})
+        write_target_shard(folder / "shards", 0, [row])
+        seal_targets(folder / "shards", [[1]], folder / "structure.zarr", 2, {})
         shutil.rmtree(folder / "shards")
     if stage == "evaluate":
         for model in evaluation.models:
             failure = ImageLabels.of_failure(9, "validation.png", "no image", 64, 48)
-            write_store(folder / "predictions" / model.node / "labels.zarr", [failure], truth.categories, {})
+            write_label_store(folder / "predictions" / model.node / "labels.zarr", [failure], truth.categories, {})
         ev.write_evaluation(folder / ev.EVALUATION, evaluation)
     return {}
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pipeline.datasets.settings import PairedData, PercentData
 from pipeline.detection.settings import TeacherSettings
 from pipeline.errors import StageError
-from pipeline.refinement.presets import REFINE_PRESETS
 from pipeline.refinement.settings import RefineSettings
 from pipeline.workflow.experiment import Experiment
 
@@ -42,27 +42,28 @@ def cells_of(experiment: Experiment, wanted: Sequence[str] = ()) -> tuple[Cell, 
     unknown = [key for key in wanted if key not in CELLS]
     if unknown:
         raise StageError(f"{', '.join(unknown)}: no such cell; there are {', '.join(CELLS)}")
-    if CEILING in wanted and experiment.data.annotated is None:
+    if CEILING in wanted and isinstance(experiment.data, PairedData):
         raise StageError(
             "ceiling trains on the labels of all images, which are known only where data.annotated gives them: "
             "leave this cell out"
         )
-    possible = [cell for cell in CELLS.values() if cell.key != CEILING or experiment.data.annotated is not None]
+    possible = [cell for cell in CELLS.values() if cell.key != CEILING or not isinstance(experiment.data, PairedData)]
     return tuple(cell for cell in possible if not wanted or cell.key in wanted)
 
 
 def overrides_of(cell: Cell, experiment: Experiment, seed: int) -> tuple[str, ...]:
     """What to set over an experiment for one cell with one seed, as `key=value`."""
+    seeded = ("data", *_SEEDED) if isinstance(experiment.data, PercentData) else _SEEDED
     settings = {
+        **{f"{section}.seed": seed for section in seeded},
         **cell.settings(experiment),
-        **{f"{section}.seed": seed for section in _SEEDED},
         "name": f"{experiment.name}-{cell.key}-{seed}",
     }
     # JSON is YAML, whatever a path or a name may hold.
     return tuple(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in settings.items())
 
 
-_SEEDED: Final = ("data", "distill", "teacher", "refine", "augment", "student")
+_SEEDED: Final = ("distill", "teacher", "refine", "augment", "student")
 
 
 def _supervised(_: Experiment) -> Settings:
@@ -88,11 +89,11 @@ def _ceiling(experiment: Experiment) -> Settings:
     Nothing is predicted on those, but an experiment must have some.
     """
     data = experiment.data
-    assert data.annotated is not None  # by `cells_of`
-    assert data.validation is not None
+    assert data.validation is not None and not isinstance(data, PairedData)  # by `cells_of`
     return {
         "data.annotated": None,
         "data.percent": None,
+        "data.seed": None,
         "data.labelled_list": None,
         "data.labelled.annotations": str(data.annotated.annotations),
         "data.labelled.images": str(data.annotated.images),
@@ -110,10 +111,8 @@ def _student(preset: str, gate: str | None = None) -> Callable[[Experiment], Set
     """A student on labels refined by a preset, whatever the experiment says of refinement; no composites."""
 
     def settings(experiment: Experiment) -> Settings:
-        refine = {**REFINE_PRESETS[preset], "preset": preset}
-        if gate is not None:
-            refine["gate"] = gate
-        values = RefineSettings(**refine).model_dump(mode="json", exclude={"seed"})
+        chosen = {"preset": preset} if gate is None else {"preset": preset, "gate": gate}
+        values = RefineSettings.model_validate(chosen).model_dump(mode="json", exclude={"seed"})
         return {
             **_distillation(experiment),
             **{f"refine.{key}": value for key, value in values.items()},

@@ -5,16 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from pipeline.ablation.cells import CEILING, SUPERVISED
 from pipeline.ablation.units import MEASURED, Unit
 from pipeline.evaluation.results import EVALUATION, Evaluation, read_evaluation
+from pipeline.sam.encoded import ENCODED_IMAGES
 from pipeline.workflow.graph import STAGES
 from pipeline.workflow.result_store import Seal
-
-_ENCODED: Final = "encoded images"
-"""In the summary of `refine`: how often SAM's encoder ran."""
 
 
 @dataclass(frozen=True)
@@ -194,5 +191,5 @@ def _stage_sharing(stage: str, results: Sequence[tuple[Seal, int]]) -> StageShar
 
 
 def _encoded(seal: Seal) -> int:
-    count = seal.summary.get(_ENCODED, 0)
+    count = seal.summary.get(ENCODED_IMAGES, 0)
     return count if isinstance(count, int) else 0

@@ -31,5 +31,4 @@ class Unit:
 
     def is_made(self, key: str) -> bool:
         """Whether a node's result is in the store, whoever made it."""
-        fingerprint = self.space.fingerprints[key]
-        return self.space.store.is_sealed(fingerprint.stage, fingerprint.id)
+        return self.space.is_made(key)

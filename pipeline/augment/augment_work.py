@@ -16,11 +16,12 @@ from pipeline.augment.pairs import Pair
 from pipeline.augment.sources import CompositeSources, ReadImage
 from pipeline.compute.shards import Shard, ShardReport
 from pipeline.errors import ImageError
+from pipeline.files.disk import explained_if_full
 from pipeline.files.writing import open_atomically
+from pipeline.labels.label_columns import STATUSES
 from pipeline.labels.label_store import LabelStore
+from pipeline.labels.label_writing import write_label_shard
 from pipeline.labels.rows import ImageLabels, Status
-from pipeline.labels.schema import STATUSES
-from pipeline.labels.shards import explained_if_full, write_shard
 
 COMPOSITES_PER_SHARD = 32
 IMAGES = "images"
@@ -48,7 +49,7 @@ class AugmentWork:
 
     def publish(self, shard: Shard, rows: Sequence[ImageLabels]) -> ShardReport:
         """Write the labels: from then on the shard is there, and so are its images."""
-        write_shard(self.shards_folder, shard.index, rows)
+        write_label_shard(self.shards_folder, shard.index, rows)
         decisions = Counter(str(instance.decision) for row in rows for instance in row.instances)
         failures = {row.file_name: row.message for row in rows if row.status is Status.FAILED}
         return ShardReport(len(rows), dict(decisions), failures)

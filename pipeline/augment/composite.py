@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from pipeline.augment.cutout import Cutout, cut_out, paste, placed, rescaled
 from pipeline.augment.settings import AugmentSettings
-from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel
-from pipeline.labels.schema import DECISIONS
+from pipeline.labels.label_columns import DECISIONS
+from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, with_mask
 from pipeline.masks.crop_mask import CropMask
-from pipeline.masks.windows import Window, whole_image, window_around
+from pipeline.masks.run_lengths import decode_window, tight_window
+from pipeline.masks.windows import Window, whole_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ def pasteable(
     image_pixels: NDArray[np.int64],
     settings: AugmentSettings,
 ) -> NDArray[np.bool_]:
-    """Which refined instances qualify for pasting: all arrays (N,), decisions as on disk (`schema.DECISIONS`)."""
+    """Say which refined instances qualify for pasting: all arrays (N,), decisions as on disk (`schema.DECISIONS`)."""
     wanted = [DECISIONS.index(Decision(decision)) for decision in settings.decisions]
     least = np.maximum(np.maximum(settings.min_area_px, settings.min_area_share * image_pixels), 1)
     # Scores are stored in 32 bits: the threshold is rounded as they were.
@@ -49,7 +49,7 @@ def pasteable(
 def composite(
     base: LabelledImage, donor: LabelledImage | None, settings: AugmentSettings, rng: np.random.Generator
 ) -> LabelledImage:
-    """The base with the donor's instances pasted into it, under the base's id and file name.
+    """Return the base with the donor's instances pasted into it, under the base's id and file name.
 
     What keeps less than `min_visible_share` of its area in sight is dropped, and if it was to be pasted, it
     is not. Labels: first the base's own, in their order, then the pasted ones, the larger first.
@@ -62,7 +62,7 @@ def composite(
     for cutout, _ in pasted:
         paste(canvas_rgb, cutout, settings.edge_blend_px)
     kept = [_uncovered(base.labels, label, covered, settings.min_visible_share) for label in base.labels.instances]
-    added = [_with_mask(cutout.label, visible, height, width) for cutout, visible in pasted]
+    added = [with_mask(cutout.label, visible.to_rle(height, width)) for cutout, visible in pasted]
     labels = base.labels
     instances = (*(label for label in kept if label is not None), *added)
     row = ImageLabels.of_instances(labels.image_id, labels.file_name, width, height, instances)
@@ -70,7 +70,7 @@ def composite(
 
 
 def _qualified(donor: LabelledImage, settings: AugmentSettings) -> list[InstanceLabel]:
-    """The donor's instances that may be pasted, the larger first: what lies in front of others is mostly smaller."""
+    """Return the donor's instances that may be pasted, larger first: what lies in front of others is mostly smaller."""
     labels = donor.labels
     if donor.is_truth:
         chosen = [each for each in labels.instances if each.decision is not Decision.DROPPED and each.area]
@@ -87,7 +87,7 @@ def _qualified(donor: LabelledImage, settings: AugmentSettings) -> list[Instance
 
 
 def _cutouts(donor: LabelledImage, bounds: Window, settings: AugmentSettings, rng: np.random.Generator) -> list[Cutout]:
-    """The donor's instances where they will lie, cut off at the bounds, in the order in which they are pasted."""
+    """Return the donor's instances where they will lie, cut off at the bounds, in the order of pasting."""
     found: list[Cutout] = []
     for label in _qualified(donor, settings):
         cutout: Cutout | None = cut_out(donor.image_rgb, donor.labels, label, settings.edge_blend_px / 2)
@@ -101,49 +101,36 @@ def _cutouts(donor: LabelledImage, bounds: Window, settings: AugmentSettings, rn
 def _visible_cutouts(
     cutouts: list[Cutout], covered: NDArray[np.bool_], settings: AugmentSettings
 ) -> list[tuple[Cutout, CropMask]]:
-    """The cutouts of which enough can be seen, with that part; adds them to `covered`, (height, width), in place.
+    """Return the cutouts of which enough can be seen, with that part; adds them to `covered`, (height, width).
 
     From the front to the back: what is left out for being hidden hides nothing itself, and no pixel of it is
     pasted without a label.
     """
     found: list[tuple[Cutout, CropMask]] = []
     for cutout in reversed(cutouts):
-        window = cutout.window
-        over = covered[window.y0 : window.y1, window.x0 : window.x1]
+        over = covered[cutout.window.in_image]
         visible = cutout.mask & ~over
         pixels = int(np.count_nonzero(visible))
         if pixels and pixels >= settings.min_visible_share * cutout.area:
             over |= visible
-            found.append((cutout, CropMask.of_array(visible, window)))
+            found.append((cutout, CropMask.of_array(visible, cutout.window)))
     return found[::-1]
 
 
 def _uncovered(
     labels: ImageLabels, label: InstanceLabel, covered: NDArray[np.bool_], min_visible_share: float
 ) -> InstanceLabel | None:
-    """What is left of a base's instance, or None. Regions to be ignored stay, however little is left of them."""
-    x, y, width, height = (float(value) for value in coco_mask.toBbox(labels.rle(label)))
-    window = window_around((x, y, x + width, y + height))
-    if not covered[window.y0 : window.y1, window.x0 : window.x1].any():
+    """Return what is left of a base's instance, or None. Regions to be ignored stay, however little is left of them."""
+    rle = labels.rle(label)
+    window = tight_window(rle)
+    over = covered[window.in_image]
+    if not over.any():
         return replace(label, soft_mask=None)
-    mask = CropMask.of_rle(labels.rle(label))
-    visible = mask.array() & ~covered[window.y0 : window.y1, window.x0 : window.x1]
+    visible = decode_window(rle, window) & ~over
     pixels = int(np.count_nonzero(visible))
     if pixels == label.area:
         return replace(label, soft_mask=None)
     least = 1 if label.decision is Decision.DROPPED else max(1, min_visible_share * label.area)
     if pixels < least:
         return None
-    return _with_mask(label, CropMask.of_array(visible, window), labels.height, labels.width)
-
-
-def _with_mask(label: InstanceLabel, mask: CropMask, height: int, width: int) -> InstanceLabel:
-    """The instance with another mask, and the area and the box that go with it."""
-    window = mask.window
-    return replace(
-        label,
-        box_xyxy=(float(window.x0), float(window.y0), float(window.x1), float(window.y1)),
-        rle_counts=mask.to_rle(height, width)["counts"],
-        area=int(coco_mask.area(mask.rle)),
-        soft_mask=None,
-    )
+    return with_mask(label, CropMask.of_array(visible, window).to_rle(labels.height, labels.width))

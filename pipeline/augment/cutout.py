@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.labels.rows import ImageLabels, InstanceLabel
 from pipeline.masks.crop_mask import CropMask
-from pipeline.masks.distances import distances
+from pipeline.masks.distances import signed_distances_px
 from pipeline.masks.windows import Window, whole_image
 
 PLACES_TRIED = 10
@@ -32,27 +32,26 @@ class Cutout:
     area: int
 
     def within(self, bounds: Window) -> Cutout:
-        """What of it lies within bounds; its area stays that of the whole."""
+        """Return what of it lies within bounds; its area stays that of the whole."""
         part = self.window & bounds
         inside = self.window.slices(part)
         return replace(self, window=part, image_rgb=self.image_rgb[inside], mask=self.mask[inside])
 
 
 def cut_out(image_rgb: NDArray[np.uint8], labels: ImageLabels, label: InstanceLabel, margin_px: float) -> Cutout:
-    """An instance where it is in its own image, with a margin around it as far as the image goes."""
+    """Cut an instance out where it is in its own image, with a margin around it as far as the image goes."""
     height, width = image_rgb.shape[:2]
     image = whole_image(height, width)
     crop = CropMask.of_rle(labels.rle(label))
-    margin = ceil(margin_px)
     tight = crop.window
-    window = Window(tight.x0 - margin, tight.y0 - margin, tight.x1 + margin, tight.y1 + margin) & image
+    window = tight.grown(ceil(margin_px)) & image
     mask = np.zeros((window.height, window.width), dtype=np.bool_)
     mask[window.slices(tight)] = crop.array()
-    return Cutout(label, window, image_rgb[image.slices(window)], mask, label.area)
+    return Cutout(label, window, image_rgb[window.in_image], mask, label.area)
 
 
 def rescaled(cutout: Cutout, scale: float) -> Cutout:
-    """The same instance larger or smaller, in a window of the same upper left corner."""
+    """Return the same instance larger or smaller, in a window of the same upper left corner."""
     old = cutout.window
     size = (max(1, round(old.width * scale)), max(1, round(old.height * scale)))
     if size == (old.width, old.height):
@@ -61,7 +60,7 @@ def rescaled(cutout: Cutout, scale: float) -> Cutout:
     share = cutout.mask.astype(np.float32)
     own = cv2.resize(cutout.image_rgb * share[..., np.newaxis], size, interpolation=interpolation)
     background = cv2.resize(cutout.image_rgb * (1 - share)[..., np.newaxis], size, interpolation=interpolation)
-    share = cv2.resize(share, size, interpolation=interpolation)
+    share = np.asarray(cv2.resize(share, size, interpolation=interpolation), np.float32)
     mask: NDArray[np.bool_] = share >= 0.5
     # Each side is an average of its own pixels alone: the old background leaves no rim on the instance.
     image_rgb = np.where(mask[..., np.newaxis], own, background)
@@ -76,7 +75,7 @@ def rescaled(cutout: Cutout, scale: float) -> Cutout:
 
 
 def placed(cutout: Cutout, bounds: Window, min_visible_share: float, rng: np.random.Generator) -> Cutout | None:
-    """The instance anywhere within bounds, its middle inside, so much of it visible; None where no place is found."""
+    """Move the instance anywhere within bounds, its middle inside, so much visible; None where it fits nowhere."""
     for _ in range(PLACES_TRIED):
         middle_x, middle_y = int(rng.integers(bounds.width)), int(rng.integers(bounds.height))
         dx = middle_x - cutout.window.width // 2 - cutout.window.x0
@@ -93,12 +92,9 @@ def paste(canvas_rgb: NDArray[np.uint8], cutout: Cutout, edge_blend_px: float) -
 
     A soft edge has its middle on the outline: inside the mask the instance always has the greater weight.
     """
-    window = cutout.window
-    under = canvas_rgb[window.y0 : window.y1, window.x0 : window.x1]
+    under = canvas_rgb[cutout.window.in_image]
     if edge_blend_px == 0:
         np.copyto(under, cutout.image_rgb, where=cutout.mask[..., np.newaxis])
         return
-    # From pixel centres to the outline between the pixels: half a pixel less.
-    signed_px = np.where(cutout.mask, distances(cutout.mask) - 0.5, 0.5 - distances(~cutout.mask))
-    weight = np.clip(0.5 + signed_px / edge_blend_px, 0, 1)[..., np.newaxis]
+    weight = np.clip(0.5 + signed_distances_px(cutout.mask) / edge_blend_px, 0, 1)[..., np.newaxis]
     under[:] = np.rint(under * (1 - weight) + cutout.image_rgb * weight)

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from pipeline.augment.composite import pasteable
 from pipeline.augment.settings import AugmentSettings
-from pipeline.coco.model import CocoDataset
+from pipeline.labels.label_columns import DECISIONS
 from pipeline.labels.label_store import LabelStore
-from pipeline.labels.rows import Decision, ImageLabels, label_from_rle
-from pipeline.labels.schema import DECISIONS
+from pipeline.labels.rows import Decision
 
 _PARTNERS, _COMPOSITES = 0, 1  # two streams of random numbers that have nothing in common
 _IDS = 2**64
@@ -79,19 +78,6 @@ class Pairing:
         places = np.array(numbers, dtype=np.int64)
         new_ids: list[int] = (places + 1 + np.searchsorted(new_ids_below, places, side="right")).tolist()
         return new_ids
-
-
-def labelled_rows(dataset: CocoDataset) -> Iterator[ImageLabels]:
-    """Labelled images as rows of a store; crowds are regions to be ignored."""
-    for image in dataset.images:
-        instances = (
-            label_from_rle(
-                dataset.rle(each), each.category_id, 1.0, Decision.DROPPED if each.iscrowd else Decision.TEACHER
-            )
-            for each in dataset.annotations_by_image[image.id]
-        )
-        seen = tuple(instance for instance in instances if instance.area > 0)
-        yield ImageLabels.of_instances(image.id, image.file_name, image.width, image.height, seen)
 
 
 def _draw(

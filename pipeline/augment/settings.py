@@ -1,38 +1,51 @@
-"""What an experiment says of composites."""
+"""Settings of composites."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
-from pipeline.settings import Count, Section, Seed, Share
+from pipeline.settings import MISFIT, Count, Seed, Settings, Share
+
+Factor = Annotated[float, Field(gt=0)]
 
 
-class AugmentSettings(Section):
-    """ARP: composites of two unlabelled images with their refined labels."""
+class AugmentSettings(Settings):
+    """ARP: composites, each made by pasting refined instances of one unlabelled image into another."""
 
     mode: Literal["materialised", "on-the-fly", "none"] = "materialised"
-    """Write composites once, make them while training, or do without."""
+    """Write composites once before the student trains, make new ones while it trains, or make none."""
     copies: Count = 1
-    """Composites for each unlabelled image."""
+    """Number of composites made from each unlabelled image."""
     placement: Literal["in-place", "moved"] = "in-place"
-    """Paste an instance where it was, or rescaled and elsewhere."""
-    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.8, 1.2)
-    """Range of the rescaling of moved instances."""
+    """Paste an instance at the position that it had in its own image, or rescale it and move it elsewhere."""
+    scale: tuple[Factor, Factor] = (0.8, 1.2)
+    """Smallest and largest factor by which a moved instance is rescaled."""
     partners: Literal["unlabelled", "labelled-too"] = "unlabelled"
-    """Which images an image may be paired with."""
+    """Take pasted instances from unlabelled images only, or from labelled images too."""
     decisions: tuple[Literal["sam", "teacher"], ...] = ("sam",)
-    """Instances are pasted only if the gate decided so."""
+    """Paste an instance only if its mask is from one of these: from SAM, or kept from the teacher."""
     min_score: Share = 0.0
-    """Instances with a lower class score are not pasted."""
+    """Do not paste an instance whose class score is below this."""
     min_area_px: Annotated[float, Field(ge=0)] = 16.0
-    """Smaller instances are not pasted."""
+    """Do not paste an instance whose area is below this number of pixels."""
     min_area_share: Share = 0.0
-    """Instances with a smaller share of their image are not pasted."""
+    """Do not paste an instance whose area is below this share of its image."""
     min_visible_share: Share = 0.1
-    """What is covered to less than this share is dropped."""
+    """Drop an instance when less than this share of it stays visible under the pasted ones."""
     edge_blend_px: Annotated[float, Field(ge=0)] = 0.0
-    """Width of the soft edge of pasted instances; 0: hard."""
+    """Width, in pixels, of the soft edge of pasted instances. 0: a hard edge."""
     seed: Seed = 0
-    """Pairs, places and sizes."""
+    """Seed of the random pairs of images, positions and scales."""
+
+    @field_validator("scale")
+    @classmethod
+    def _smaller_first(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        low, high = scale
+        if low > high:
+            raise PydanticCustomError(
+                MISFIT, "given [{low}, {high}]; expected the smaller number first", {"low": low, "high": high}
+            )
+        return scale

@@ -9,16 +9,16 @@ import numpy as np
 from pipeline.augment.pairs import ImageKey, Pair
 from pipeline.augment.sources import CompositeSources
 from pipeline.errors import ImageError
-from pipeline.labels.picture import Panel, Picture, category_colours, draw_panels
+from pipeline.labels.drawing import Panel, RgbImage, category_colours, draw_panels
 
 
-def draw_sheet(sources: CompositeSources, count: int, category_names: Mapping[int, str]) -> tuple[Picture, int]:
+def draw_sheet(sources: CompositeSources, count: int, category_names: Mapping[int, str]) -> tuple[RgbImage, int]:
     """A picture of up to `count` composites, evenly spread over all, and how many they are.
 
     Those that cannot be made are left out; ImageError with the last one's reason where none can.
     """
     chosen = np.unique(np.linspace(0, len(sources.pairs) - 1, min(count, len(sources.pairs))).round().astype(int))
-    rows: list[Picture] = []
+    rows: list[RgbImage] = []
     reason = "there is no image"
     for number in chosen.tolist():
         try:
@@ -30,7 +30,7 @@ def draw_sheet(sources: CompositeSources, count: int, category_names: Mapping[in
     return _stacked(rows, axis=0), len(rows)
 
 
-def _draw_row(sources: CompositeSources, pair: Pair, category_names: Mapping[int, str]) -> Picture:
+def _draw_row(sources: CompositeSources, pair: Pair, category_names: Mapping[int, str]) -> RgbImage:
     read = sources.reader()
     shown = [("base", read(ImageKey(pair.base_id))), ("composite", sources.compose(pair, read))]
     if pair.donor is not None:
@@ -45,7 +45,7 @@ def _draw_row(sources: CompositeSources, pair: Pair, category_names: Mapping[int
     return _stacked(pictures, axis=1)
 
 
-def _stacked(pictures: Sequence[Picture], axis: int) -> Picture:
+def _stacked(pictures: Sequence[RgbImage], axis: int) -> RgbImage:
     """Pictures below (axis 0) or beside (axis 1) one another, the smaller ones filled up with black."""
     other = 1 - axis
     side = max(picture.shape[other] for picture in pictures)

@@ -1,13 +1,12 @@
-"""Whether an annotation's box and area fit its mask: a cheap look at all, an exact one where it is needed."""
+"""Checks whether an annotation's box and area fit its mask: cheaply for all, exactly where that is needed."""
 
 from __future__ import annotations
 
 from operator import mul
 
-from pycocotools import mask as coco_mask
-
 from pipeline.coco.model import CocoAnnotation, CocoImage
 from pipeline.coco.segmentation import Polygons, RleJson, decode_segmentation, to_rle
+from pipeline.masks.run_lengths import area_px, box_xywh
 
 # Tools round boxes outwards or inwards and count the last pixel or not.
 _BORDER_SLACK_PX = 1.0
@@ -24,14 +23,14 @@ AREA_MISFIT = "whose area does not fit the mask"
 
 
 def box_over_border(annotation: CocoAnnotation, image: CocoImage) -> bool:
-    """Whether the box reaches over the image's border by more than rounding."""
+    """Say whether the box reaches over the image's border by more than rounding."""
     x, y, width, height = annotation.bbox
     slack = _BORDER_SLACK_PX
     return x < -slack or y < -slack or x + width > image.width + slack or y + height > image.height + slack
 
 
 def mask_oddities(annotation: CocoAnnotation, image: CocoImage) -> list[str]:
-    """What is odd about the annotation's mask, its box and its area: some of the kinds above."""
+    """Say what is odd about the annotation's mask, its box and its area: some of the kinds above."""
     if annotation.bbox[2] == 0 or annotation.bbox[3] == 0:
         return [NO_EXTENT]
     segmentation = decode_segmentation(annotation.segmentation)
@@ -40,10 +39,10 @@ def mask_oddities(annotation: CocoAnnotation, image: CocoImage) -> list[str]:
         if area >= 1 and _box_fits(annotation.bbox, xywh) and _area_fits(annotation.area, area):
             return []
     rle = to_rle(segmentation, image.width, image.height)
-    area = float(coco_mask.area(rle))
+    area = float(area_px(rle))
     if area == 0:
         return [NO_PIXEL]
-    oddities = [] if _box_fits(annotation.bbox, tuple(coco_mask.toBbox(rle))) else [BOX_MISFIT]
+    oddities = [] if _box_fits(annotation.bbox, box_xywh(rle)) else [BOX_MISFIT]
     return oddities if _area_fits(annotation.area, area) else [*oddities, AREA_MISFIT]
 
 
@@ -63,7 +62,7 @@ def _area_fits(given: float, measured: float) -> bool:
 
 
 def _outline_extent(polygons_xy: Polygons) -> tuple[tuple[float, float, float, float], float]:
-    """Box (x, y, width, height) and area of outlines that neither overlap nor cross themselves."""
+    """Return the box (x, y, width, height) and the area of outlines that neither overlap nor cross themselves."""
     area = 0.0
     lefts, tops, rights, bottoms = [], [], [], []
     for polygon_xy in polygons_xy:

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from pipeline.coco.segmentation import decode_segmentation, to_rle
-from pipeline.masks.run_lengths import CompressedRle
+from pipeline.masks.run_lengths import CompressedRle, decode_mask
+from pipeline.masks.windows import BoolMask
 
 # Ids travel on as 64 bit integers, in arrays and stores.
 Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -65,34 +63,37 @@ class CocoDataset:
 
     @cached_property
     def image_by_id(self) -> Mapping[int, CocoImage]:
-        """Every image by its id."""
+        """Return every image by its id."""
         return {image.id: image for image in self.images}
 
     @cached_property
     def category_by_id(self) -> Mapping[int, CocoCategory]:
-        """Every category by its id."""
+        """Return every category by its id."""
         return {category.id: category for category in self.categories}
 
     @cached_property
     def annotations_by_image(self) -> Mapping[int, tuple[CocoAnnotation, ...]]:
-        """The annotations of every image by its id; an empty tuple for an image without instances."""
+        """Return the annotations of every image by its id; an empty tuple for an image without instances."""
         by_image: dict[int, list[CocoAnnotation]] = {image.id: [] for image in self.images}
         for annotation in self.annotations:
             by_image[annotation.image_id].append(annotation)
         return {image_id: tuple(annotations) for image_id, annotations in by_image.items()}
 
+    def instances(self, image_id: int) -> tuple[CocoAnnotation, ...]:
+        """Return the annotations of an image without its crowds, which are no instances."""
+        return tuple(each for each in self.annotations_by_image[image_id] if not each.iscrowd)
+
     def rle(self, annotation: CocoAnnotation) -> CompressedRle:
-        """The annotation's mask as pycocotools' RLE, in the size of its image."""
+        """Return the annotation's mask as pycocotools' RLE, in the size of its image."""
         image = self.image_by_id[annotation.image_id]
         return to_rle(decode_segmentation(annotation.segmentation), image.width, image.height)
 
-    def mask(self, annotation: CocoAnnotation) -> NDArray[np.bool_]:
-        """The annotation's mask, bool (height, width) of its image."""
-        mask: NDArray[np.bool_] = coco_mask.decode(self.rle(annotation)).astype(np.bool_)
-        return mask
+    def mask(self, annotation: CocoAnnotation) -> BoolMask:
+        """Decode the annotation's mask: bool (height, width) of its image."""
+        return decode_mask(self.rle(annotation))
 
     def subset(self, image_ids: Iterable[int]) -> CocoDataset:
-        """The dataset of these images only, sorted by id, with all categories and their own annotations."""
+        """Return the dataset of these images only, sorted by id, with all categories and their own annotations."""
         chosen = sorted(set(image_ids))
         return CocoDataset(
             path=self.path,

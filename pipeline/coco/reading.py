@@ -8,20 +8,15 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import msgspec
-from pycocotools import mask as coco_mask
 
 from pipeline.coco.elements import AnnotationJson, ElementReader
 from pipeline.coco.json_text import field_problem, read_json_object
 from pipeline.coco.model import CocoAnnotation, CocoCategory, CocoDataset, CocoImage
 from pipeline.coco.paths import file_name_problem, text_problem
-from pipeline.coco.segmentation import RleJson, SegmentationError, decode_segmentation, require_usable, to_rle
+from pipeline.coco.segmentation import SegmentationChecker, to_rle
 from pipeline.errors import DatasetError, Problem
 from pipeline.files.images import MAX_IMAGE_PIXELS
-from pipeline.masks.run_lengths import compressed_counts_problems
-
-# As many compressed RLEs are summed up at once: more of them no longer fit the processor's cache.
-_COUNTS_AT_ONCE = 1024
-
+from pipeline.masks.run_lengths import area_px
 
 Named = TypeVar("Named", CocoImage, CocoCategory)
 
@@ -124,8 +119,7 @@ class _AnnotationReader:
         self._images = images
         self._categories = categories
         self._reader = ElementReader("annotation", "annotations", AnnotationJson, problems)
-        # Compressed RLEs whose run lengths are not summed yet: annotation id, counts, pixels of the image.
-        self._pending: list[tuple[int, str, int]] = []
+        self._checker = SegmentationChecker(self._reader.refuse)
 
     def read(self, texts: list[msgspec.Raw]) -> list[CocoAnnotation]:
         """Every usable annotation, in the order of the file."""
@@ -141,7 +135,7 @@ class _AnnotationReader:
             annotation = self._with_usable_segmentation(given, image)
             if annotation is not None and box_problem is None:
                 usable.append(annotation)
-        self._sum_pending()
+        self._checker.finish()
         refused_ids = self._reader.refused_ids
         return [each for each in usable if each.id not in refused_ids] if refused_ids else usable
 
@@ -155,23 +149,12 @@ class _AnnotationReader:
                 self._reader.refuse(given.id, field, f"{wanted} is not in the file")
 
     def _with_usable_segmentation(self, given: AnnotationJson, image: CocoImage) -> CocoAnnotation | None:
-        try:
-            segmentation = decode_segmentation(given.segmentation)
-            require_usable(segmentation, image.width, image.height)
-        except SegmentationError as error:
-            self._reader.refuse(given.id, f"segmentation{error.field}", str(error))
+        segmentation = self._checker.check(given.id, given.segmentation, image.width, image.height)
+        if segmentation is None:
             return None
-        except (ValueError, RecursionError) as error:
-            field, message = field_problem("segmentation", given.segmentation, error)
-            self._reader.refuse(given.id, field, message)
-            return None
-        if isinstance(segmentation, RleJson) and isinstance(segmentation.counts, str):
-            self._pending.append((given.id, segmentation.counts, image.width * image.height))
-            if len(self._pending) == _COUNTS_AT_ONCE:
-                self._sum_pending()
         area = given.area
         if area is None:
-            area = float(coco_mask.area(to_rle(segmentation, image.width, image.height)))
+            area = float(area_px(to_rle(segmentation, image.width, image.height)))
         return CocoAnnotation(
             id=given.id,
             image_id=given.image_id,
@@ -181,15 +164,6 @@ class _AnnotationReader:
             iscrowd=given.iscrowd,
             segmentation=given.segmentation,
         )
-
-    def _sum_pending(self) -> None:
-        if not self._pending:
-            return
-        ids, counts, pixels = zip(*self._pending, strict=True)
-        for annotation_id, problem in zip(ids, compressed_counts_problems(counts, pixels), strict=True):
-            if problem is not None:
-                self._reader.refuse(annotation_id, "segmentation.counts", problem)
-        self._pending.clear()
 
 
 def _box_problem(bbox: tuple[float, float, float, float], image: CocoImage) -> str | None:

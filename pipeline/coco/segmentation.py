@@ -1,20 +1,33 @@
 """The three forms of a COCO segmentation: polygons, compressed RLE, uncompressed RLE.
 
 A segmentation is kept as its JSON text (`msgspec.Raw`, a view into the file's bytes), so that a dataset of a
-million instances holds no decoded coordinates. RLE arithmetic is pycocotools'; checked here is what it takes
-on trust: that a text does not end too early, that runs fill the image, that no point is far away.
+million instances holds no decoded coordinates. Checked is what pycocotools takes on trust: that a text does not
+end too early, that runs fill the image, that no point is far away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Generic, TypeVar
 
 import msgspec
-from pycocotools import mask as coco_mask
 
-from pipeline.masks.run_lengths import COMPRESSED_COUNTS, CompressedRle, counts_problem
+from pipeline.coco.json_text import field_problem
+from pipeline.masks.run_lengths import (
+    COMPRESSED_COUNTS,
+    CompressedRle,
+    compressed_counts_problems,
+    counts_problem,
+    encode_polygons,
+    encode_runs,
+)
 
 Polygons = list[list[float]]
+
+_COUNTS_AT_ONCE = 1024
+"""As many compressed RLEs are summed up at once: more of them no longer fit the processor's cache."""
+
+Key = TypeVar("Key")
 
 
 class RleJson(msgspec.Struct, gc=False):
@@ -25,7 +38,7 @@ class RleJson(msgspec.Struct, gc=False):
 
 
 class SegmentationError(ValueError):
-    """A segmentation is not usable: `field` is the place below `segmentation`, such as `[0]` or `.counts`."""
+    """A segmentation is not usable: `field` says where below `segmentation`, such as `[0]` or `.counts`."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -42,7 +55,7 @@ def decode_segmentation(segmentation: msgspec.Raw) -> Polygons | RleJson:
 
 
 def encode_segmentation(segmentation: Sequence[Sequence[float]] | CompressedRle) -> msgspec.Raw:
-    """JSON text of polygons (x, y, x, y, …) or of a pycocotools RLE, for a `CocoAnnotation`."""
+    """Return the JSON text of polygons (x, y, x, y, …) or of a pycocotools RLE, for a `CocoAnnotation`."""
     if isinstance(segmentation, Mapping):
         return msgspec.Raw(
             msgspec.json.encode({"size": segmentation["size"], "counts": segmentation["counts"].decode("ascii")})
@@ -92,14 +105,49 @@ def _require_usable_rle(rle: RleJson, width: int, height: int) -> None:
         raise SegmentationError(".counts", problem)
 
 
+class SegmentationChecker(Generic[Key]):
+    """Checks segmentations one by one and tells `refuse` the key, the field and what is wrong.
+
+    The run lengths of compressed RLEs are summed up many at a time: `finish` does the rest of them.
+    """
+
+    def __init__(self, refuse: Callable[[Key, str, str], None]) -> None:
+        self._refuse = refuse
+        # Compressed RLEs whose run lengths are not summed yet: key, counts, pixels of the image.
+        self._pending: list[tuple[Key, str, int]] = []
+
+    def check(self, key: Key, text: msgspec.Raw, width: int, height: int) -> Polygons | RleJson | None:
+        """Decode a segmentation for an image of width x height; None where it is not usable."""
+        try:
+            segmentation = decode_segmentation(text)
+            require_usable(segmentation, width, height)
+        except SegmentationError as error:
+            self._refuse(key, f"segmentation{error.field}", str(error))
+            return None
+        except (ValueError, RecursionError) as error:
+            self._refuse(key, *field_problem("segmentation", text, error))
+            return None
+        if isinstance(segmentation, RleJson) and isinstance(segmentation.counts, str):
+            self._pending.append((key, segmentation.counts, width * height))
+            if len(self._pending) == _COUNTS_AT_ONCE:
+                self.finish()
+        return segmentation
+
+    def finish(self) -> None:
+        """Check the run lengths that are left."""
+        if not self._pending:
+            return
+        keys, counts, pixels = zip(*self._pending, strict=True)
+        for key, problem in zip(keys, compressed_counts_problems(counts, pixels), strict=True):
+            if problem is not None:
+                self._refuse(key, "segmentation.counts", problem)
+        self._pending.clear()
+
+
 def to_rle(segmentation: Polygons | RleJson, width: int, height: int) -> CompressedRle:
     """Make the pycocotools RLE of a usable segmentation (see `require_usable`)."""
     if not isinstance(segmentation, RleJson):
-        parts = coco_mask.frPyObjects(segmentation, height, width)
-        rle: CompressedRle = parts[0] if len(parts) == 1 else coco_mask.merge(parts)
-        return rle
+        return encode_polygons(segmentation, height, width)
     if isinstance(segmentation.counts, str):
         return {"size": [height, width], "counts": segmentation.counts.encode("ascii")}
-    counts = {"size": [height, width], "counts": segmentation.counts}
-    compressed: CompressedRle = coco_mask.frPyObjects(counts, height, width)
-    return compressed
+    return encode_runs(segmentation.counts, height, width)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from distributed import Worker, WorkerPlugin
 
 
-class OneGpuEach(WorkerPlugin):  # type: ignore[misc]
+class OneGpuEach(WorkerPlugin):
     """Lets every worker see one GPU, in turns by their numbers, before it has looked for any; restarted ones too."""
 
     def __init__(self, gpus: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""What an experiment says of machines."""
+"""Settings of machines."""
 
 from __future__ import annotations
 
@@ -6,31 +6,33 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.settings import Count, Section
+from pipeline.settings import Count, Settings
+
+Device = Literal["auto", "cpu", "cuda"]
 
 
-class ComputeSettings(Section):
-    """Machines and progress. Nothing here changes a result beyond rounding, or causes a rerun."""
+class ComputeSettings(Settings):
+    """Machines and progress. Nothing here changes a result by more than rounding or makes a stage run again."""
 
     workers: Count = 1
-    """Processes for sharded stages, of one core or GPU each; 1 computes in the command itself."""
+    """Number of processes that share a stage's images, each with one core or GPU. 1: no further process is started."""
     scheduler: str | None = None
-    """Address of a running Dask scheduler to use instead."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where models run."""
+    """Address of a running Dask scheduler whose workers are used. Null: start `workers` on this machine."""
+    device: Device = "auto"
+    """Run models on the CPU or on a GPU. `auto`: on a GPU if this machine has one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of models; `auto` is bf16 where the device is faster in it."""
+    """Number format that models compute in. `auto`: bf16 where the device is faster with it, else fp32."""
     compile: bool = False
-    """Compile SAM's encoder (torch.compile): the first batches wait for minutes, the others are faster."""
+    """Compile SAM's image encoder with torch.compile: minutes of waiting at the start, faster afterwards."""
     gpus: Count = 1
-    """GPUs for training."""
+    """Number of GPUs that a training uses."""
     batch_images: Count = 8
-    """Images that go through a model at once outside of training."""
+    """Number of images that a model processes at once outside of training."""
     cache_embeddings: bool = False
     """Keep SAM's image embeddings in the store, so that refining again with other prompts is fast."""
     loader_workers: Annotated[int, Field(ge=0)] = 1
-    """Processes that load images for training."""
+    """Number of processes that load images for a training. 0: the training loads them itself."""
     checkpoint_every: Count = 500
-    """Training iterations between checkpoints."""
+    """Number of training iterations between two checkpoints."""
     logger: Literal["tensorboard", "wandb"] = "tensorboard"
-    """Where training curves go, besides the JSON log."""
+    """Program that shows the training curves. They are written to a JSON log as well."""

@@ -17,7 +17,6 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from pipeline.coco.model import CocoAnnotation, CocoCategory, CocoImage
 from pipeline.coco.writing import write_coco
@@ -25,7 +24,7 @@ from pipeline.datasets.converting import Progress, annotation_of, read_pictures
 from pipeline.errors import DatasetError, ImageError, Problem
 from pipeline.files.images import check_image_header
 from pipeline.files.writing import refuse_existing
-from pipeline.masks.run_lengths import CompressedRle
+from pipeline.masks.run_lengths import CompressedRle, encode_mask
 
 Split = Literal["train", "val"]
 
@@ -69,7 +68,7 @@ class ConvertedSplit:
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _StreetImage:
     """A photograph and its labels, both relative to the root."""
 
     name: str
@@ -93,7 +92,7 @@ class _Instance:
 
 
 @dataclass(frozen=True)
-class _ReadPicture:
+class _ReadStreetImage:
     instances: tuple[_Instance, ...]
     problems: tuple[Problem, ...]
 
@@ -117,7 +116,7 @@ def convert_cityscapes(
     problems += [problem for each in read for problem in each.problems]
     if problems:
         raise DatasetError(str(root), problems)
-    by_split: dict[Split, list[tuple[_Picture, _ReadPicture]]] = {split: [] for split in settings.splits}
+    by_split: dict[Split, list[tuple[_StreetImage, _ReadStreetImage]]] = {split: [] for split in settings.splits}
     for picture, result in zip(pictures, read, strict=True):
         by_split[picture.split].append((picture, result))
     return tuple(
@@ -125,9 +124,9 @@ def convert_cityscapes(
     )
 
 
-def _find_pictures(root: Path, settings: CityscapesSettings) -> tuple[list[_Picture], list[Problem]]:
+def _find_pictures(root: Path, settings: CityscapesSettings) -> tuple[list[_StreetImage], list[Problem]]:
     """The pictures that have both a photograph and labels, by split and sorted by name; what is amiss."""
-    found: list[_Picture] = []
+    found: list[_StreetImage] = []
     problems: list[Problem] = []
     cities: set[str] = set()
     for split in settings.splits:
@@ -138,7 +137,7 @@ def _find_pictures(root: Path, settings: CityscapesSettings) -> tuple[list[_Pict
                 problems.append(Problem(folder, "holds no pictures: is this the folder of Cityscapes?"))
         cities |= {_city(name) for name in images | labels}
         for name in sorted(images | labels):
-            picture = _Picture(name, split)
+            picture = _StreetImage(name, split)
             if settings.cities and _city(name) not in settings.cities:
                 continue
             if name in images and name in labels:
@@ -160,7 +159,7 @@ def _city(name: str) -> str:
     return name.split("/")[0]
 
 
-def _read_picture(root: Path, size_wh_px: tuple[int, int], picture: _Picture) -> _ReadPicture:
+def _read_picture(root: Path, size_wh_px: tuple[int, int], picture: _StreetImage) -> _ReadStreetImage:
     problems = []
     try:
         check_image_header(root / picture.image, size_wh_px)
@@ -170,8 +169,8 @@ def _read_picture(root: Path, size_wh_px: tuple[int, int], picture: _Picture) ->
         labels = _read_labels(root / picture.labels, size_wh_px)
     except ImageError as error:
         problems.append(Problem(picture.labels, str(error)))
-        return _ReadPicture((), tuple(problems))
-    return _ReadPicture(tuple(_instances(labels)), tuple(problems))
+        return _ReadStreetImage((), tuple(problems))
+    return _ReadStreetImage(tuple(_instances(labels)), tuple(problems))
 
 
 def _read_labels(path: Path, size_wh_px: tuple[int, int]) -> NDArray[np.uint16]:
@@ -199,12 +198,11 @@ def _instances(labels: NDArray[np.uint16]) -> Iterator[_Instance]:
         is_crowd = label < 1000
         category_id = label if is_crowd else label // 1000
         if category_id in CLASSES:
-            rle: CompressedRle = coco_mask.encode((columns == label).view(np.uint8).T)
-            yield _Instance(category_id, is_crowd, rle)
+            yield _Instance(category_id, is_crowd, encode_mask((columns == label).T))
 
 
 def _write_split(
-    path: Path, pictures: Sequence[tuple[_Picture, _ReadPicture]], size_wh_px: tuple[int, int]
+    path: Path, pictures: Sequence[tuple[_StreetImage, _ReadStreetImage]], size_wh_px: tuple[int, int]
 ) -> ConvertedSplit:
     """Image and annotation ids count from 1, in the order of file names and labels."""
     images: list[CocoImage] = []

@@ -7,11 +7,9 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Final, TypeVar
 
-from pycocotools import mask as coco_mask
-
 from pipeline.coco.model import CocoAnnotation
 from pipeline.coco.segmentation import encode_segmentation
-from pipeline.masks.run_lengths import CompressedRle
+from pipeline.masks.run_lengths import CompressedRle, area_px, box_xywh
 
 Progress = Callable[[int, int], None]
 """Called with pictures read so far and pictures to read."""
@@ -38,13 +36,12 @@ def annotation_of(
     annotation_id: int, image_id: int, category_id: int, rle: CompressedRle, *, is_crowd: bool = False
 ) -> CocoAnnotation:
     """An instance with the box and the area of its mask."""
-    x, y, width, height = coco_mask.toBbox(rle).tolist()
     return CocoAnnotation(
         id=annotation_id,
         image_id=image_id,
         category_id=category_id,
-        bbox=(x, y, width, height),
-        area=float(coco_mask.area(rle)),
+        bbox=box_xywh(rle),
+        area=float(area_px(rle)),
         iscrowd=int(is_crowd),
         segmentation=encode_segmentation(rle),
     )

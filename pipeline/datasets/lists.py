@@ -17,7 +17,7 @@ from pipeline.coco.model import CocoDataset, CocoImage
 from pipeline.coco.paths import resolve_image_path
 from pipeline.coco.reading import read_coco
 from pipeline.coco.writing import write_coco
-from pipeline.datasets.settings import AnnotatedSet, DataSettings, UnlabelledSet
+from pipeline.datasets.settings import AnnotatedSet, DataSettings, ListedData, PairedData, PercentData, UnlabelledSet
 from pipeline.datasets.split import LABELLED, TRUTH, UNLABELLED, split_by_list, split_by_percent, write_split
 from pipeline.errors import DatasetError, ImageError, Problem
 from pipeline.files.identity import list_images
@@ -59,14 +59,10 @@ class _Parts:
 
 def write_lists(data: DataSettings, folder: Path) -> ListCounts:
     """Write all lists into `folder`. Raises DatasetError for annotations that cannot be used."""
-    if data.annotated is not None:
-        roots = (data.annotated.images, data.annotated.images)
-        parts = _divide(data, data.annotated, folder)
-    else:
-        assert data.labelled is not None
-        assert data.unlabelled is not None  # both by the checks of the experiment
-        roots = (data.labelled.images, data.unlabelled.images)
+    if isinstance(data, PairedData):
         parts = _keep_apart(data.labelled, data.unlabelled, folder)
+    else:
+        parts = _divide(data, folder)
     counts = ListCounts(len(parts.labelled), len(parts.unlabelled), unreadable=parts.unreadable)
     if data.validation is None:
         return counts
@@ -74,7 +70,9 @@ def write_lists(data: DataSettings, folder: Path) -> ListCounts:
     _require_same_categories(parts.known, validation)
     write_coco(folder / VALIDATION, validation.images, validation.categories, validation.annotations)
     measured = _files(validation.images, data.validation.images)
-    too = (len(_files(parts.labelled, roots[0]) & measured), len(_files(parts.unlabelled, roots[1]) & measured))
+    labelled = _files(parts.labelled, data.labelled_source.images)
+    unlabelled = _files(parts.unlabelled, data.unlabelled_source.images)
+    too = (len(labelled & measured), len(unlabelled & measured))
     return replace(counts, validation=len(validation.images), validation_too=too)
 
 
@@ -84,19 +82,17 @@ def _files(images: Sequence[CocoImage], image_root: Path) -> frozenset[Path]:
 
 def every_image(data: DataSettings) -> tuple[CocoImage, ...]:
     """The images of which the unlabelled ones are what the labelled ones leave."""
-    if data.annotated is not None:
-        return read_coco(data.annotated.annotations).images
-    assert data.unlabelled is not None  # by the checks of the experiment
-    return _read_unlabelled(data.unlabelled).dataset.images
+    if isinstance(data, PairedData):
+        return _read_unlabelled(data.unlabelled).dataset.images
+    return read_coco(data.annotated.annotations).images
 
 
-def _divide(data: DataSettings, annotated: AnnotatedSet, folder: Path) -> _Parts:
+def _divide(data: PercentData | ListedData, folder: Path) -> _Parts:
     """One annotated set, of which a part plays the labelled images."""
-    dataset = read_coco(annotated.annotations)
-    if data.labelled_list is not None:
+    dataset = read_coco(data.annotated.annotations)
+    if isinstance(data, ListedData):
         split = split_by_list(dataset, data.labelled_list)
     else:
-        assert data.percent is not None
         split = split_by_percent(dataset, data.percent, data.seed)
     if not split.unlabelled_ids:
         raise DatasetError(str(dataset.path), [Problem("data.annotated", "no image is left to be unlabelled")])

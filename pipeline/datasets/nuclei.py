@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from pipeline.coco.model import CocoAnnotation, CocoCategory, CocoImage
 from pipeline.coco.paths import file_name_problem
@@ -27,7 +26,7 @@ from pipeline.datasets.converting import Progress, annotation_of, read_pictures
 from pipeline.errors import DatasetError, ImageError, Problem, ProblemsError
 from pipeline.files.images import image_size, read_image
 from pipeline.files.writing import refuse_existing
-from pipeline.masks.run_lengths import CompressedRle
+from pipeline.masks.run_lengths import CompressedRle, encode_mask
 
 CATEGORY: Final = CocoCategory(1, "nucleus")
 # Masks are black and white; where an edited one has smooth edges, its outline runs through their middle.
@@ -56,7 +55,7 @@ class ConvertedNuclei:
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _NucleiImage:
     """A picture and its place, from 1, among all of the folder, chosen or not: its id in COCO."""
 
     image_id: int
@@ -68,10 +67,10 @@ class _Picture:
 
 
 @dataclass(frozen=True)
-class _ReadPicture:
+class _ReadNucleiImage:
     """Of a picture that is not chosen, the size alone."""
 
-    picture: _Picture
+    picture: _NucleiImage
     size_wh_px: tuple[int, int] | None
     """None where it cannot be read."""
     nuclei: tuple[CompressedRle, ...]
@@ -120,7 +119,7 @@ def _require_valid(settings: NucleiSettings) -> None:
         raise ProblemsError("nuclei", problems)
 
 
-def _find_pictures(root: Path) -> tuple[list[_Picture], list[Problem]]:
+def _find_pictures(root: Path) -> tuple[list[_NucleiImage], list[Problem]]:
     """All pictures, sorted by name; what is amiss. Files beside the folders, and hidden ones, are left alone."""
     if not root.is_dir():
         return [], [Problem("", "no such folder: unpack stage1_train.zip into it")]
@@ -129,13 +128,13 @@ def _find_pictures(root: Path) -> tuple[list[_Picture], list[Problem]]:
         layout = "ID/images/ID.png and ID/masks/*.png"
         return [], [Problem("", f"holds no pictures: unpack stage1_train.zip into it, which makes {layout}")]
     folders = sorted(path.name for path in root.glob("[!.]*") if path.is_dir())
-    found: list[_Picture] = []
+    found: list[_NucleiImage] = []
     problems: list[Problem] = []
     for name in folders:
         if (problem := file_name_problem(_file_name(name))) is not None:
             problems.append(Problem("", f"file name {problem}: rename the folder"))
         elif name in named:
-            found.append(_Picture(len(found) + 1, name))
+            found.append(_NucleiImage(len(found) + 1, name))
         else:
             problems.append(Problem(name, f"has no picture {_file_name(name)}"))
     return found, problems
@@ -145,13 +144,13 @@ def _file_name(name: str) -> str:
     return f"{name}/images/{name}.png"
 
 
-def _read_picture(root: Path, side_px: int | None, picture: _Picture) -> _ReadPicture:
+def _read_picture(root: Path, side_px: int | None, picture: _NucleiImage) -> _ReadNucleiImage:
     try:
         size_wh_px = image_size(root / picture.file_name)
     except ImageError as error:
-        return _ReadPicture(picture, None, (), (Problem(picture.file_name, str(error)),))
+        return _ReadNucleiImage(picture, None, (), (Problem(picture.file_name, str(error)),))
     if not _is_chosen(size_wh_px, side_px):
-        return _ReadPicture(picture, size_wh_px, (), ())
+        return _ReadNucleiImage(picture, size_wh_px, (), ())
     folder = f"{picture.name}/masks"
     mask_names = sorted(path.name for path in (root / folder).glob("[!.]*.png"))
     nuclei: list[CompressedRle] = []
@@ -167,7 +166,7 @@ def _read_picture(root: Path, side_px: int | None, picture: _Picture) -> _ReadPi
             nuclei.append(_read_nucleus(root / file_name, size_wh_px))
         except ImageError as error:
             problems.append(Problem(file_name, str(error)))
-    return _ReadPicture(picture, size_wh_px, tuple(nuclei), tuple(problems))
+    return _ReadNucleiImage(picture, size_wh_px, tuple(nuclei), tuple(problems))
 
 
 def _is_chosen(size_wh_px: tuple[int, int], side_px: int | None) -> bool:
@@ -185,11 +184,10 @@ def _read_nucleus(path: Path, size_wh_px: tuple[int, int]) -> CompressedRle:
     mask = red | green | blue
     if not mask.any():
         raise ImageError(f"marks no pixel (none is {_NUCLEUS_FROM} or brighter): delete it if it shows no nucleus")
-    rle: CompressedRle = coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))
-    return rle
+    return encode_mask(mask)
 
 
-def _choice_problems(read: Iterable[_ReadPicture], chosen: int, settings: NucleiSettings) -> list[Problem]:
+def _choice_problems(read: Iterable[_ReadNucleiImage], chosen: int, settings: NucleiSettings) -> list[Problem]:
     if not chosen:
         sizes = Counter(each.size_wh_px for each in read if each.size_wh_px is not None)
         there = ", ".join(f"{width}x{height} ({count})" for (width, height), count in sizes.most_common())
@@ -207,7 +205,7 @@ def _drawn_places(pictures: int, settings: NucleiSettings) -> set[int]:
     return set(order[: settings.validation].tolist())
 
 
-def _write_file(path: Path, pictures: Sequence[_ReadPicture]) -> ConvertedNuclei:
+def _write_file(path: Path, pictures: Sequence[_ReadNucleiImage]) -> ConvertedNuclei:
     """Annotation ids count from 1, in the order of pictures and mask files."""
     images: list[CocoImage] = []
     annotations: list[CocoAnnotation] = []

@@ -19,22 +19,23 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import cv2
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from pipeline.coco.model import CocoAnnotation, CocoCategory, CocoDataset, CocoImage
 from pipeline.coco.paths import resolve_image_path
 from pipeline.coco.reading import read_coco
 from pipeline.coco.writing import write_coco
 from pipeline.datasets.converting import annotation_of
+from pipeline.datasets.settings import ShapesDifficulty
 from pipeline.datasets.shapes_scene import CLASS_NAMES, DIFFICULTIES, draw_scene
 from pipeline.errors import Problem, ProblemsError, StageError
 from pipeline.files.images import read_image
+from pipeline.masks.run_lengths import encode_mask
 
 Progress = Callable[[int, int], None]
 """Called with pictures made so far and pictures to make."""
@@ -57,7 +58,7 @@ class ShapesSettings:
     """Pictures to train on: the labelled ones and the pool of unlabelled ones are split from these."""
     validation: int = 100
     """Pictures to measure on."""
-    difficulty: Literal["easy", "medium", "hard"] = "medium"
+    difficulty: ShapesDifficulty = "medium"
     """See DIFFICULTIES for what it stands for."""
     image_size_px: int = 128
     """Width and height of the pictures."""
@@ -250,7 +251,7 @@ def _draw_picture(task: _Task, index: int) -> _Drawn:
     image = CocoImage(index + 1, path.name, settings.image_size_px, settings.image_size_px)
     annotations = []
     for number, (mask, class_index) in enumerate(zip(scene.masks, scene.class_indices, strict=True)):
-        rle = coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))
+        rle = encode_mask(mask)
         annotations.append(annotation_of(image.id * _IDS_A_PICTURE + number, image.id, class_index + 1, rle))
     return _Drawn(image, tuple(annotations))
 

@@ -227,7 +227,7 @@ def _rasterize(outline_xy: DoubleArray, class_index: int, size_px: int) -> _Obje
     # OpenCV's integer coordinates are pixel centres.
     points_xy = ((outline_xy - low) * SUPERSAMPLING - 0.5) * 2**_FRACTION_BITS
     cv2.fillPoly(canvas, [np.round(points_xy).astype(np.int32)], 255, shift=_FRACTION_BITS)
-    coverage = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    coverage = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / np.float32(255)
     return _Object(class_index, (slice(low[1], high[1]), slice(low[0], high[0])), coverage)
 
 
@@ -268,8 +268,7 @@ def _shadow(coverage: FloatArray, light_xy: FloatArray, reach_px: float) -> Floa
     height, width = coverage.shape
     shift = np.array([[1, 0, reach_px * light_xy[0]], [0, 1, reach_px * light_xy[1]]], np.float32)
     moved = cv2.warpAffine(coverage, shift, (width, height))
-    shadow: FloatArray = cv2.GaussianBlur(moved, (0, 0), max(0.5, 0.6 * reach_px))
-    return shadow
+    return np.asarray(cv2.GaussianBlur(moved, (0, 0), max(0.5, 0.6 * reach_px)), np.float32)
 
 
 def _texture(rng: Rng, each: _Object, size_px: int) -> FloatArray:
@@ -280,7 +279,7 @@ def _texture(rng: Rng, each: _Object, size_px: int) -> FloatArray:
     name = CLASS_NAMES[each.class_index]
     if name == "speckled":
         cells = (math.ceil(2.2 * height / period_px), math.ceil(2.2 * width / period_px))
-        wave = 2 * cv2.resize(rng.normal(size=cells).astype(np.float32), (width, height))
+        wave = 2 * np.asarray(cv2.resize(rng.normal(size=cells).astype(np.float32), (width, height)), np.float32)
         return np.tanh(wave)
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     if name == "ringed":
@@ -305,7 +304,7 @@ def _photograph(rng: Rng, picture: FloatArray, difficulty: Difficulty) -> NDArra
     """Lens and sensor: a little blur, noise, 8 bits."""
     sigma_px = rng.uniform(0, difficulty.blur_px) * picture.shape[0] / 128
     if sigma_px > 0.1:
-        picture = cv2.GaussianBlur(picture, (0, 0), sigma_px)
+        picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma_px), np.float32)
     noise = rng.standard_normal(picture.shape, dtype=np.float32) * np.float32(rng.uniform(*difficulty.noise))
     return np.clip(np.round(picture + noise), 0, 255).astype(np.uint8)
 
@@ -313,8 +312,7 @@ def _photograph(rng: Rng, picture: FloatArray, difficulty: Difficulty) -> NDArra
 def _smooth_noise(rng: Rng, shape: tuple[int, int], cells: int) -> FloatArray:
     """Noise that varies over `cells` cells a side, with mean about 0 and deviation about 1."""
     coarse = rng.normal(size=(cells, cells)).astype(np.float32)
-    noise: FloatArray = cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC)
-    return noise
+    return np.asarray(cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC), np.float32)
 
 
 def _ramp(shape: tuple[int, ...], direction_xy: FloatArray) -> FloatArray:

@@ -60,7 +60,7 @@ def _covering_images(dataset: CocoDataset, shuffled: Iterable[int]) -> dict[int,
     categories_by_image: dict[int, set[int]] = {}
     images_by_category: dict[int, list[int]] = defaultdict(list)
     for image_id in shuffled:
-        shown = {each.category_id for each in dataset.annotations_by_image[image_id] if not each.iscrowd}
+        shown = {each.category_id for each in dataset.instances(image_id)}
         categories_by_image[image_id] = shown
         for category_id in shown:
             images_by_category[category_id].append(image_id)

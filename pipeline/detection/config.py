@@ -19,6 +19,7 @@ from pipeline.coco.model import CocoCategory
 from pipeline.detection.registry import IMPORTS, SCOPE
 from pipeline.detection.settings import TrainSettings
 from pipeline.errors import StageError
+from pipeline.files.shipped import config_path
 
 KEYS: Final = ("model", "optim_wrapper", "schedule", "train_transforms", "test_transforms")
 
@@ -68,6 +69,7 @@ class Detector:
 
 def read_detector(path: Path, overrides: Mapping[str, Any]) -> Detector:
     """Read a detector's config; StageError where it is none that we can train."""
+    path = config_path(path)
     try:
         config = Config.fromfile(str(path), import_custom_modules=False)
         parts = config.get("model")

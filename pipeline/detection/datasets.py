@@ -22,7 +22,7 @@ from mmengine.logging import print_log
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from pipeline.augment.pairs import Pair, labelled_rows
+from pipeline.augment.pairs import Pair
 from pipeline.augment.settings import AugmentSettings
 from pipeline.augment.sources import CompositeSources, LabelledFolder
 from pipeline.coco.model import CocoAnnotation, CocoCategory, CocoDataset, CocoImage
@@ -33,9 +33,10 @@ from pipeline.detection.sample_seed import Sample
 from pipeline.detection.window_masks import MaskWindow, WindowMasks
 from pipeline.errors import ImageError, StageError
 from pipeline.files.images import read_image
+from pipeline.labels.dataset_rows import dataset_rows
+from pipeline.labels.label_columns import STATUSES
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
-from pipeline.labels.schema import STATUSES
 from pipeline.structure.target_store import StructureStore
 
 LABELLED: Final = "labelled"
@@ -55,7 +56,7 @@ class LoadedImage:
     extras: Mapping[str, Any]
 
 
-class Source(Dataset[dict[str, Any]]):
+class TrainingImages(Dataset[dict[str, Any]]):
     """Images of one kind.
 
     source: "labelled", "pseudo" or "composite". pipeline: MMDetection's transforms (see `sample_pipeline`).
@@ -156,7 +157,7 @@ class Source(Dataset[dict[str, Any]]):
 
 
 @DATASETS.register_module()
-class LabelledImages(Source):
+class LabelledImages(TrainingImages):
     """The images of a COCO file; crowds are ignored. `structure`: a store of structural targets for them.
 
     image_ids: which of them, if not all.
@@ -205,11 +206,11 @@ class LabelledImages(Source):
         image, annotations = msgspec.json.decode(
             self._texts[start:end], type=tuple[CocoImage, tuple[CocoAnnotation, ...]]
         )
-        return next(labelled_rows(CocoDataset(self._path, (image,), self.categories, annotations)))
+        return next(dataset_rows(CocoDataset(self._path, (image,), self.categories, annotations)))
 
 
 @DATASETS.register_module()
-class StoredLabels(Source):
+class StoredLabels(TrainingImages):
     """The images of a label store that did not fail; those without instances teach what is background.
 
     instance_weight: what an instance counts. ignore_dropped: dropped instances are ignored, or else as if they
@@ -246,7 +247,7 @@ class StoredLabels(Source):
 
 
 @DATASETS.register_module()
-class Composites(Source):
+class Composites(TrainingImages):
     """Composites made while training: those of the augment stage, and every pass over them is a new copy.
 
     Items are the images that may be a base. labelled_store and labelled_root: where labelled images are donors.
@@ -309,8 +310,8 @@ class Composites(Source):
 class Mixture(Dataset[dict[str, Any]]):
     """Several sources of the same classes, for `MixtureSampler`."""
 
-    def __init__(self, datasets: Sequence[Source | Mapping[str, Any]]) -> None:
-        self.datasets = [each if isinstance(each, Source) else _built(each) for each in datasets]
+    def __init__(self, datasets: Sequence[TrainingImages | Mapping[str, Any]]) -> None:
+        self.datasets = [each if isinstance(each, TrainingImages) else _built(each) for each in datasets]
         classes = {tuple((category.id, category.name) for category in each.categories) for each in self.datasets}
         if len(classes) != 1:
             raise StageError(f"The sources of a mixture must have the same categories, these have {sorted(classes)}.")
@@ -329,8 +330,8 @@ class Mixture(Dataset[dict[str, Any]]):
         return self.datasets[sample.source][sample]
 
 
-def _built(config: Mapping[str, Any]) -> Source:
-    source: Source = DATASETS.build(config)
+def _built(config: Mapping[str, Any]) -> TrainingImages:
+    source: TrainingImages = DATASETS.build(config)
     return source
 
 

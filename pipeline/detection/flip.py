@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
-from pipeline.detection.soft_masks import MeanMask, MirroredMask, Prediction
-from pipeline.labels.rows import BoxXyxy
+from pipeline.detection.painted_masks import MeanMask, MirroredMask, Prediction
+from pipeline.masks.overlap import rle_ious
+from pipeline.masks.run_lengths import encode_mask
+from pipeline.masks.windows import BoxXyxy
 
 MIN_IOU = 0.5
 """Two masks of the same class that overlap so much are one object's."""
@@ -67,13 +68,8 @@ def _lone(prediction: Prediction) -> Prediction:
 
 
 def _overlaps(direct: Sequence[Prediction], mirrored: Sequence[Prediction]) -> NDArray[np.float64]:
-    """IoU of each pair of masks, (direct, mirrored)."""
-    if not direct or not mirrored:
+    """Return the IoU of each pair of masks, (direct, mirrored)."""
+    if not direct or not mirrored:  # painting takes time
         return np.zeros((len(direct), len(mirrored)))
-    rles = [[_rle(each) for each in side] for side in (direct, mirrored)]
-    overlaps: NDArray[np.float64] = coco_mask.iou(*rles, [0] * len(mirrored))
-    return overlaps
-
-
-def _rle(prediction: Prediction) -> object:
-    return coco_mask.encode(np.asfortranarray(prediction.source.paint().mask, dtype=np.uint8))
+    first, second = ([encode_mask(each.source.paint().mask) for each in side] for side in (direct, mirrored))
+    return rle_ious(first, second)

@@ -20,6 +20,7 @@ from torch import nn
 from pipeline.detection.checkpoints import checkpoints, load_checkpoint, save_checkpoint
 from pipeline.detection.loss_watch import LossWatch
 from pipeline.detection.stopping import StopSignals
+from pipeline.detection.training_log import LOG
 from pipeline.errors import StageError, some_of
 
 CURVES_EVERY: Final = 10
@@ -28,7 +29,7 @@ _SECONDS_BETWEEN_FLUSHES: Final = 5.0
 
 
 class LoggedStep(msgspec.Struct, frozen=True):
-    """One line of log.jsonl. seconds: of the whole step; data_seconds: of it, waiting for samples."""
+    """One line of the log. seconds: of the whole step; data_seconds: of it, waiting for samples."""
 
     iteration: int
     lr: float
@@ -51,7 +52,7 @@ class TrainingFolder:
     @property
     def log(self) -> Path:
         """One JSON object an iteration."""
-        return self.path / "log.jsonl"
+        return self.path / LOG
 
     def failure(self, iteration: int, problem: str) -> StageError:
         """What stops a training that went wrong, and what is left of it."""
@@ -59,7 +60,7 @@ class TrainingFolder:
         last_good = f"The last good checkpoint is {found[-1]}." if found else "No checkpoint had been written."
         return StageError(
             f"iteration {iteration}: {problem}. {last_good} "
-            "A lower learning_rate usually helps; log.jsonl beside the checkpoints has every loss"
+            f"A lower learning_rate usually helps; {LOG} beside the checkpoints has every loss"
         )
 
 

@@ -80,7 +80,7 @@ class Training:
 
 
 def training_job(subject: Subject, training: Training, compute: ComputeSettings, folder: Path) -> TrainingJob:
-    """The job of a training whose result lies in `folder`."""
+    """Return the job of a training whose result lies in `folder`."""
     settings, start = training.settings, training.start
     if settings.batch_size % compute.gpus:
         raise StageError(f"batch_size is {settings.batch_size}: not to be shared by compute.gpus = {compute.gpus}")
@@ -111,7 +111,7 @@ def training_job(subject: Subject, training: Training, compute: ComputeSettings,
 
 
 def _shared_config(subject: Subject, training: Training, compute: ComputeSettings) -> dict[str, Any]:
-    """What is trained, whoever runs it."""
+    """Return what is trained, whoever runs it."""
     settings = training.settings
     model = model_config(training.detector, len(subject.categories))
     if training.start is not None:
@@ -133,7 +133,7 @@ def _shared_config(subject: Subject, training: Training, compute: ComputeSetting
 
 
 def _own_config(subject: Subject, training: Training, compute: ComputeSettings, folder: Path) -> dict[str, Any]:
-    """How we run it: checkpoints and the log are ours."""
+    """Return how this project runs it: checkpoints and the log are ours."""
     return {
         "work_dir": str(folder / SCRATCH),
         "experiment_name": f"{subject.experiment}-{subject.node}-{id(training):x}",
@@ -145,7 +145,7 @@ def _own_config(subject: Subject, training: Training, compute: ComputeSettings, 
 
 
 def _record_config(training: Training, compute: ComputeSettings) -> dict[str, Any]:
-    """How MMDetection's entry points run it: with MMEngine's own log and checkpoints, in a folder they are told."""
+    """Return how MMDetection's entry points run it: with MMEngine's log and checkpoints, in a folder of their own."""
     return {
         "default_hooks": {
             "logger": {"type": "LoggerHook", "interval": CURVES_EVERY},
@@ -157,7 +157,7 @@ def _record_config(training: Training, compute: ComputeSettings) -> dict[str, An
 
 
 def _at_home(value: Any, folder: Path) -> Any:
-    """The same config with the paths that what lies in `folder` will have when the store has sealed it."""
+    """Return the same config with the paths that what lies in `folder` will have when the store has sealed it."""
     if isinstance(value, dict):
         return {key: _at_home(each, folder) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -172,7 +172,7 @@ def _home(folder: Path) -> Path:
 
 
 def _curves_config(subject: Subject, compute: ComputeSettings, folder: Path) -> dict[str, Any]:
-    """Where curves are drawn. W&B's run is the result's: a training that goes on goes on in it."""
+    """Return where curves are drawn. W&B's run has the result's name: a training that resumes goes on in it."""
     if compute.logger == "tensorboard":
         return {"type": "TensorboardVisBackend", "save_dir": str(folder / "tensorboard")}
     if find_spec("wandb") is None:
@@ -216,7 +216,7 @@ def _loader_config(sources: Sequence[Source], settings: TrainSettings, compute: 
 
 
 def _test_config(subject: Subject, training: Training) -> dict[str, Any]:
-    """What MMDetection's own test entry point needs, where there are validation images."""
+    """Return what MMDetection's own test entry point needs, where there are validation images."""
     if subject.validation is None:
         return {}
     annotations, images = subject.validation
@@ -251,5 +251,5 @@ def _test_config(subject: Subject, training: Training) -> dict[str, Any]:
 
 
 def _wants_bf16(compute: ComputeSettings) -> bool:
-    """Training in bf16 pays on GPUs alone."""
+    """Say whether to train in bf16, which pays on GPUs alone."""
     return compute.precision != "fp32" and compute.device != "cpu" and torch.cuda.is_available()

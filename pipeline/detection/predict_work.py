@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,35 +15,17 @@ from pipeline.coco.model import CocoCategory, CocoDataset, CocoImage
 from pipeline.coco.paths import resolve_image_path
 from pipeline.coco.reading import read_coco
 from pipeline.compute.ahead import read_ahead
-from pipeline.compute.settings import ComputeSettings
 from pipeline.compute.shards import Shard, ShardReport
-from pipeline.errors import ImageError, StageError
+from pipeline.detection.detector_choice import DetectorChoice
+from pipeline.errors import ImageError
 from pipeline.files.images import read_image
+from pipeline.labels.label_writing import write_label_shard
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status, label_from_mask
-from pipeline.labels.shards import write_shard
-from pipeline.labels.soft_mask import make_soft_mask
+from pipeline.masks.soft_masks import make_soft_mask
 
 if TYPE_CHECKING:
+    from pipeline.detection.painted_masks import Prediction
     from pipeline.detection.predictor import Predictor
-    from pipeline.detection.soft_masks import Prediction
-
-IMAGES_PER_SHARD = 32
-
-
-@dataclass(frozen=True)
-class DetectorChoice:
-    """Which trained detector, where it runs, in which arithmetic; flip: on mirror images too."""
-
-    folder: Path
-    device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["auto", "fp32", "bf16"]
-    batch_images: int
-    flip: bool = False
-
-    @classmethod
-    def of(cls, folder: Path, compute: ComputeSettings, *, flip: bool = False) -> DetectorChoice:
-        """A detector's folder, run as an experiment says; made absolute, for workers that stand elsewhere."""
-        return cls(folder.absolute(), compute.device, compute.precision, compute.batch_images, flip)
 
 
 @dataclass(frozen=True)
@@ -77,7 +59,7 @@ class PredictWork:
 
     def publish(self, shard: Shard, rows: Sequence[ImageLabels]) -> ShardReport:
         """Write the shard."""
-        write_shard(self.shards_folder, shard.index, rows)
+        write_label_shard(self.shards_folder, shard.index, rows)
         failures = {row.file_name: row.message for row in rows if row.status is Status.FAILED}
         return ShardReport(len(rows), {"instances": sum(len(row.instances) for row in rows)}, failures)
 
@@ -127,22 +109,6 @@ class PredictWork:
         if self.measured:
             return replace(label, box_xyxy=prediction.box_xyxy)
         return replace(label, soft_mask=make_soft_mask(painted.probability, label.box_xyxy))
-
-
-def require_same_categories(
-    folder: Path, of_model: Sequence[CocoCategory], annotations: Path, of_images: Sequence[CocoCategory]
-) -> None:
-    """StageError unless a model knows the categories of a dataset by the same ids and names."""
-    model, images = (", ".join(f"{id_} {name}" for id_, name in _names(each)) for each in (of_model, of_images))
-    if model != images:
-        raise StageError(
-            f"{folder}: the model's categories are not those of {annotations}. The model's: {model}. "
-            f"The file's: {images}. Use the same ids and names in both, and train again where the model's are wrong"
-        )
-
-
-def _names(categories: Sequence[CocoCategory]) -> list[tuple[int, str]]:
-    return sorted((category.id, category.name) for category in categories)
 
 
 def _failure(image: CocoImage, reason: str) -> ImageLabels:

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.coco.model import CocoCategory
+from pipeline.detection.detector_choice import DetectorChoice
 from pipeline.detection.flip import merge, mirrored_back
-from pipeline.detection.predict_work import DetectorChoice
+from pipeline.detection.painted_masks import Prediction, QueryMask, RegionMask
 from pipeline.detection.published import PublishedDetector, build_published, read_published
-from pipeline.detection.soft_masks import Prediction, QueryMask, RegionMask
 from pipeline.errors import StageError
-from pipeline.labels.rows import BoxXyxy
+from pipeline.masks.windows import BoxXyxy
 from pipeline.sam.engine import Precision, resolve_precision
 
 Inputs = tuple[Tensor, DetDataSample]

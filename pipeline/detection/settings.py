@@ -1,93 +1,99 @@
-"""What an experiment says of teacher, student and their labels."""
+"""Settings of teacher, student and the teacher's labels."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from pipeline.settings import Count, FilePath, Section, Seed, Share
+from pipeline.settings import ConfigPath, Count, FilePath, Seed, Settings, Share
 
 
-class TrainSettings(Section):
-    """What teacher and student have in common."""
+class TrainSettings(Settings):
+    """Training settings that teacher and student have in common."""
 
     iterations: Count = 2000
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     batch_size: Count = 8
-    """Images a step, over all GPUs."""
+    """Number of images in one optimizer step, over all GPUs together."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """Null: what the detector config says."""
+    """Learning rate of the optimizer. Null: the one of the detector config."""
     crop_px: Annotated[int, Field(ge=32)] | None = None
-    """Side of the random crops trained on. Null: what the detector config says."""
+    """Side, in pixels, of the random square crops that are trained on. Null: the one of the detector config."""
     seed: Seed = 0
-    """Weights, order of the images, augmentation."""
+    """Seed of the initial weights, the order of the images and their random changes."""
     overrides: dict[str, Any] = {}  # noqa: RUF012  # pydantic copies defaults
-    """Anything else of the detector config, by dotted key."""
+    """Values of the detector config to replace, by dotted key."""
 
 
 class TeacherSettings(TrainSettings):
-    """The detector that is trained on the labelled images alone."""
+    """The teacher: the detector that is trained on the labelled images alone."""
 
-    detector: FilePath = Path("configs/detectors/mask_rcnn_small.py")
-    """MMDetection config of the detector."""
+    detector: ConfigPath = Path("configs/detectors/mask_rcnn_small.py")
+    """MMDetection config of the teacher. It is Python code, and is executed."""
     init_weights: FilePath | None = None
-    """Weights to start from. Null: as the detector config says."""
+    """File of weights that the training starts from. Null: as the detector config says."""
     distillation_weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the structural distillation loss; 0 leaves it and the `distill` stage out."""
+    """Weight of the structural distillation loss. 0: no such loss, and the stage `distill` is skipped."""
     distillation_anchors: Annotated[int, Field(ge=1, le=4096)] = 128
-    """Anchors drawn anew for each image at each step."""
+    """Number of anchor points that each step draws anew from those stored for an image."""
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the labelled images that the teacher never sees, for a calibrated gate to be fitted on."""
+    """Share of the labelled images that the teacher does not train on. A calibrated gate is fitted on them."""
 
 
-class PredictSettings(Section):
+class PredictSettings(Settings):
     """The teacher's labels on the unlabelled images."""
 
     score_threshold: Share = 0.7
-    """Predictions with a lower class score are left out."""
+    """Leave out predicted instances whose class score is below this."""
     max_instances: Annotated[int, Field(ge=1, le=1000)] = 100
-    """At most this many instances an image, the best by score."""
+    """Keep at most this many instances in an image, those with the highest scores."""
     flip_test: bool = False
-    """Predict on the mirrored image too and merge."""
+    """Predict on the mirrored image as well, and merge both predictions."""
     results: FilePath | None = None
-    """Labels from elsewhere: any detector's COCO results file takes the place of the teacher's."""
+    """COCO results file of any detector, whose labels are used instead of the teacher's. Null: the teacher predicts."""
 
 
-class Mixture(Section):
-    """What a student's batch is made of, as relative amounts."""
+class MixtureSettings(Settings):
+    """Kinds of images in a student's batch, in relative amounts."""
 
     labelled: Annotated[float, Field(ge=0)] = 1.0
-    """Labelled images."""
+    """Amount of labelled images."""
     pseudo: Annotated[float, Field(ge=0)] = 1.0
-    """Unlabelled images with refined labels."""
+    """Amount of unlabelled images with refined labels."""
     composites: Annotated[float, Field(ge=0)] = 1.0
-    """Composites of the augment stage."""
+    """Amount of composites (see `augment`)."""
+
+    @model_validator(mode="after")
+    def _of_some_kind(self) -> Self:
+        if self.labelled + self.pseudo + self.composites == 0:
+            raise self.misfit("all amounts are 0; a batch needs images of some kind")
+        return self
 
 
 class StudentSettings(TrainSettings):
-    """The detector that is trained on labelled and refined pseudo-labelled images."""
+    """The student: the detector that is trained on labelled and on pseudo-labelled images."""
 
-    detector: FilePath | None = None
-    """MMDetection config of the detector. Null: the teacher's."""
+    detector: ConfigPath | None = None
+    """MMDetection config of the student. Null: the teacher's, with the teacher's `overrides`."""
     start: Literal["teacher", "scratch"] = "teacher"
-    """Start from the teacher's weights, or as the teacher started."""
-    mixture: Mixture = Mixture()
-    """What a batch is made of."""
+    """Start from the weights of the trained teacher, or from those that the teacher's training started from."""
+    mixture: MixtureSettings = MixtureSettings()
+    """Kinds of images in a batch, in relative amounts: 2, 1, 1 is half of the first kind, a quarter of each other."""
     pseudo_weight: Annotated[float, Field(ge=0)] = 2.0
-    """Weight of the losses on pseudo-labelled images and composites."""
+    """Factor for the losses on pseudo-labelled images and composites."""
     instance_weight: Literal["none", "score", "gate"] = "none"
-    """Weigh each pseudo instance by its class score or by the gate's confidence."""
+    """Multiply the losses of a pseudo-labelled instance by 1, by its class score, or by the gate's confidence in it."""
     ignore_dropped: bool = True
-    """Pixels of dropped instances neither reward nor punish."""
+    """Leave the pixels of instances that the gate dropped out of the loss, instead of treating them as background."""
     ema_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0004
-    """Share of the new weights in the moving average that is published; 0: no average."""
+    """Share of the new weights in each update of the moving average that becomes the result. 0: no average is kept."""
     jitter: Share = 0.8
-    """Probability of colour jitter on pseudo-labelled images."""
+    """Probability that the colours of a pseudo-labelled image or composite are changed at random."""
     grey: Share = 0.2
-    """Probability of greyscale on pseudo-labelled images."""
+    """Probability that a pseudo-labelled image or composite is turned grey."""
     blur: Share = 0.5
-    """Probability of blur on pseudo-labelled images."""
+    """Probability that a pseudo-labelled image or composite is blurred."""
     rounds: Annotated[int, Field(ge=0, le=9)] = 1
-    """In every further round the student is the teacher of the next; 0: the teacher alone, no student."""
+    """Number of students, each trained on the labels of the one before, the first on the teacher's. 0: no student."""

@@ -104,7 +104,7 @@ class Photometric(BaseTransform):  # type: ignore[misc]
         shift = 0.0
         if jittered:
             colours = brightness * contrast * _saturated(saturation) @ _turned(hue_turns)
-            shift = (1 - contrast) * brightness * float(_GREY_OF_BGR @ cv2.mean(image)[:3])
+            shift = (1 - contrast) * brightness * float(_GREY_OF_BGR @ np.asarray(cv2.mean(image))[:3])
         if greyed:
             colours = _saturated(0.0) @ colours
         if jittered or greyed:

@@ -20,10 +20,9 @@ from mmdet.structures.bbox import get_box_type
 from mmdet.structures.mask import BitmapMasks
 from mmdet.structures.mask.structures import BaseInstanceMasks
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
-from pipeline.masks.run_lengths import CompressedRle
-from pipeline.masks.windows import Window, nonzero_window, window_around
+from pipeline.masks.run_lengths import CompressedRle, decode_window, tight_window
+from pipeline.masks.windows import Window, nonzero_window
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +34,9 @@ class MaskWindow:
 
     @classmethod
     def of_rle(cls, rle: CompressedRle) -> MaskWindow:
-        """From the mask of a whole image, which is dense for a moment."""
-        x, y, width, height = (float(value) for value in coco_mask.toBbox(rle))
-        window = window_around((x, y, x + width, y + height))
-        return cls(window, coco_mask.decode(rle)[window.y0 : window.y1, window.x0 : window.x1].copy())
+        """Cut out the mask of a whole image, which is dense for a moment."""
+        window = tight_window(rle)
+        return cls(window, decode_window(rle, window).view(np.uint8))
 
 
 class WindowMasks(BaseInstanceMasks):  # type: ignore[misc]
@@ -54,17 +52,17 @@ class WindowMasks(BaseInstanceMasks):  # type: ignore[misc]
 
     @classmethod
     def of_image(cls, masks: Sequence[MaskWindow], height: int, width: int) -> WindowMasks:
-        """Masks of an image as it is."""
+        """Make the masks of an image as it is."""
         return cls(masks, np.arange(width), np.arange(height))
 
     @property
     def height(self) -> int:
-        """Rows."""
+        """Count the rows."""
         return len(self._rows)
 
     @property
     def width(self) -> int:
-        """Columns."""
+        """Count the columns."""
         return len(self._columns)
 
     def __len__(self) -> int:
@@ -75,27 +73,27 @@ class WindowMasks(BaseInstanceMasks):  # type: ignore[misc]
         return WindowMasks([self._masks[each] for each in chosen], self._columns, self._rows)
 
     def rescale(self, scale: Any, interpolation: str = "nearest") -> BaseInstanceMasks:
-        """As `BitmapMasks.rescale`."""
+        """Do what `BitmapMasks.rescale` does."""
         if interpolation != "nearest":
             return self.bitmaps().rescale(scale, interpolation)
         width, height = mmcv.rescale_size((self.width, self.height), scale)
         return self.resize((height, width))
 
     def resize(self, out_shape: tuple[int, int], interpolation: str = "nearest") -> BaseInstanceMasks:
-        """To (height, width)."""
+        """Resize to (height, width)."""
         if interpolation != "nearest":
             return self.bitmaps().resize(out_shape, interpolation)
         rows, columns = _nearest(self.height, out_shape[0]), _nearest(self.width, out_shape[1])
         return WindowMasks(self._masks, self._columns[columns], self._rows[rows])
 
     def flip(self, flip_direction: str = "horizontal") -> WindowMasks:
-        """Horizontally, vertically, or both ways: "diagonal"."""
+        """Flip horizontally, vertically, or both ways: "diagonal"."""
         columns = self._columns if flip_direction == "vertical" else self._columns[::-1]
         rows = self._rows if flip_direction == "horizontal" else self._rows[::-1]
         return WindowMasks(self._masks, columns, rows)
 
     def crop(self, bbox: NDArray[Any]) -> WindowMasks:
-        """To left, top, right, bottom, right and bottom exclusive; at least a pixel."""
+        """Crop to left, top, right, bottom, right and bottom exclusive; at least a pixel."""
         left, right = np.clip(bbox[0::2], 0, self.width)
         top, bottom = np.clip(bbox[1::2], 0, self.height)
         columns, rows = self._columns[left : max(right, left + 1)], self._rows[top : max(bottom, top + 1)]
@@ -103,45 +101,44 @@ class WindowMasks(BaseInstanceMasks):  # type: ignore[misc]
 
     @property
     def areas(self) -> NDArray[np.int64]:
-        """Pixels of each mask, (N,)."""
+        """Count the pixels of each mask, (N,)."""
         return np.array([np.count_nonzero(mask.pixels) for mask in self._shown], dtype=np.int64)
 
     def get_bboxes(self, dst_type: Any = "hbb") -> Any:
-        """Tight boxes, right and bottom exclusive; of a mask without pixels 0, 0, 0, 0."""
+        """Return tight boxes, right and bottom exclusive; of a mask without pixels 0, 0, 0, 0."""
         boxes_xyxy = torch.zeros(len(self), 4)
-        for place, mask in enumerate(self._shown):
+        for index, mask in enumerate(self._shown):
             tight = nonzero_window(mask.pixels)
             if not tight.is_empty:
                 tight = tight.moved(mask.window.x0, mask.window.y0)
-                boxes_xyxy[place] = torch.tensor([tight.x0, tight.y0, tight.x1, tight.y1])
+                boxes_xyxy[index] = torch.tensor([tight.x0, tight.y0, tight.x1, tight.y1])
         _, box_type = get_box_type("hbox")
         boxes = box_type(boxes_xyxy)
         return boxes if dst_type in ("hbb", "hbox", box_type) else boxes.convert_to(dst_type)
 
     def bitmaps(self) -> BitmapMasks:
-        """The same masks, dense."""
+        """Return the same masks, dense."""
         dense = np.zeros((len(self), self.height, self.width), dtype=np.uint8)
         for target, mask in zip(dense, self._shown, strict=True):
-            window = mask.window
-            target[window.y0 : window.y1, window.x0 : window.x1] = mask.pixels
+            target[mask.window.in_image] = mask.pixels
         return BitmapMasks(dense, self.height, self.width)
 
     def to_ndarray(self) -> NDArray[np.uint8]:
-        """uint8 (N, height, width)."""
+        """Return uint8 (N, height, width)."""
         masks: NDArray[np.uint8] = self.bitmaps().masks
         return masks
 
     def to_tensor(self, dtype: torch.dtype, device: Any) -> torch.Tensor:
-        """(N, height, width)."""
+        """Return (N, height, width)."""
         tensor: torch.Tensor = self.bitmaps().to_tensor(dtype, device)
         return tensor
 
     def pad(self, out_shape: tuple[int, int], pad_val: int = 0) -> BitmapMasks:
-        """As `BitmapMasks`."""
+        """Do what `BitmapMasks` does."""
         return self.bitmaps().pad(out_shape, pad_val)
 
     def expand(self, expanded_h: int, expanded_w: int, top: int, left: int) -> BitmapMasks:
-        """As `BitmapMasks`."""
+        """Do what `BitmapMasks` does."""
         return self.bitmaps().expand(expanded_h, expanded_w, top, left)
 
     def crop_and_resize(
@@ -153,7 +150,7 @@ class WindowMasks(BaseInstanceMasks):  # type: ignore[misc]
         interpolation: str = "bilinear",
         binarize: bool = True,
     ) -> BitmapMasks:
-        """As `BitmapMasks`."""
+        """Do what `BitmapMasks` does."""
         return self.bitmaps().crop_and_resize(bboxes, out_shape, inds, device, interpolation, binarize)
 
     def translate(
@@ -164,7 +161,7 @@ class WindowMasks(BaseInstanceMasks):  # type: ignore[misc]
         border_value: int = 0,
         interpolation: str = "bilinear",
     ) -> BitmapMasks:
-        """As `BitmapMasks`."""
+        """Do what `BitmapMasks` does."""
         return self.bitmaps().translate(out_shape, offset, direction, border_value, interpolation)
 
     def shear(
@@ -175,7 +172,7 @@ class WindowMasks(BaseInstanceMasks):  # type: ignore[misc]
         border_value: int = 0,
         interpolation: str = "bilinear",
     ) -> BitmapMasks:
-        """As `BitmapMasks`."""
+        """Do what `BitmapMasks` does."""
         return self.bitmaps().shear(out_shape, magnitude, direction, border_value, interpolation)
 
     def rotate(
@@ -187,17 +184,17 @@ class WindowMasks(BaseInstanceMasks):  # type: ignore[misc]
         border_value: int = 0,
         interpolation: str = "bilinear",
     ) -> BitmapMasks:
-        """As `BitmapMasks`."""
+        """Do what `BitmapMasks` does."""
         return self.bitmaps().rotate(out_shape, angle, center, scale, border_value, interpolation)
 
     @classmethod
     def cat(cls, masks: Sequence[WindowMasks]) -> BitmapMasks:
-        """As `BitmapMasks`."""
+        """Do what `BitmapMasks` does."""
         return BitmapMasks.cat([each.bitmaps() for each in masks])
 
     @cached_property
     def _shown(self) -> list[MaskWindow]:
-        """Each mask as it is seen now, in the part of the picture that shows its window."""
+        """Show each mask as it is seen now, in the part of the image that shows its window."""
         return [self._seen(mask) for mask in self._masks]
 
     def _seen(self, mask: MaskWindow) -> MaskWindow:
@@ -208,13 +205,13 @@ class WindowMasks(BaseInstanceMasks):  # type: ignore[misc]
 
 
 def _showing(lines: NDArray[np.intp], start: int, stop: int) -> tuple[int, int]:
-    """Which columns (or rows) show those from start to before stop of the original: from, to before."""
+    """Return which columns (or rows) show those from start to before stop of the original: from, to before."""
     inside = np.flatnonzero((lines >= start) & (lines < stop))
     return (int(inside[0]), int(inside[-1]) + 1) if inside.size else (0, 0)
 
 
 def _nearest(length: int, new_length: int) -> NDArray[np.intp]:
-    """Which column (or row) OpenCV's nearest neighbour takes for each new one."""
+    """Return which column (or row) OpenCV's nearest neighbour takes for each new one."""
     step = 1.0 / (new_length / length)
     nearest: NDArray[np.intp] = np.minimum(np.floor(np.arange(new_length) * step).astype(np.intp), length - 1)
     return nearest

@@ -13,16 +13,14 @@ from numpy.typing import NDArray
 from pipeline.coco.paths import resolve_image_path
 from pipeline.compute.ahead import read_ahead
 from pipeline.compute.shards import Shard, ShardReport
-from pipeline.embeddings.making import write_shard
-from pipeline.embeddings.schema import ImageRow, Shape
+from pipeline.embeddings.embedding_columns import ImageRow, Shape
+from pipeline.embeddings.embedding_writing import write_embeddings
 from pipeline.errors import ImageError
 from pipeline.files.images import read_image
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import ImageLabels
+from pipeline.sam.encoded import ENCODED_IMAGES
 from pipeline.sam.worker import SamChoice, build_engine
-
-ENCODED = "encoded images"
-"""In a shard's report: how many of its images went through SAM's encoder."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +50,9 @@ class EmbedWork:
 
     def publish(self, shard: Shard, rows: Sequence[ImageRow]) -> ShardReport:
         """Write the shard."""
-        write_shard(self.folder, shard.index, shard.index * self.images_per_shard, rows, self.shape)
+        write_embeddings(self.folder, shard.index, shard.index * self.images_per_shard, rows, self.shape)
         encoded = sum(row.features is not None for row in rows)
-        counts = {ENCODED: encoded, "left out": len(rows) - encoded}
+        counts = {ENCODED_IMAGES: encoded, "left out": len(rows) - encoded}
         return ShardReport(len(rows), {name: count for name, count in counts.items() if count}, {})
 
     def given_up(self, image_id: int, reason: str) -> ImageRow:

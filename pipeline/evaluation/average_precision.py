@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.matching import Bools, Detections, Floats, Ints, Truths, match
+from pipeline.evaluation.coco_matching import Bools, Detections, Floats, Ints, Truths, match
 from pipeline.evaluation.results import Metrics
 
 MIN_IOUS: Final[Floats] = np.linspace(0.5, 0.95, 10, dtype=np.float64)
@@ -38,7 +38,7 @@ class CategoryScores:
     truths: int
 
     def metrics(self) -> Metrics:
-        """The figures of this class alone."""
+        """Return the figures of this class alone."""
         return mean_metrics([self])
 
 
@@ -68,7 +68,7 @@ class AveragePrecision:
             self._truths[category] = self._truths.get(category, 0) + counted
 
     def by_category(self, category_ids: list[int]) -> dict[int, CategoryScores]:
-        """The scores of these classes."""
+        """Return the scores of these classes."""
         categories = np.concatenate([np.zeros(0, np.int64), *self._categories])
         scores = np.concatenate([np.zeros(0), *self._scores])
         packed_bytes = -(-_FLAGS // 8)
@@ -84,7 +84,7 @@ class AveragePrecision:
 
 
 def mean_metrics(categories: list[CategoryScores]) -> Metrics:
-    """COCO's figures over classes; those without truth are left out, as in COCO."""
+    """Average COCO's figures over classes; those without truth are left out, as in COCO."""
     precision = np.array([each.precision for each in categories]).reshape(-1, *_LANES, len(RECALLS))
     recall = np.array([each.recall for each in categories]).reshape(-1, *_LANES)
     return Metrics(
@@ -104,13 +104,13 @@ def _mean(values: Floats) -> float | None:
 
 
 def _unpacked(packed: NDArray[np.uint8]) -> Bools:
-    """Flags (A * T, D), one row a range of area and threshold, from bytes (D, n)."""
+    """Return flags (A * T, D), one row a range of area and threshold, from bytes (D, n)."""
     flags = np.unpackbits(packed, axis=1, count=_FLAGS)
     return np.ascontiguousarray(flags.T).astype(np.bool_)
 
 
 def _category_scores(right: Bools, wrong: Bools, truths: Ints) -> CategoryScores:
-    """Scores from flags (A * T, D), the best score first, and the truths of each range of area (A,)."""
+    """Compute the scores from flags (A * T, D), the best score first, and the truths of each range of area (A,)."""
     precision, recall = np.full((len(right), len(RECALLS)), np.nan), np.full(len(right), np.nan)
     rights, wrongs = np.cumsum(right, axis=1, dtype=np.float64), np.cumsum(wrong, axis=1, dtype=np.float64)
     reached = rights / (wrongs + rights + np.spacing(1))

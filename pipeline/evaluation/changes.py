@@ -8,9 +8,10 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.evaluation.pairs import Pair
+from pipeline.evaluation.compared_image import MatchedInstance
 from pipeline.evaluation.results import InstanceChange
-from pipeline.labels.rows import BoxXyxy, ImageLabels
+from pipeline.labels.rows import ImageLabels
+from pipeline.masks.windows import BoxXyxy
 
 KEPT: Final = 200
 """Instances kept of each kind."""
@@ -24,7 +25,7 @@ class LargestChanges:
     def __init__(self) -> None:
         self._changes: list[InstanceChange] = []
 
-    def add(self, labels: ImageLabels, pair: Pair) -> None:
+    def add(self, labels: ImageLabels, pair: MatchedInstance) -> None:
         """Add an instance of an image."""
         if pair.iou_before != pair.iou_after:
             self._changes.append(_change(labels, pair))
@@ -46,7 +47,7 @@ def _order(change: InstanceChange) -> tuple[float, int, int]:
     return -abs(change.iou_after - change.iou_before), change.image_id, change.position
 
 
-def _change(labels: ImageLabels, pair: Pair) -> InstanceChange:
+def _change(labels: ImageLabels, pair: MatchedInstance) -> InstanceChange:
     x, y, width, height = pair.truth.bbox
     boxes_xyxy = [pair.before.box_xyxy, pair.after.box_xyxy, (x, y, x + width, y + height)]
     return InstanceChange(

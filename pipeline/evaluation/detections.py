@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.evaluation.matching import Detections, Floats
+from pipeline.evaluation.coco_matching import Detections, Floats
 from pipeline.labels.rows import InstanceLabel
 
 
 def strongest_first(instances: Sequence[InstanceLabel], max_detections: int) -> list[int]:
-    """The instances that count, best score first: at most so many of each class; of equals the first ones."""
+    """Return the indices of the instances that count, best score first: at most so many a class; equals in order."""
     scores = np.array([instance.score for instance in instances], np.float64)
     seen: dict[int, int] = {}
     kept: list[int] = []
@@ -24,18 +24,18 @@ def strongest_first(instances: Sequence[InstanceLabel], max_detections: int) -> 
 
 
 def with_mask_areas(instances: Sequence[InstanceLabel]) -> Detections:
-    """Instances, their sizes being those of their masks."""
+    """Return the instances with the areas of their masks."""
     return _detections(instances, np.array([instance.area for instance in instances], np.float64))
 
 
 def with_box_areas(instances: Sequence[InstanceLabel]) -> Detections:
-    """Instances, their sizes being those of their boxes."""
+    """Return the instances with the areas of their boxes."""
     boxes = boxes_xywh(instances)
     return _detections(instances, boxes[:, 2] * boxes[:, 3])
 
 
 def boxes_xywh(instances: Sequence[InstanceLabel]) -> Floats:
-    """Left, top, width and height of every instance's box, (D, 4)."""
+    """Return left, top, width and height of every instance's box, (D, 4)."""
     boxes = np.array([instance.box_xyxy for instance in instances], np.float64).reshape(-1, 4)
     boxes[:, 2:] -= boxes[:, :2]
     return boxes

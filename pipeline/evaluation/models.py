@@ -8,14 +8,15 @@ from typing import Literal
 
 from pipeline.coco.model import CocoDataset
 from pipeline.evaluation.average_precision import MIN_IOUS, AveragePrecision, mean_metrics
-from pipeline.evaluation.boundary import limited_by_borders
+from pipeline.evaluation.coco_matching import Bools
 from pipeline.evaluation.detections import boxes_xywh, strongest_first, with_box_areas, with_mask_areas
-from pipeline.evaluation.matching import Bools
 from pipeline.evaluation.results import CategoryResult, ModelResult
 from pipeline.evaluation.settings import EvaluateSettings
-from pipeline.evaluation.truth import ImageTruths, box_ious, mask_ious
+from pipeline.evaluation.truth import ImageTruths
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import ImageLabels, InstanceLabel, Status
+from pipeline.masks.boundaries import limited_by_borders
+from pipeline.masks.overlap import box_ious, rle_ious
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class MeasuredModel:
     detections_file: str
 
 
-class _Sums:
+class _ModelSums:
     """Average precision of masks, of boxes and, where wanted, of boundaries."""
 
     def __init__(self, boundary: bool) -> None:
@@ -40,7 +41,7 @@ class _Sums:
         truths = shown.truths
         masks = [labels.rle(instance) for instance in instances]
         of_masks, of_boxes = with_mask_areas(instances), with_box_areas(instances)
-        ious = mask_ious(masks, shown.masks, truths.crowds)
+        ious = rle_ious(masks, shown.masks, truths.crowds)
         self.mask.add(ious, of_masks, truths)
         self.box.add(box_ious(boxes_xywh(instances), shown.boxes_xywh, truths.crowds), of_boxes, truths)
         if self.boundary is not None:
@@ -54,7 +55,7 @@ def measure_model(
     model: MeasuredModel, store: LabelStore, dataset: CocoDataset, settings: EvaluateSettings
 ) -> ModelResult:
     """Measure the detections of a store on all images of a dataset; images that failed show nothing found."""
-    sums = _Sums(settings.boundary)
+    sums = _ModelSums(settings.boundary)
     detections = failed_images = 0
     for image_id in sorted(dataset.image_by_id):
         labels = store.by_id(image_id)
@@ -66,7 +67,7 @@ def measure_model(
 
 
 def _result(
-    model: MeasuredModel, sums: _Sums, dataset: CocoDataset, detections: int, failed_images: int
+    model: MeasuredModel, sums: _ModelSums, dataset: CocoDataset, detections: int, failed_images: int
 ) -> ModelResult:
     categories = sorted(dataset.categories, key=lambda category: category.id)
     ids = [category.id for category in categories]

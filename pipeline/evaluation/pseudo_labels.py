@@ -12,9 +12,9 @@ import numpy as np
 from pipeline.coco.model import CocoDataset
 from pipeline.evaluation.average_precision import AREA_RANGES
 from pipeline.evaluation.changes import LargestChanges
+from pipeline.evaluation.coco_matching import Bools, Floats, Ints, match
+from pipeline.evaluation.compared_image import ComparedImage, MatchedInstance, require_same_instances
 from pipeline.evaluation.detections import strongest_first, with_mask_areas
-from pipeline.evaluation.matching import Bools, Floats, Ints, match
-from pipeline.evaluation.pairs import Pair, RefinedImage, require_same_instances
 from pipeline.evaluation.results import (
     DecisionResult,
     LabelQuality,
@@ -22,9 +22,10 @@ from pipeline.evaluation.results import (
     PrecisionRecall,
     PseudoLabelResult,
 )
-from pipeline.evaluation.truth import ImageTruths, mask_ious
+from pipeline.evaluation.truth import ImageTruths
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
+from pipeline.masks.overlap import rle_ious
 
 MIN_IOUS: Final[Floats] = np.array([0.5, 0.75, 0.9])
 HISTOGRAM_BINS: Final = 20
@@ -47,7 +48,7 @@ def measure_pseudo_labels(
 
     Images without usable labels are left out. StoreError where the stores are not of the same instances.
     """
-    sums = _Sums()
+    sums = _LabelSums()
     images = failed_images = 0
     for before, after in zip(predicted, refined, strict=True):
         if Status.FAILED in (before.status, after.status):
@@ -59,12 +60,12 @@ def measure_pseudo_labels(
     return sums.result(nodes, images, failed_images)
 
 
-def _compared(before: ImageLabels, after: ImageLabels, shown: ImageTruths) -> RefinedImage:
+def _compared(before: ImageLabels, after: ImageLabels, shown: ImageTruths) -> ComparedImage:
     ious_before, ious_after = (
-        mask_ious([labels.rle(instance) for instance in labels.instances], shown.masks, shown.truths.crowds)
+        rle_ious([labels.rle(instance) for instance in labels.instances], shown.masks, shown.truths.crowds)
         for labels in (before, after)
     )
-    return RefinedImage(before, after, shown, ious_before, ious_after)
+    return ComparedImage(before, after, shown, ious_before, ious_after)
 
 
 class _Matched:
@@ -76,10 +77,10 @@ class _Matched:
 
     def add(self, instances: Sequence[InstanceLabel], ious: Floats, shown: ImageTruths) -> None:
         """Add an image: its labels, dropped ones included, and their IoU with its truths (D, G)."""
-        usable = [place for place, each in enumerate(instances) if each.decision is not Decision.DROPPED]
-        labels = [instances[place] for place in usable]
+        usable = [index for index, each in enumerate(instances) if each.decision is not Decision.DROPPED]
+        labels = [instances[index] for index in usable]
         order = strongest_first(labels, len(labels))
-        detections = with_mask_areas([labels[place] for place in order])
+        detections = with_mask_areas([labels[index] for index in order])
         own_ious = ious[np.array(usable, np.int64)[order]]
         matches = match(own_ious, detections, shown.truths, MIN_IOUS, AREA_RANGES[:1])
         self._labels += len(labels)
@@ -89,11 +90,11 @@ class _Matched:
 
     @property
     def truths(self) -> int:
-        """Truths in the images added, crowds left out."""
+        """Count the truths in the images added, crowds left out."""
         return self._truths
 
     def quality(self, ious: Floats, boundary_ious: Floats) -> LabelQuality:
-        """What it amounts to, with the IoU of the paired instances."""
+        """Return the figures, with the IoU of the paired instances."""
         histogram, _ = np.histogram(ious, bins=HISTOGRAM_BINS, range=(0, 1))
         at = zip(MIN_IOUS.tolist(), self._right.tolist(), self._wrong.tolist(), strict=True)
         return LabelQuality(
@@ -114,7 +115,7 @@ class _Matched:
         )
 
 
-class _Sums:
+class _LabelSums:
     """What is kept of all images: counts, and of each paired instance a few numbers."""
 
     def __init__(self) -> None:
@@ -125,12 +126,13 @@ class _Sums:
         self._ious: list[Floats] = []
         self._changes = LargestChanges()
 
-    def add(self, image: RefinedImage, *, boundary: bool) -> None:
+    def add(self, image: ComparedImage, *, boundary: bool) -> None:
         """Add an image."""
         self._before.add(image.before.instances, image.ious_before, image.shown)
         self._after.add(image.after.instances, image.ious_after, image.shown)
-        for instance in image.after.instances:
-            self._instances[_DECISIONS.index(instance.decision)] += 1
+        for before, after in zip(image.before.instances, image.after.instances, strict=True):
+            if before.decision is not Decision.DROPPED:  # a crowd is no instance
+                self._instances[_DECISIONS.index(after.decision)] += 1
         pairs = list(image.pairs(boundary=boundary))
         right = [pair.after.category_id == pair.truth.category_id for pair in pairs]
         self._class_right.append(np.array(right, np.bool_))
@@ -140,7 +142,7 @@ class _Sums:
             self._changes.add(image.after, pair)
 
     def result(self, nodes: LabelNodes, images: int, failed_images: int) -> PseudoLabelResult:
-        """All figures."""
+        """Return all figures."""
         decisions = np.concatenate([np.zeros(0, np.int64), *self._decisions])
         class_right = np.concatenate([np.zeros(0, np.bool_), *self._class_right])
         ious = np.concatenate([np.zeros((0, 4)), *self._ious])
@@ -157,8 +159,8 @@ class _Sums:
             before=self._before.quality(before, boundary_before),
             after=self._after.quality(after, boundary_after),
             decisions=tuple(
-                self._decision(decision, ious[decisions == place], class_right[decisions == place])
-                for place, decision in enumerate(_DECISIONS)
+                self._decision(decision, ious[decisions == index], class_right[decisions == index])
+                for index, decision in enumerate(_DECISIONS)
             ),
             most_improved=self._changes.improved(),
             most_harmed=self._changes.harmed(),
@@ -175,7 +177,7 @@ class _Sums:
         )
 
 
-def _pair_ious(pair: Pair) -> tuple[float, float, float, float]:
+def _pair_ious(pair: MatchedInstance) -> tuple[float, float, float, float]:
     return pair.iou_before, pair.boundary_iou_before, pair.iou_after, pair.boundary_iou_after
 
 
@@ -190,7 +192,7 @@ def _figures(ious: Floats, boundary_ious: Floats) -> MaskFigures:
 
 
 def _mean(values: Floats) -> float | None:
-    """The mean; None for no values, and for those that were not asked for."""
+    """Return the mean; None for no values, and for those that were not asked for."""
     mean = float(values.mean()) if values.size else None
     return None if mean is None or isnan(mean) else mean
 

@@ -13,7 +13,8 @@ import msgspec
 from pipeline.coco.model import CocoCategory
 from pipeline.errors import StoreError
 from pipeline.files.writing import open_atomically
-from pipeline.labels.rows import BoxXyxy, Decision
+from pipeline.labels.rows import Decision
+from pipeline.masks.windows import BoxXyxy
 
 EVALUATION: Final = "evaluation.json"
 FORMAT: Final = "s4m-evaluation"
@@ -128,7 +129,7 @@ class DecisionResult(msgspec.Struct, frozen=True):
 class InstanceChange(msgspec.Struct, frozen=True):
     """One instance before and after refinement.
 
-    position: its place among the instances of its image, in the stores of `predict` and of `refine`.
+    position: its index among the instances of its image, in the stores of `predict` and of `refine`.
     box_xyxy: around the truth and both masks, in pixels of the full image.
     truth_id: id of the annotation it is measured against; truth_category_id: that one's class.
     Boundary IoU is null where it was not asked for.
@@ -193,7 +194,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     notes: tuple[str, ...]
 
 
-class _Format(msgspec.Struct):
+class _EvaluationFormat(msgspec.Struct):
     format: str
     version: int
 
@@ -211,7 +212,7 @@ def read_evaluation(path: Path) -> Evaluation:
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror}. Run evaluate again.") from error
     try:
-        given = msgspec.json.decode(content, type=_Format)
+        given = msgspec.json.decode(content, type=_EvaluationFormat)
         if (given.format, given.version) == (FORMAT, FORMAT_VERSION):
             return msgspec.json.decode(content, type=Evaluation)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

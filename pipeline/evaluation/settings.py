@@ -1,4 +1,4 @@
-"""What an experiment says of measuring."""
+"""Settings of the evaluation."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.settings import Section
+from pipeline.settings import Settings
 
 
-class EvaluateSettings(Section):
+class EvaluateSettings(Settings):
     """How teacher, student and pseudo-labels are measured."""
 
     max_detections: Annotated[int, Field(ge=1, le=1000)] = 100
-    """Detections an image that count."""
+    """Count at most this many detections in an image, those with the highest scores."""
     boundary: bool = True
-    """Measure boundary AP and boundary IoU as well."""
+    """Measure boundary AP and boundary IoU as well, which compare outlines instead of areas."""

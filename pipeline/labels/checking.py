@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import isfinite
 
-from pycocotools import mask as coco_mask
-
 from pipeline.coco.segmentation import RleJson, SegmentationError, require_usable
 from pipeline.errors import Problem
 from pipeline.labels.rows import ImageLabels, InstanceLabel, Status
-from pipeline.labels.soft_mask import SOFT_MASK_SIDE, SoftMask
-from pipeline.masks.run_lengths import compressed_counts_problems
+from pipeline.masks.run_lengths import area_px, compressed_counts_problems
+from pipeline.masks.soft_masks import SOFT_MASK_SIDE, SoftMask
 
 _INT32_MAX = 2**31 - 1
 _INT64 = range(-(2**63), 2**63)
@@ -97,5 +95,5 @@ def _rle_sum_problems(row: ImageLabels) -> Iterator[tuple[str, str]]:
         if problem is not None:
             yield f"instances[{index}].rle_counts", problem
         # One at a time: pycocotools' area takes no list of more than 255.
-        elif (area := int(coco_mask.area(row.rle(instance)))) != instance.area:
+        elif (area := area_px(row.rle(instance))) != instance.area:
             yield f"instances[{index}].area", f"is {instance.area}, the mask has {area} pixels"

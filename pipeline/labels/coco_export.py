@@ -16,15 +16,16 @@ from pipeline.coco.segmentation import RleJson, encode_segmentation
 from pipeline.coco.writing import write_coco
 from pipeline.errors import DatasetError, Problem
 from pipeline.files.writing import open_atomically
+from pipeline.labels.label_columns import STATUSES
 from pipeline.labels.label_store import LabelStore
-from pipeline.labels.rows import BoxXyxy, Decision, ImageLabels, Status
-from pipeline.labels.schema import STATUSES
+from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
+from pipeline.masks.windows import BoxXyxy
 
 BoxXywh = tuple[float, float, float, float]
 
 
 class LabelAnnotation(CocoAnnotation, frozen=True, gc=False, omit_defaults=True, kw_only=True):
-    """An annotation of a dataset, with what the store knows besides; a dropped instance has iscrowd 1."""
+    """An annotation of a dataset, with the store's measures; a dropped instance has iscrowd 1."""
 
     score: float
     decision: str
@@ -36,7 +37,7 @@ class LabelAnnotation(CocoAnnotation, frozen=True, gc=False, omit_defaults=True,
 
 
 class LabelResult(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """One entry of a results list, with what the store knows besides."""
+    """One entry of a results list, with the store's measures."""
 
     image_id: int
     category_id: int
@@ -61,7 +62,7 @@ class Exported:
 
 
 def coco_annotations(labels: ImageLabels, first_id: int, *, include_dropped: bool = False) -> list[LabelAnnotation]:
-    """The annotations of an image, numbered from `first_id`.
+    """Return the annotations of an image, numbered from `first_id`.
 
     Dropped instances, where wanted, are crowds: what COCO's tools neither reward nor punish.
     """
@@ -75,20 +76,14 @@ def coco_annotations(labels: ImageLabels, first_id: int, *, include_dropped: boo
             area=instance.area,
             iscrowd=int(instance.decision is Decision.DROPPED),
             segmentation=encode_segmentation(labels.rle(instance)),
-            score=_shortest(instance.score),
-            decision=str(instance.decision),
-            predicted_iou=_shortest_or_none(instance.predicted_iou),
-            stability=_shortest_or_none(instance.stability),
-            agreement=_shortest_or_none(instance.agreement),
-            candidate=instance.candidate,
-            gate_confidence=_shortest_or_none(instance.gate_confidence),
+            **_measures(instance),
         )
         for annotation_id, instance in enumerate(wanted, first_id)
     ]
 
 
 def coco_results(labels: ImageLabels) -> list[dict[str, Any]]:
-    """The entries of an image in a results list, as pycocotools loads them; without dropped ones."""
+    """Return the entries of an image in a results list, as pycocotools loads them; without dropped ones."""
     return [msgspec.json.decode(msgspec.json.encode(result)) for result in _results(labels)]
 
 
@@ -149,16 +144,23 @@ def _results(labels: ImageLabels) -> Iterator[LabelResult]:
                 image_id=labels.image_id,
                 category_id=instance.category_id,
                 bbox=_box_xywh(instance.box_xyxy),
-                score=_shortest(instance.score),
                 segmentation=RleJson((labels.height, labels.width), instance.rle_counts.decode("ascii")),
                 area=instance.area,
-                decision=str(instance.decision),
-                predicted_iou=_shortest_or_none(instance.predicted_iou),
-                stability=_shortest_or_none(instance.stability),
-                agreement=_shortest_or_none(instance.agreement),
-                candidate=instance.candidate,
-                gate_confidence=_shortest_or_none(instance.gate_confidence),
+                **_measures(instance),
             )
+
+
+def _measures(instance: InstanceLabel) -> dict[str, Any]:
+    """Return the fields of an annotation or a result that COCO's tools do not need but the score."""
+    return {
+        "score": _shortest(instance.score),
+        "decision": str(instance.decision),
+        "predicted_iou": _shortest_or_none(instance.predicted_iou),
+        "stability": _shortest_or_none(instance.stability),
+        "agreement": _shortest_or_none(instance.agreement),
+        "candidate": instance.candidate,
+        "gate_confidence": _shortest_or_none(instance.gate_confidence),
+    }
 
 
 def _box_xywh(box_xyxy: BoxXyxy) -> BoxXywh:
@@ -167,7 +169,7 @@ def _box_xywh(box_xyxy: BoxXyxy) -> BoxXywh:
 
 
 def _shortest(value: float) -> float:
-    """The number of the fewest digits that is the same in 32 bits: 0.9 for 0.8999999761581421."""
+    """Return the number of the fewest digits that is the same in 32 bits: 0.9 for 0.8999999761581421."""
     return float(str(np.float32(value)))
 
 

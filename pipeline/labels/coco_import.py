@@ -2,9 +2,9 @@
 
 A results list names images and categories by the ids of the dataset that the labels are for. A dataset has
 ids of its own: its images are known by file name and its categories by name. Scores are the file's, 1 where
-a dataset has none. Boxes and areas are taken from the masks; masks without a pixel are passed over; a crowd
-becomes a dropped instance, whose pixels are to be ignored. Every mask counts as the teacher's. Of instances
-with the same mask and category, as detectors without suppression give them, the one with the highest score is taken.
+a dataset has none. Boxes and areas are those of the masks; crowds and masks without a pixel are what `dataset_rows`
+says. Every mask counts as the teacher's. Of instances with the same mask and category, as detectors without
+suppression give them, the one with the highest score is kept.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ import xxhash
 
 from pipeline.coco.json_text import field_problem, read_json_object
 from pipeline.coco.model import CocoCategory, CocoImage, Id
-from pipeline.coco.segmentation import RleJson, SegmentationError, decode_segmentation, require_usable, to_rle
+from pipeline.coco.segmentation import SegmentationChecker, decode_segmentation, to_rle
 from pipeline.errors import DatasetError, Problem
-from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_rle
-from pipeline.masks.run_lengths import compressed_counts_problems
+from pipeline.labels.dataset_rows import label_from_annotation, row_of_image
+from pipeline.labels.rows import ImageLabels, InstanceLabel
 
-_COUNTS_AT_ONCE = 256
 _NO_SEGMENTATION = msgspec.Raw(b"null")
 _ABSENT = (b"null", b"[]", b"{}")
 _MASKS_NEEDED = "boxes alone cannot be refined: export masks, as RLE or polygons"
@@ -35,7 +34,7 @@ Known = TypeVar("Known")
 
 
 class _EntryJson(msgspec.Struct, frozen=True, gc=False):
-    """What counts of an annotation or a result."""
+    """The fields of an annotation or a result that are read."""
 
     image_id: Id
     category_id: Id
@@ -48,8 +47,9 @@ class _EntryJson(msgspec.Struct, frozen=True, gc=False):
 class _File:
     """The entries of a file and what its ids mean.
 
-    key: where the entries are, as places in problems begin.
-    image_by_id: the image to be labelled by the file's id; None where it is none, which has been told.
+    key: the key of the entries, which the fields in problems begin with.
+    image_by_id: the image to be labelled by the file's id; None where there is no such image, which is a problem
+        of its own.
     category_by_id: the category's id in the dataset by the file's id; None likewise.
     """
 
@@ -64,12 +64,12 @@ class _File:
 class _Detection:
     category_id: int
     score: float
-    decision: Decision
+    is_crowd: bool
     segmentation: msgspec.Raw
 
 
 @dataclass(frozen=True)
-class Detections:
+class ImportedLabels:
     """The labels of a COCO file, checked. A mask stays text until its image's labels are asked for.
 
     repeated: instances left out because another one has the same mask and category.
@@ -84,13 +84,11 @@ class Detections:
         return map(self.labels, self.images)
 
     def labels(self, image: CocoImage) -> ImageLabels:
-        """The labels of one of the images, in the order of the file; empty where the file has none."""
-        instances = (_instance(each, image) for each in self._by_image.get(image.id, ()))
-        seen = tuple(instance for instance in instances if instance.area > 0)
-        return ImageLabels.of_instances(image.id, image.file_name, image.width, image.height, seen)
+        """Return the labels of one of the images, in the order of the file; empty where the file has none."""
+        return row_of_image(image, (_instance(each, image) for each in self._by_image.get(image.id, ())))
 
 
-def read_detections(path: Path, images: Sequence[CocoImage], categories: Sequence[CocoCategory]) -> Detections:
+def read_detections(path: Path, images: Sequence[CocoImage], categories: Sequence[CocoCategory]) -> ImportedLabels:
     """Read and check a results list or a dataset; DatasetError with every problem where there is any.
 
     images, categories: those of the dataset that the labels are for.
@@ -101,12 +99,12 @@ def read_detections(path: Path, images: Sequence[CocoImage], categories: Sequenc
     by_image = reader.read()
     if problems:
         raise DatasetError(str(path), problems)
-    return Detections(path, tuple(images), reader.repeated, by_image)
+    return ImportedLabels(path, tuple(images), reader.repeated, by_image)
 
 
 def _instance(detection: _Detection, image: CocoImage) -> InstanceLabel:
     rle = to_rle(decode_segmentation(detection.segmentation), image.width, image.height)
-    return label_from_rle(rle, detection.category_id, detection.score, detection.decision)
+    return label_from_annotation(rle, detection.category_id, detection.score, is_crowd=detection.is_crowd)
 
 
 def _opened(
@@ -139,7 +137,7 @@ def _opened(
 
 
 def is_results_list(path: Path) -> bool:
-    """Whether a file is a results list, which knows images by their ids alone."""
+    """Say whether a file is a results list, which knows images by their ids alone."""
     try:
         with path.open("rb") as file:
             return file.read(64).lstrip().startswith(b"[")
@@ -207,12 +205,11 @@ class _EntryReader:
         self._file = file
         self._problems = problems
         self.repeated = 0
-        self._place_by_content: dict[tuple[int, int, bytes], int] = {}
-        # Compressed RLEs whose run lengths are still to be summed: entry, counts, pixels of the image.
-        self._pending: list[tuple[int, str, int]] = []
+        self._index_by_content: dict[tuple[int, int, bytes], int] = {}
+        self._checker = SegmentationChecker(self._refuse)
 
     def read(self) -> dict[int, list[_Detection]]:
-        """The detections by the id of the image to be labelled."""
+        """Return the detections by the id of the image to be labelled."""
         by_image: dict[int, list[_Detection]] = defaultdict(list)
         entries = list(self._entries())
         if entries and all(bytes(entry.segmentation) in _ABSENT for _, entry in entries):
@@ -224,9 +221,9 @@ class _EntryReader:
             score = self._score(index, entry.score)
             if image is not None and category_id is not None:
                 self._check_segmentation(index, entry.segmentation, image)
-                decision = Decision.DROPPED if entry.iscrowd else Decision.TEACHER
-                self._add(_Detection(category_id, score, decision, entry.segmentation), image, by_image[image.id])
-        self._sum_pending()
+                detection = _Detection(category_id, score, bool(entry.iscrowd), entry.segmentation)
+                self._add(detection, image, by_image[image.id])
+        self._checker.finish()
         return by_image
 
     def _entries(self) -> Iterator[tuple[int, _EntryJson]]:
@@ -238,8 +235,8 @@ class _EntryReader:
                 self._refuse(index, *field_problem("", text, error))
 
     def _refuse(self, index: int, field: str, message: str) -> None:
-        place = f"{self._file.key}[{index}]"
-        self._problems.append(Problem(f"{place}.{field.removeprefix('.')}".removesuffix("."), message))
+        entry = f"{self._file.key}[{index}]"
+        self._problems.append(Problem(f"{entry}.{field.removeprefix('.')}".removesuffix("."), message))
 
     def _known(self, index: int, field: str, file_id: int, known: Mapping[int, Known | None]) -> Known | None:
         if file_id not in known:
@@ -259,37 +256,16 @@ class _EntryReader:
     def _check_segmentation(self, index: int, text: msgspec.Raw, image: CocoImage) -> None:
         if bytes(text) in _ABSENT:
             self._refuse(index, "segmentation", f"is missing: {_MASKS_NEEDED}")
-            return
-        try:
-            segmentation = decode_segmentation(text)
-            require_usable(segmentation, image.width, image.height)
-        except SegmentationError as error:
-            self._refuse(index, f"segmentation{error.field}", str(error))
-            return
-        except (ValueError, RecursionError) as error:
-            self._refuse(index, *field_problem("segmentation", text, error))
-            return
-        if isinstance(segmentation, RleJson) and isinstance(segmentation.counts, str):
-            self._pending.append((index, segmentation.counts, image.width * image.height))
-            if len(self._pending) == _COUNTS_AT_ONCE:
-                self._sum_pending()
+        else:
+            self._checker.check(index, text, image.width, image.height)
 
     def _add(self, detection: _Detection, image: CocoImage, known: list[_Detection]) -> None:
         """Add a detection to those of its image, unless the same mask and category is there with as high a score."""
         content = (image.id, detection.category_id, xxhash.xxh3_128_digest(bytes(detection.segmentation)))
-        place = self._place_by_content.setdefault(content, len(known))
-        if place == len(known):
+        index = self._index_by_content.setdefault(content, len(known))
+        if index == len(known):
             known.append(detection)
             return
         self.repeated += 1
-        if detection.score > known[place].score:
-            known[place] = detection
-
-    def _sum_pending(self) -> None:
-        if not self._pending:
-            return
-        indices, counts, pixels = zip(*self._pending, strict=True)
-        for index, problem in zip(indices, compressed_counts_problems(counts, pixels), strict=True):
-            if problem is not None:
-                self._refuse(index, "segmentation.counts", problem)
-        self._pending.clear()
+        if detection.score > known[index].score:
+            known[index] = detection

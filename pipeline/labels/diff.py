@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from pipeline.errors import StoreError
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels
+from pipeline.masks.matching import best_pairs
+from pipeline.masks.overlap import rle_ious
 
 MATCH_MIN_IOU = 0.1
 """With less than this in common, two masks are rather two objects than one drawn differently."""
@@ -45,7 +46,7 @@ class LabelDiff:
 
     @property
     def dropped(self) -> int:
-        """Matched instances that only the second store dropped."""
+        """Count the matched instances that only the second store dropped."""
         dropped = str(Decision.DROPPED)
         return sum(count for (old, new), count in self.decisions.items() if new == dropped and old != dropped)
 
@@ -78,28 +79,18 @@ def diff(first: LabelStore, second: LabelStore) -> LabelDiff:
 
 
 def match_instances(first: ImageLabels, second: ImageLabels) -> Iterator[tuple[int, int, float]]:
-    """Pairs of instances of one category, the most alike first: index in first, index in second, IoU."""
-    if not first.instances or not second.instances:
-        return
-    ious = coco_mask.iou(
-        [first.rle(instance) for instance in first.instances],
-        [second.rle(instance) for instance in second.instances],
-        [0] * len(second.instances),
+    """Yield pairs of instances of one category, the most alike first: index in first, index in second, IoU."""
+    ious = rle_ious([first.rle(each) for each in first.instances], [second.rle(each) for each in second.instances])
+    of_first, of_second = (
+        np.array([each.category_id for each in labels.instances], np.int64) for labels in (first, second)
     )
-    categories = [np.array([each.category_id for each in labels.instances]) for labels in (first, second)]
-    ious[categories[0][:, None] != categories[1][None, :]] = 0
-    rows, columns = np.nonzero(ious >= MATCH_MIN_IOU)
-    free_rows, free_columns = set(rows.tolist()), set(columns.tolist())
-    for place in np.argsort(-ious[rows, columns], kind="stable").tolist():
-        row, column = int(rows[place]), int(columns[place])
-        if row in free_rows and column in free_columns:
-            free_rows.remove(row)
-            free_columns.remove(column)
-            yield row, column, float(ious[row, column])
+    ious[of_first[:, None] != of_second[None, :]] = 0
+    for row, column in best_pairs(ious, MATCH_MIN_IOU):
+        yield row, column, float(ious[row, column])
 
 
 def diff_table(difference: LabelDiff, names: tuple[str, str] = ("first", "second")) -> str:
-    """The difference as lines of text."""
+    """Return the difference as lines of text."""
     first, second = names
     lines = [
         _line("images in both", difference.images),

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-import numpy as np
-from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
-
-from pipeline.labels.soft_mask import SoftMask
-from pipeline.masks.run_lengths import CompressedRle
-
-BoxXyxy = tuple[float, float, float, float]
+from pipeline.masks.run_lengths import CompressedRle, area_px, box_xyxy, decode_mask, encode_mask
+from pipeline.masks.soft_masks import SoftMask
+from pipeline.masks.windows import BoolMask, BoxXyxy
 
 
 class Status(StrEnum):
-    """How an image fared."""
+    """What became of an image."""
 
     OK = "ok"
     EMPTY = "empty"
@@ -79,39 +74,34 @@ class ImageLabels:
     def of_instances(
         cls, image_id: int, file_name: str, width: int, height: int, instances: tuple[InstanceLabel, ...]
     ) -> ImageLabels:
-        """The row of an image that was worked on: its status follows from its instances."""
+        """Return the row of an image that was worked on: its status follows from its instances."""
         status = Status.OK if instances else Status.EMPTY
         return cls(image_id, file_name, width, height, status, "", instances)
 
     @classmethod
     def of_failure(cls, image_id: int, file_name: str, message: str, width: int = 0, height: int = 0) -> ImageLabels:
-        """The row of an image that could not be used, with the reason."""
+        """Return the row of an image that could not be used, with the reason."""
         return cls(image_id, file_name, width, height, Status.FAILED, message)
 
     def rle(self, instance: InstanceLabel) -> CompressedRle:
-        """The mask of one of its instances as pycocotools takes it."""
+        """Return the mask of one of its instances as pycocotools' RLE."""
         return {"size": [self.height, self.width], "counts": instance.rle_counts}
 
-    def mask(self, instance: InstanceLabel) -> NDArray[np.bool_]:
-        """The mask of one of its instances, bool (height, width)."""
-        mask: NDArray[np.bool_] = coco_mask.decode(self.rle(instance)).astype(np.bool_)
-        return mask
+    def mask(self, instance: InstanceLabel) -> BoolMask:
+        """Decode the mask of one of its instances: bool (height, width)."""
+        return decode_mask(self.rle(instance))
 
 
 def label_from_rle(rle: CompressedRle, category_id: int, score: float, decision: Decision) -> InstanceLabel:
-    """An instance with the area and the tight box of its mask; `dataclasses.replace` adds measures to it."""
-    x, y, width, height = (float(value) for value in coco_mask.toBbox(rle))
-    return InstanceLabel(
-        category_id=category_id,
-        score=score,
-        box_xyxy=(x, y, x + width, y + height),
-        rle_counts=rle["counts"],
-        area=int(coco_mask.area(rle)),
-        decision=decision,
-    )
+    """Make an instance with the area and the tight box of its mask; `dataclasses.replace` adds measures to it."""
+    return InstanceLabel(category_id, score, box_xyxy(rle), rle["counts"], area_px(rle), decision)
 
 
-def label_from_mask(mask: NDArray[np.bool_], category_id: int, score: float, decision: Decision) -> InstanceLabel:
-    """As `label_from_rle`, from a bool mask (height, width) of the whole image."""
-    rle: CompressedRle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return label_from_rle(rle, category_id, score, decision)
+def label_from_mask(mask: BoolMask, category_id: int, score: float, decision: Decision) -> InstanceLabel:
+    """Make an instance as `label_from_rle` does, from a bool mask (height, width) of the whole image."""
+    return label_from_rle(encode_mask(mask), category_id, score, decision)
+
+
+def with_mask(label: InstanceLabel, rle: CompressedRle) -> InstanceLabel:
+    """Return the instance with another mask, and the area and the tight box of that; its soft mask goes."""
+    return replace(label, box_xyxy=box_xyxy(rle), rle_counts=rle["counts"], area=area_px(rle), soft_mask=None)

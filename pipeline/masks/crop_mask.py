@@ -7,10 +7,16 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
-from pipeline.masks.run_lengths import CompressedRle
-from pipeline.masks.windows import Window, nonzero_window, window_around
+from pipeline.masks.run_lengths import (
+    CompressedRle,
+    decode_mask,
+    decode_window,
+    encode_mask,
+    encode_runs,
+    tight_window,
+)
+from pipeline.masks.windows import BoolMask, Window, nonzero_window
 
 
 @dataclass(frozen=True)
@@ -21,40 +27,34 @@ class CropMask:
     rle: CompressedRle
 
     @classmethod
-    def of_array(cls, mask: NDArray[np.bool_], window: Window) -> CropMask:
-        """From an array (height, width) that shows `window`; what is empty around the mask is cut off."""
+    def of_array(cls, mask: BoolMask, window: Window) -> CropMask:
+        """Encode an array (height, width) that shows `window`; what is empty around the mask is cut off."""
         tight = nonzero_window(mask)
-        inside = mask[tight.y0 : tight.y1, tight.x0 : tight.x1]
-        rle: CompressedRle = coco_mask.encode(np.asfortranarray(inside, dtype=np.uint8))
-        return cls(tight.moved(window.x0, window.y0), rle)
+        return cls(tight.moved(window.x0, window.y0), encode_mask(mask[tight.in_image]))
 
     @classmethod
     def of_rle(cls, rle: CompressedRle) -> CropMask:
-        """From the mask of a whole image, which is dense for a moment."""
-        x, y, width, height = (float(value) for value in coco_mask.toBbox(rle))
-        window = window_around((x, y, x + width, y + height))
-        return cls.of_array(
-            coco_mask.decode(rle)[window.y0 : window.y1, window.x0 : window.x1].astype(np.bool_), window
-        )
+        """Cut out the mask of a whole image, which is dense for a moment."""
+        window = tight_window(rle)
+        return cls.of_array(decode_window(rle, window), window)
 
     @property
     def is_empty(self) -> bool:
-        """Whether it has no pixel."""
+        """Say whether it has no pixel."""
         return self.window.is_empty
 
-    def array(self) -> NDArray[np.bool_]:
-        """The mask in its window: bool (height, width)."""
+    def array(self) -> BoolMask:
+        """Decode the mask in its window: bool (height, width)."""
         if self.is_empty:
             return np.zeros((self.window.height, self.window.width), dtype=np.bool_)
-        mask: NDArray[np.bool_] = coco_mask.decode(self.rle).astype(np.bool_)
-        return mask
+        return decode_mask(self.rle)
 
     def moved(self, dx: int, dy: int) -> CropMask:
-        """The same mask `dx` columns and `dy` rows further."""
+        """Return the same mask `dx` columns and `dy` rows further."""
         return CropMask(self.window.moved(dx, dy), self.rle)
 
     def to_rle(self, height: int, width: int) -> CompressedRle:
-        """The mask in an image of this size, which must hold the window."""
+        """Encode the mask in an image of this size, which must hold the window."""
         # Run lengths go down the columns: each ends with a zero here, so that no run goes on in the next.
         padded = np.pad(self.array(), ((1, 1), (0, 0))).astype(np.int8)
         columns, rows = np.nonzero(np.diff(padded, axis=0).T)
@@ -64,24 +64,22 @@ class CropMask:
         changes = np.delete(changes, np.concatenate([joined, joined + 1]))
         if not changes.size or changes[-1] < height * width:
             changes = np.append(changes, height * width)
-        counts = np.diff(changes, prepend=0).tolist()
-        rle: CompressedRle = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-        return rle
+        return encode_runs(np.diff(changes, prepend=0).tolist(), height, width)
 
 
 def without_overlap(masks: Sequence[CropMask], scores: Sequence[float]) -> list[CropMask]:
-    """Masks of one image that share no pixel: the higher score keeps it, of equals the earlier mask."""
+    """Return masks of one image that share no pixel: the higher score keeps it, of equals the earlier mask."""
     order = sorted(range(len(masks)), key=lambda index: -scores[index])
     meets = _meets([mask.window for mask in masks])
     separate = list(masks)
-    for place, index in enumerate(order):
-        rivals = [masks[other] for other in order[:place] if meets[index, other]]
+    for rank, index in enumerate(order):
+        rivals = [masks[other] for other in order[:rank] if meets[index, other]]
         separate[index] = _minus(masks[index], rivals)
     return separate
 
 
 def _meets(windows: Sequence[Window]) -> NDArray[np.bool_]:
-    """Which windows share a pixel, (N, N)."""
+    """Say which windows share a pixel, (N, N)."""
     x0, y0, x1, y1 = np.array([astuple(window) for window in windows], dtype=np.int64).reshape(-1, 4).T
     across = np.minimum.outer(x1, x1) > np.maximum.outer(x0, x0)
     down = np.minimum.outer(y1, y1) > np.maximum.outer(y0, y0)

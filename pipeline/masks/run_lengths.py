@@ -1,6 +1,6 @@
-"""Run lengths as pycocotools has them.
+"""Masks as run lengths: pycocotools' RLE, made, read and checked.
 
-Checked here is what it takes on trust: that a text does not end too early, that runs fill the image.
+Checked is what pycocotools takes on trust: that a text does not end too early, that runs fill the image.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from pipeline.masks.windows import BoolMask, BoxXyxy, Window, window_around
 
 
 class CompressedRle(TypedDict):
@@ -18,6 +21,61 @@ class CompressedRle(TypedDict):
 
     size: list[int]
     counts: bytes
+
+
+def encode_mask(mask: BoolMask) -> CompressedRle:
+    """Encode a mask (height, width). An array in column order, such as a transposed one, is not copied."""
+    rle: CompressedRle = coco_mask.encode(np.asfortranarray(mask).view(np.uint8))
+    return rle
+
+
+def encode_runs(counts: Sequence[int], height: int, width: int) -> CompressedRle:
+    """Encode runs of 0, 1, 0, … down the columns, in pixels, which must fill an image of this size."""
+    rle: CompressedRle = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    return rle
+
+
+def encode_polygons(polygons_xy: Sequence[Sequence[float]], height: int, width: int) -> CompressedRle:
+    """Encode what polygons (x, y, x, y, …) cover together, as pycocotools draws them; at least one polygon."""
+    parts: list[CompressedRle] = coco_mask.frPyObjects(polygons_xy, height, width)
+    rle: CompressedRle = parts[0] if len(parts) == 1 else coco_mask.merge(parts)
+    return rle
+
+
+def decode_mask(rle: CompressedRle) -> BoolMask:
+    """Decode to bool (height, width) of the image, in column order."""
+    mask: BoolMask = coco_mask.decode(rle).view(np.bool_)
+    return mask
+
+
+def decode_window(rle: CompressedRle, window: Window) -> BoolMask:
+    """Decode what lies in a window of the image: bool (height, width) of the window, a copy in row order.
+
+    The whole mask is dense for a moment.
+    """
+    return decode_mask(rle)[window.in_image].copy()
+
+
+def area_px(rle: CompressedRle) -> int:
+    """Count the pixels of a mask."""
+    return int(coco_mask.area(rle))
+
+
+def box_xyxy(rle: CompressedRle) -> BoxXyxy:
+    """Return the tight box of a mask; four zeros where it has no pixel."""
+    x, y, width, height = coco_mask.toBbox(rle).tolist()
+    return x, y, x + width, y + height
+
+
+def box_xywh(rle: CompressedRle) -> tuple[float, float, float, float]:
+    """Return the tight box of a mask as left, top, width, height; four zeros where it has no pixel."""
+    x, y, width, height = coco_mask.toBbox(rle).tolist()
+    return x, y, width, height
+
+
+def tight_window(rle: CompressedRle) -> Window:
+    """Return the window that the pixels of a mask take up; `NOTHING` where it has no pixel."""
+    return window_around(box_xyxy(rle))
 
 
 # A character holds 5 bits, and all but the last of a run length have the "more follows" bit set.
@@ -28,13 +86,14 @@ _MAX_RUN_CHARACTERS = 6
 
 
 def counts_problem(total: int, shortest: int, pixels: int) -> str | None:
+    """Say what is wrong with run lengths of this sum and this shortest run, for an image of so many pixels."""
     if shortest < 0:
         return "holds a negative run length"
     return f"adds up to {total} pixels, the image has {pixels}" if total != pixels else None
 
 
 def compressed_counts_problems(counts: Sequence[str], pixels: Sequence[int]) -> list[str | None]:
-    """For each compressed RLE's text, say what is wrong with its run lengths, given its image's pixel count.
+    """Say of each compressed RLE's text what is wrong with its run lengths, given its image's pixel count.
 
     All are decoded in one sweep of numpy: pycocotools cannot tell, and Python takes 10 times as long.
     """
@@ -59,14 +118,14 @@ def compressed_counts_problems(counts: Sequence[str], pixels: Sequence[int]) -> 
 def _stored_values(
     codes: NDArray[np.uint8], run_starts: NDArray[np.int64], run_characters: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """The signed numbers that stand in the text; their characters past the sixth are not looked at."""
+    """Return the signed numbers that stand in the text; their characters past the sixth are not read."""
     values = (codes[run_starts] & 31).astype(np.int64)
     last = codes[run_starts]
     longer = np.arange(len(run_starts))
-    for place in range(1, _MAX_RUN_CHARACTERS):
-        longer = longer[run_characters[longer] > place]  # few runs have more than two characters
-        last[longer] = codes[run_starts[longer] + place]
-        values[longer] |= (last[longer] & 31).astype(np.int64) << 5 * place
+    for index in range(1, _MAX_RUN_CHARACTERS):
+        longer = longer[run_characters[longer] > index]  # few runs have more than two characters
+        last[longer] = codes[run_starts[longer] + index]
+        values[longer] |= (last[longer] & 31).astype(np.int64) << 5 * index
     negative = np.flatnonzero(last & 16)
     values[negative] -= 1 << 5 * np.minimum(run_characters[negative], _MAX_RUN_CHARACTERS)
     return values
@@ -75,7 +134,7 @@ def _stored_values(
 def _undo_differences(
     stored: NDArray[np.int64], starts: NDArray[np.int64], ends: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Run lengths of several texts; from the fourth on, they store differences to the run before the last."""
+    """Sum up the runs of several texts, which from the fourth on are differences to the run before the last."""
     stored = stored.copy()
     third = starts[ends - starts > 2] + 2
     stored[third] -= stored[third - 2]  # the third too, from here on

@@ -9,6 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+BoxXyxy = tuple[float, float, float, float]
+"""Left, top, right, bottom in pixels of the image, right and bottom excluded."""
+
+BoolMask = NDArray[np.bool_]
+"""A mask, bool (height, width)."""
+
 
 @dataclass(frozen=True, order=True)
 class Window:
@@ -21,34 +27,43 @@ class Window:
 
     @property
     def width(self) -> int:
-        """Columns."""
+        """Count the columns."""
         return self.x1 - self.x0
 
     @property
     def height(self) -> int:
-        """Rows."""
+        """Count the rows."""
         return self.y1 - self.y0
 
     @property
     def is_empty(self) -> bool:
-        """Whether it holds no pixel."""
+        """Say whether it holds no pixel."""
         return self.x1 <= self.x0 or self.y1 <= self.y0
 
     def __and__(self, other: Window) -> Window:
-        """What both hold; `NOTHING` if that is no pixel."""
+        """Return what both hold; `NOTHING` if that is no pixel."""
         both = Window(max(self.x0, other.x0), max(self.y0, other.y0), min(self.x1, other.x1), min(self.y1, other.y1))
         return NOTHING if both.is_empty else both
 
     def contains(self, other: Window) -> bool:
-        """Whether the other lies wholly within this one."""
+        """Say whether the other lies wholly within this one."""
         return self & other == other
 
     def moved(self, dx: int, dy: int) -> Window:
-        """The same rectangle `dx` columns and `dy` rows further."""
+        """Return the same rectangle `dx` columns and `dy` rows further."""
         return Window(self.x0 + dx, self.y0 + dy, self.x1 + dx, self.y1 + dy)
 
+    def grown(self, margin_px: int) -> Window:
+        """Return the rectangle with a margin on every side."""
+        return Window(self.x0 - margin_px, self.y0 - margin_px, self.x1 + margin_px, self.y1 + margin_px)
+
+    @property
+    def in_image(self) -> tuple[slice, slice]:
+        """Return its rows and columns in an array (height, width) that shows the whole image."""
+        return slice(self.y0, self.y1), slice(self.x0, self.x1)
+
     def slices(self, part: Window) -> tuple[slice, slice]:
-        """Where a part of this window lies in an array (height, width) that shows this window."""
+        """Return the rows and columns of a part of this window in an array (height, width) that shows this window."""
         return (
             slice(part.y0 - self.y0, part.y1 - self.y0),
             slice(part.x0 - self.x0, part.x1 - self.x0),
@@ -59,18 +74,18 @@ NOTHING = Window(0, 0, 0, 0)
 
 
 def whole_image(height: int, width: int) -> Window:
-    """All of an image."""
+    """Return all of an image."""
     return Window(0, 0, width, height)
 
 
-def window_around(box_xyxy: tuple[float, float, float, float]) -> Window:
-    """The smallest window that covers a box."""
+def window_around(box_xyxy: BoxXyxy) -> Window:
+    """Return the smallest window that covers a box."""
     x0, y0, x1, y1 = box_xyxy
     return Window(floor(x0), floor(y0), ceil(x1), ceil(y1))
 
 
 def nonzero_window(array: NDArray[Any]) -> Window:
-    """The smallest window of an array (height, width) that covers all that is not zero, or `NOTHING`."""
+    """Return the smallest window of an array (height, width) that covers all that is not zero, or `NOTHING`."""
     rows = np.flatnonzero(array.any(axis=1))
     columns = np.flatnonzero(array.any(axis=0))
     if not rows.size:

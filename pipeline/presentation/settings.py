@@ -1,4 +1,4 @@
-"""What an experiment says of its report."""
+"""Settings of the report."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.settings import Section
+from pipeline.settings import Settings
 
 
-class ReportSettings(Section):
+class ReportSettings(Settings):
     """The HTML report."""
 
     gallery: Annotated[int, Field(ge=0, le=200)] = 24
-    """Pictures in each gallery."""
+    """Number of images in each gallery."""

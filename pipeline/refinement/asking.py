@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ImageError
-from pipeline.labels.soft_mask import SoftMask
 from pipeline.masks.crop_mask import CropMask
+from pipeline.masks.parts import best_supported_part, fill_holes
+from pipeline.masks.soft_masks import SoftMask
 from pipeline.masks.windows import Window, nonzero_window
 from pipeline.refinement.choice import Choice, choose
-from pipeline.refinement.cleanup import best_component, fill_holes
 from pipeline.refinement.geometry import LowresFrame
 from pipeline.refinement.prompts import build_prompt, instance_rng
 from pipeline.refinement.settings import RefineSettings
-from pipeline.refinement.soft import SoftView, shifted, soft_lowres, soft_view
+from pipeline.refinement.soft import SoftView, soft_lowres, soft_view
 from pipeline.sam.encoded import ImageForSam
 from pipeline.sam.frame import full_logits
 from pipeline.sam.prompt import Candidates, Prompt
@@ -41,21 +41,21 @@ class Engine(Protocol[EmbeddingsT]):
     def lowres_side(self) -> int: ...
 
     def encode(self, images: Sequence[ImageForSam]) -> EmbeddingsT:
-        """Embeddings of images of any sizes, in their order."""
+        """Return the embeddings of images of any sizes, in their order."""
 
     def decode(
         self, embeddings: EmbeddingsT, image_indices: Sequence[int], prompts: Sequence[Prompt]
     ) -> list[Candidates]:
-        """Candidates for prompts, each about the image at its index."""
+        """Return the candidates for prompts, each about the image at its index."""
 
 
 @dataclass(frozen=True)
 class Question:
     """One instance to ask SAM about.
 
-    image_id, instance: whose it is; they seed its random numbers. view: the pixels that SAM sees it in, by their
-    place among the images asked about. window: the part of the image that these show. soft_mask: the teacher's,
-    in pixels of the image.
+    image_id, instance: whose it is; they seed its random numbers. view: index of the pixels that SAM sees it in,
+    among the images asked about. window: the part of the image that these show. soft_mask: the teacher's, in pixels
+    of the image.
     """
 
     image_id: int
@@ -86,8 +86,8 @@ def ask(
         return
     embeddings = engine.encode(images)
     for first in range(0, len(questions), PROMPTS_AT_ONCE):
-        some = [_Asked.of(question, engine, settings) for question in questions[first : first + PROMPTS_AT_ONCE]]
-        for asked, choice in zip(some, _decode(some, embeddings, engine, settings), strict=True):
+        batch = [_Asked.of(question, engine, settings) for question in questions[first : first + PROMPTS_AT_ONCE]]
+        for asked, choice in zip(batch, _decode(batch, embeddings, engine, settings), strict=True):
             yield _answer(asked, choice, settings)
 
 
@@ -105,7 +105,7 @@ class _Asked:
     def of(cls, question: Question, engine: Engine[EmbeddingsT], settings: RefineSettings) -> _Asked:
         window = question.window
         frame = LowresFrame(window.height, window.width, engine.input_side, engine.lowres_side)
-        soft_mask = shifted(question.soft_mask, -window.x0, -window.y0)
+        soft_mask = question.soft_mask.moved(-window.x0, -window.y0)
         view = soft_view(soft_mask)
         probability_lowres = soft_lowres(soft_mask, frame)
         rng = instance_rng(settings.seed, question.image_id, question.instance)
@@ -116,7 +116,7 @@ class _Asked:
 def _decode(
     asked: Sequence[_Asked], embeddings: EmbeddingsT, engine: Engine[EmbeddingsT], settings: RefineSettings
 ) -> list[Choice]:
-    """The candidates chosen in the last pass; every pass but the first is shown those of the one before."""
+    """Return the candidates chosen in the last pass; every pass but the first is shown those of the one before."""
     views = [each.question.view for each in asked]
     prompts = [each.prompt for each in asked]
     choices: list[Choice] = []
@@ -149,7 +149,7 @@ def _answer(asked: _Asked, choice: Choice, settings: RefineSettings) -> Answer:
     region = asked.frame.to_image(nonzero_window(logits_lowres[: content.height, : content.width] > 0))
     mask = _interpolated(logits_lowres, asked.frame, region)
     if settings.largest_component:
-        mask = best_component(mask, *_votes(asked.view, region))
+        mask = best_supported_part(mask, *_votes(asked.view, region))
     if settings.fill_holes:
         mask = fill_holes(mask)
     window = asked.question.window
@@ -162,7 +162,7 @@ def _answer(asked: _Asked, choice: Choice, settings: RefineSettings) -> Answer:
 
 
 def _interpolated(logits_lowres: NDArray[np.float32], frame: LowresFrame, region: Window) -> NDArray[np.bool_]:
-    """The mask in a region of its view, (height, width), a band of rows at a time: logits take 4 bytes a pixel."""
+    """Return the mask in a region of its view, (height, width), made in bands of rows: logits take 4 bytes a pixel."""
     mask = np.empty((region.height, region.width), dtype=np.bool_)
     band_rows = max(1, BAND_PIXELS // max(1, region.width))
     for y0 in range(region.y0, region.y1, band_rows):
@@ -173,7 +173,7 @@ def _interpolated(logits_lowres: NDArray[np.float32], frame: LowresFrame, region
 
 
 def _votes(view: SoftView, region: Window) -> tuple[NDArray[np.float32], NDArray[np.intp], NDArray[np.intp]]:
-    """The soft mask's probabilities within a region, and the rows and columns of the region that they are for."""
+    """Return the soft mask's probabilities within a region, and the rows and columns in it that they are for."""
     rows, columns = np.indices(view.probability.shape)
     points_xy = view.points_xy(rows.ravel(), columns.ravel())
     xs = np.floor(points_xy[:, 0]).astype(np.intp) - region.x0

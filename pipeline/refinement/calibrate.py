@@ -18,15 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StageError
-from pipeline.refinement.gate import Gate, Line, Thresholds
-
-MEASURES = ("agreement", "predicted_iou", "stability", "area_match")
+from pipeline.refinement.gate import MEASURES, Gate, IouLine, Measures, Thresholds
 
 THRESHOLD_SETS: tuple[tuple[tuple[int, ...], ...], ...] = (
     ((0,), (1,), (2,), (3,)),
     ((0, 1), (0, 2), (0, 3)),
 )
-"""Which measures get a threshold: places in `MEASURES`; the simplest rules first, one tuple a level."""
+"""Which measures get a threshold: indices into `MEASURES`; the simplest rules first, one tuple a level."""
 
 QUANTILES = 9
 FOLDS = 10
@@ -39,13 +37,9 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One labelled instance: SAM's evidence (see `gate.Evidence`), and both masks' IoU with the truth; 0..1."""
+class GateSample(Measures):
+    """One labelled instance: the measures of SAM's mask, and both masks' IoU with the truth; 0..1."""
 
-    agreement: float
-    predicted_iou: float
-    stability: float
-    area_match: float
     teacher_iou: float
     sam_iou: float
 
@@ -76,7 +70,7 @@ class CalibratedGate:
         )
 
 
-def calibrate(samples: Sequence[Sample], start: Gate) -> CalibratedGate:
+def calibrate(samples: Sequence[GateSample], start: Gate) -> CalibratedGate:
     """Fit the gate; the order of the samples plays no part.
 
     start: the gate by fixed thresholds. Its thresholds stay where no other rule does better, and instances that
@@ -123,20 +117,20 @@ def describe_thresholds(thresholds: Thresholds | None) -> str:
 
 # A rule is an array of thresholds in the order of `MEASURES`.
 _SAM_ALWAYS = np.zeros(len(MEASURES))
-_TEACHER_ALWAYS = np.array([np.inf, 0.0, 0.0, 0.0])
+_TEACHER_ALWAYS = np.array([np.inf, *np.zeros(len(MEASURES) - 1)])
 
 # Columns of the samples as rows: the measures, then these.
-_TEACHER, _SAM = 4, 5
+_TEACHER, _SAM = len(MEASURES), len(MEASURES) + 1
 
 
 def _rule(thresholds: Thresholds | None) -> Floats:
     return _TEACHER_ALWAYS if thresholds is None else np.array(astuple(thresholds))
 
 
-def _rows(samples: Iterable[Sample]) -> Floats:
+def _rows(samples: Iterable[GateSample]) -> Floats:
     """Samples as sorted rows: folds are dealt out by place, so that the order must not matter."""
     ordered = sorted(astuple(sample) for sample in samples)
-    rows = np.array(ordered, dtype=np.float64).reshape(-1, len(fields(Sample)))
+    rows = np.array(ordered, dtype=np.float64).reshape(-1, len(fields(GateSample)))
     if not ((rows >= 0) & (rows <= 1)).all():
         raise StageError("the gate cannot be calibrated: a measure or an IoU is not a number from 0 to 1")
     return rows
@@ -208,8 +202,8 @@ def _standard_error(values: Floats) -> float:
     return float(values.std(ddof=1) / sqrt(len(values))) if len(values) > 1 else 0.0
 
 
-def _line(measure: Floats, iou: Floats) -> Line:
+def _line(measure: Floats, iou: Floats) -> IouLine:
     """Least squares with a pull towards flat; never falling."""
     centred = measure - measure.mean()
     slope = max(0.0, float(centred @ (iou - iou.mean())) / (float(centred @ centred) + RIDGE))
-    return Line(intercept=float(iou.mean() - slope * measure.mean()), slope=slope)
+    return IouLine(intercept=float(iou.mean() - slope * measure.mean()), slope=slope)

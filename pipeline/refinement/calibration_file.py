@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from pipeline.errors import StoreError
 from pipeline.files.writing import open_atomically
 from pipeline.refinement.calibrate import CalibratedGate
+
+CALIBRATION: Final = "calibration.json"
+"""Name of the file in the result of `refine`, where `refine.gate` is calibrated."""
 
 
 def write_calibration(path: Path, calibrated: CalibratedGate) -> None:

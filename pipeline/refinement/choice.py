@@ -1,4 +1,4 @@
-"""Which of SAM's candidates is taken, decided in SAM's low-resolution frame."""
+"""The choice among SAM's candidates, made in SAM's low-resolution frame."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.masks.overlap import soft_iou
 from pipeline.refinement.geometry import LowresFrame
 from pipeline.sam.prompt import Candidates
 
 Rule = Literal["predicted_iou", "agreement", "product"]
-
 
 STABILITY_SHIFT = 1.0
 """Logits by which the threshold is shifted both ways, as in segment_anything's mask generator."""
@@ -33,18 +33,8 @@ class Choice:
     stability: float
 
 
-def soft_iou(masks: NDArray[np.bool_], probability: NDArray[np.float32]) -> NDArray[np.float64]:
-    """IoU of masks (C, h, w) with a soft one (h, w): sum of minima over sum of maxima; 0 where both are empty."""
-    flat = masks.reshape(len(masks), -1)
-    weights = probability.reshape(-1).astype(np.float64)
-    overlap = flat @ weights
-    union = flat.sum(axis=1) + weights.sum() - overlap
-    iou: NDArray[np.float64] = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
-    return iou
-
-
 def stability_score(logits: NDArray[np.float32]) -> float:
-    """IoU of the masks (h, w) above the raised and above the lowered threshold; 0 if both are empty."""
+    """Return the IoU of the masks (h, w) above the raised and above the lowered threshold; 0 if both are empty."""
     union = np.count_nonzero(logits > -STABILITY_SHIFT)
     return np.count_nonzero(logits > STABILITY_SHIFT) / union if union else 0.0
 
@@ -54,8 +44,7 @@ def choose(candidates: Candidates, probability_lowres: NDArray[np.float32], fram
 
     probability_lowres: the teacher's soft mask in the low-resolution frame, (lowres_side, lowres_side).
     """
-    content = frame.content
-    shown = (slice(content.y0, content.y1), slice(content.x0, content.x1))
+    shown = frame.content.in_image
     logits = candidates.mask_logits_lowres[:, *shown]
     predicted = np.clip(candidates.predicted_iou.astype(np.float64), 0.0, 1.0)
     agreement = soft_iou(logits > 0, probability_lowres[shown])

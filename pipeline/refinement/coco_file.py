@@ -1,4 +1,4 @@
-"""Refining the masks of a COCO file, annotation by annotation: for people who have masks to sharpen, and no more.
+"""Refinement of the masks of a COCO file, annotation by annotation, without an experiment.
 
 Every annotation keeps its id, category, score and whatever else the file says of it. Its mask, box and area are
 those decided on; what was decided, and why, stands under `refinement`. Crowds, empty masks and annotations of
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pycocotools import mask as coco_mask
-
 from pipeline.coco.model import CocoAnnotation, CocoDataset
 from pipeline.errors import DatasetError, Problem, StageError, some_of
 from pipeline.files.writing import write_atomically
+from pipeline.labels.dataset_rows import dataset_rows, without_ignored
 from pipeline.labels.label_store import LabelStore
-from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status, label_from_rle
+from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
+from pipeline.masks.run_lengths import CompressedRle, area_px, box_xywh
 
 UNCHANGED = "unchanged"
 
@@ -34,17 +34,12 @@ class RefinedFile:
 
 
 def rows_to_refine(dataset: CocoDataset, scores: Mapping[int, float]) -> Iterator[ImageLabels]:
-    """The dataset's annotations as teacher labels, image by image; `scores` by annotation id, else 1."""
-    for image in dataset.images:
-        instances = tuple(
-            label_from_rle(dataset.rle(each), each.category_id, scores.get(each.id, 1.0), Decision.TEACHER)
-            for each in _refinable(dataset, image.id)
-        )
-        yield ImageLabels.of_instances(image.id, image.file_name, image.width, image.height, instances)
+    """Yield the annotations to refine as teacher labels, image by image; `scores` by annotation id, else 1."""
+    return map(without_ignored, dataset_rows(dataset, scores))
 
 
 def read_scores(path: Path) -> dict[int, float]:
-    """The scores of a dataset's annotations, where they have any between 0 and 1, by annotation id."""
+    """Read the scores of a dataset's annotations, where they have any between 0 and 1, by annotation id."""
     annotations = _read(path)["annotations"]
     scores = {each["id"]: each["score"] for each in annotations if "score" in each}
     wrong = [
@@ -90,7 +85,7 @@ def write_refined(source: Path, dataset: CocoDataset, refined: LabelStore, targe
 
 
 def _by_annotation(dataset: CocoDataset, row: ImageLabels) -> dict[int, InstanceLabel]:
-    """The instances of a refined row by the ids of the annotations that they were."""
+    """Return the instances of a refined row by the ids of the annotations that they were."""
     refinable = _refinable(dataset, row.image_id)
     return {annotation.id: instance for annotation, instance in zip(refinable, row.instances, strict=True)}
 
@@ -108,7 +103,7 @@ def _why_unchanged(dataset: CocoDataset, annotation: Mapping[str, Any], failures
 
 
 def _refined_keys(instance: InstanceLabel, height: int, width: int) -> dict[str, Any]:
-    rle = {"size": [height, width], "counts": instance.rle_counts}
+    rle: CompressedRle = {"size": [height, width], "counts": instance.rle_counts}
     measures = {
         "predicted_iou": instance.predicted_iou,
         "stability": instance.stability,
@@ -116,7 +111,7 @@ def _refined_keys(instance: InstanceLabel, height: int, width: int) -> dict[str,
     }
     return {
         "segmentation": {"size": [height, width], "counts": instance.rle_counts.decode("ascii")},
-        "bbox": [float(value) for value in coco_mask.toBbox(rle)],
+        "bbox": list(box_xywh(rle)),
         "area": instance.area,
         "refinement": {
             "decision": str(instance.decision),
@@ -126,11 +121,8 @@ def _refined_keys(instance: InstanceLabel, height: int, width: int) -> dict[str,
 
 
 def _refinable(dataset: CocoDataset, image_id: int) -> list[CocoAnnotation]:
-    return [
-        each
-        for each in dataset.annotations_by_image[image_id]
-        if not each.iscrowd and coco_mask.area(dataset.rle(each)) > 0
-    ]
+    """Return the annotations that the instances of `rows_to_refine` are of, in their order."""
+    return [each for each in dataset.instances(image_id) if area_px(dataset.rle(each)) > 0]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields
+from typing import Final
 
 from pipeline.errors import StageError
 from pipeline.labels.rows import Decision
 from pipeline.refinement.settings import RefineSettings
 
 
-class Evidence(Protocol):
+@dataclass(frozen=True)
+class Measures:
     """What is known of SAM's mask of one instance; all in 0..1.
 
     agreement: IoU with the teacher's mask. predicted_iou: SAM's own estimate. stability: IoU under a shift of
     SAM's threshold. area_match: the smaller of the two masks' areas over the larger.
     """
 
-    @property
-    def agreement(self) -> float: ...
-    @property
-    def predicted_iou(self) -> float: ...
-    @property
-    def stability(self) -> float: ...
-    @property
-    def area_match(self) -> float: ...
-
-
-@dataclass(frozen=True)
-class Measures:
-    """`Evidence` as plain values."""
-
     agreement: float
     predicted_iou: float
     stability: float
     area_match: float
+
+
+MEASURES: Final = tuple(field.name for field in fields(Measures))
+"""Names of the measures; `Thresholds` has a `min_` of each, in this order."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +37,13 @@ class Thresholds:
     min_stability: float = 0.0
     min_area_match: float = 0.0
 
-    def met_by(self, evidence: Evidence) -> bool:
-        """Whether every measure reaches its threshold."""
-        return (
-            evidence.agreement >= self.min_agreement
-            and evidence.predicted_iou >= self.min_predicted_iou
-            and evidence.stability >= self.min_stability
-            and evidence.area_match >= self.min_area_match
-        )
+    def met_by(self, measures: Measures) -> bool:
+        """Return whether every measure reaches its threshold."""
+        return all(getattr(measures, name) >= getattr(self, f"min_{name}") for name in MEASURES)
 
 
 @dataclass(frozen=True)
-class Line:
+class IouLine:
     """An expected IoU as a linear function of one measure, cut to 0..1."""
 
     intercept: float = 0.0
@@ -68,7 +54,7 @@ class Line:
         return min(1.0, max(0.0, self.intercept + self.slope * measure))
 
 
-_SURE = Line(intercept=1.0, slope=0.0)
+_SURE = IouLine(intercept=1.0, slope=0.0)
 """Of a gate that asks nothing: every mask counts in full."""
 
 
@@ -82,7 +68,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Gate:
-    """Decides from SAM's evidence whose mask an instance gets.
+    """Decides from SAM's measures whose mask an instance gets.
 
     thresholds: what SAM's mask must reach; None takes the teacher's always.
     drop_below_agreement: below it neither mask is believed.
@@ -93,17 +79,17 @@ class Gate:
 
     thresholds: Thresholds | None = Thresholds()
     drop_below_agreement: float = 0.0
-    expected_sam: Line = Line()
-    expected_teacher: Line = Line()
+    expected_sam: IouLine = IouLine()
+    expected_teacher: IouLine = IouLine()
 
-    def judge(self, evidence: Evidence) -> Verdict:
+    def judge(self, measures: Measures) -> Verdict:
         """Decide about one instance that has both masks."""
-        if evidence.agreement < self.drop_below_agreement:
+        if measures.agreement < self.drop_below_agreement:
             return Verdict(Decision.DROPPED, 0.0)
-        if self.thresholds is not None and self.thresholds.met_by(evidence):
-            merit = evidence.predicted_iou * evidence.agreement
+        if self.thresholds is not None and self.thresholds.met_by(measures):
+            merit = measures.predicted_iou * measures.agreement
             return Verdict(Decision.SAM, self.expected_sam.at(merit))
-        return Verdict(Decision.TEACHER, self.expected_teacher.at(evidence.agreement))
+        return Verdict(Decision.TEACHER, self.expected_teacher.at(measures.agreement))
 
 
 def fixed_gate(settings: RefineSettings) -> Gate:

@@ -1,4 +1,4 @@
-"""Where things lie: whole-pixel windows of an image, and SAM's low-resolution frame."""
+"""SAM's low-resolution frame, and how an image lies in it."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ class LowresFrame:
 
     @property
     def input_scale(self) -> float:
-        """SAM's input pixels for one pixel of the image."""
+        """Return SAM's input pixels for one pixel of the image."""
         return self.input_side / max(self.height, self.width)
 
     @property
     def scale_x(self) -> float:
-        """Low-resolution pixels for one pixel of the image, along x."""
+        """Return the low-resolution pixels for one pixel of the image, along x."""
         return self._resized_hw[1] / self.width * self.lowres_side / self.input_side
 
     @property
     def scale_y(self) -> float:
-        """Low-resolution pixels for one pixel of the image, along y."""
+        """Return the low-resolution pixels for one pixel of the image, along y."""
         return self._resized_hw[0] / self.height * self.lowres_side / self.input_side
 
     @property
     def content(self) -> Window:
-        """The low-resolution pixels that show any of the image; padding may cut the last ones."""
+        """Return the low-resolution pixels that show any of the image; padding may cut the last ones."""
         height, width = self._resized_hw
         return Window(
             0,
@@ -49,7 +49,7 @@ class LowresFrame:
         )
 
     def to_lowres(self, window: Window) -> Window:
-        """The low-resolution pixels that show any of a window of the image."""
+        """Return the low-resolution pixels that show any of a window of the image."""
         around = window_around(
             (
                 window.x0 * self.scale_x,
@@ -61,7 +61,7 @@ class LowresFrame:
         return around & self.content
 
     def to_image(self, window_lowres: Window) -> Window:
-        """The pixels of the image that low-resolution pixels, interpolated, have a say in."""
+        """Return the pixels of the image that low-resolution pixels, interpolated, have a say in."""
         if window_lowres.is_empty:
             return NOTHING
         # Interpolation carries a value one pixel further on every side.

@@ -2,7 +2,8 @@
 
 What comes out for an instance depends on its image, that image's labels and the settings, never on what shares
 its batch. Of N instances never N dense masks are held: a mask is dense while it is being made, within the part of
-the image that it takes up, and run lengths after that.
+the image that it takes up, and run lengths after that. Instances that are dropped already, as crowds are, are not
+asked about and stay as they are.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from pipeline.errors import ImageError
-from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_rle
+from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_rle, with_mask
 from pipeline.masks.crop_mask import CropMask, without_overlap
+from pipeline.masks.overlap import area_match, rle_iou
+from pipeline.masks.soft_masks import soften
 from pipeline.masks.windows import whole_image
 from pipeline.refinement.asking import Answer, EmbeddingsT, Engine, Question, ask
 from pipeline.refinement.gate import Gate, Measures
 from pipeline.refinement.settings import RefineSettings
-from pipeline.refinement.soft import soften
 from pipeline.refinement.zoom import View, plan_views
 from pipeline.sam.encoded import EncodedImage, ImageForSam
 
@@ -62,27 +63,27 @@ def refine_images(
     """
     for each in inputs:
         _require_usable(each)
-    views = [(place, view) for place, each in enumerate(inputs) for view in _views(each, engine, settings)]
+    views = [(index, view) for index, each in enumerate(inputs) for view in _views(each, engine, settings)]
     answers: list[dict[int, Answer]] = [{} for _ in inputs]
     encoded_views: Counter[int] = Counter()
     # Views of zoomed images come on top of the batch: no more are embedded at once than it has images.
     for first in range(0, len(views), max(1, len(inputs))):
-        some = views[first : first + len(inputs)]
-        shown = [_shown(inputs[place], view) for place, view in some]
+        batch = views[first : first + len(inputs)]
+        shown = [_shown(inputs[index], view) for index, view in batch]
         encoded_views.update(
-            place for (place, _), image in zip(some, shown, strict=True) if not isinstance(image, EncodedImage)
+            index for (index, _), image in zip(batch, shown, strict=True) if not isinstance(image, EncodedImage)
         )
-        asked = [(place, instance) for place, view in some for instance in view.instances]
+        asked = [(index, instance) for index, view in batch for instance in view.instances]
         questions = [
-            _question(inputs[place].labels, instance, index, view)
-            for index, (place, view) in enumerate(some)
+            _question(inputs[index].labels, instance, view_index, view)
+            for view_index, (index, view) in enumerate(batch)
             for instance in view.instances
         ]
-        for (place, instance), answer in zip(asked, ask(shown, questions, engine, settings), strict=True):
-            answers[place][instance] = answer
+        for (index, instance), answer in zip(asked, ask(shown, questions, engine, settings), strict=True):
+            answers[index][instance] = answer
     return [
-        RefinedImage(_refined(each.labels, answers[place], settings, gate), encoded_views[place])
-        for place, each in enumerate(inputs)
+        RefinedImage(_refined(each.labels, answers[index], settings, gate), encoded_views[index])
+        for index, each in enumerate(inputs)
     ]
 
 
@@ -99,12 +100,16 @@ def _require_usable(each: RefineInput) -> None:
 
 
 def _views(each: RefineInput, engine: Engine[EmbeddingsT], settings: RefineSettings) -> list[View]:
-    """The views of one image; instances without a pixel are in none of them."""
+    """Plan the views of one image; dropped instances and those without a pixel are in none of them."""
     labels = each.labels
-    visible = [index for index, instance in enumerate(labels.instances) if instance.area > 0]
-    boxes_xyxy = [labels.instances[index].box_xyxy for index in visible]
+    refinable = [
+        index
+        for index, instance in enumerate(labels.instances)
+        if instance.area > 0 and instance.decision is not Decision.DROPPED
+    ]
+    boxes_xyxy = [labels.instances[index].box_xyxy for index in refinable]
     planned = plan_views(boxes_xyxy, labels.height, labels.width, engine.input_side, settings.zoom_below_px)
-    return [replace(view, instances=tuple(visible[place] for place in view.instances)) for view in planned]
+    return [replace(view, instances=tuple(refinable[index] for index in view.instances)) for view in planned]
 
 
 def _shown(each: RefineInput, view: View) -> ImageForSam:
@@ -112,7 +117,7 @@ def _shown(each: RefineInput, view: View) -> ImageForSam:
     if each.encoded is not None and window == whole_image(each.labels.height, each.labels.width):
         return each.encoded
     assert each.image_rgb is not None
-    return each.image_rgb[window.y0 : window.y1, window.x0 : window.x1]
+    return each.image_rgb[window.in_image]
 
 
 def _question(labels: ImageLabels, instance: int, index: int, view: View) -> Question:
@@ -127,14 +132,16 @@ def _refined(
     labels: ImageLabels, answers: Mapping[int, Answer], settings: RefineSettings, gate: Gate
 ) -> tuple[InstanceLabel, ...]:
     refined = [
-        _decided(labels, instance, answers[index], gate) if index in answers else _dropped(instance)
+        _decided(labels, instance, answers[index], gate) if index in answers else _unasked(instance)
         for index, instance in enumerate(labels.instances)
     ]
     return tuple(_separated(labels, answers, refined) if settings.separate else refined)
 
 
-def _dropped(instance: InstanceLabel) -> InstanceLabel:
-    """An instance without a pixel: there is nothing to ask SAM about."""
+def _unasked(instance: InstanceLabel) -> InstanceLabel:
+    """Return an instance that SAM was not asked about: a dropped one as it is, one without a pixel dropped."""
+    if instance.decision is Decision.DROPPED:
+        return replace(instance, soft_mask=None)
     return replace(instance, decision=Decision.DROPPED, gate_confidence=0.0, soft_mask=None)
 
 
@@ -142,10 +149,10 @@ def _decided(labels: ImageLabels, teacher: InstanceLabel, answer: Answer, gate: 
     rle = answer.mask.to_rle(labels.height, labels.width)
     sam = label_from_rle(rle, teacher.category_id, teacher.score, Decision.SAM)
     measures = Measures(
-        agreement=float(coco_mask.iou([rle], [labels.rle(teacher)], [0])[0, 0]),
+        agreement=rle_iou(rle, labels.rle(teacher)),
         predicted_iou=answer.predicted_iou,
         stability=answer.stability,
-        area_match=min(sam.area, teacher.area) / max(sam.area, teacher.area),
+        area_match=area_match(sam.area, teacher.area),
     )
     # A mask without a pixel is none to take.
     verdict = (gate if sam.area else replace(gate, thresholds=None)).judge(measures)
@@ -164,7 +171,7 @@ def _decided(labels: ImageLabels, teacher: InstanceLabel, answer: Answer, gate: 
 def _separated(
     labels: ImageLabels, answers: Mapping[int, Answer], refined: Sequence[InstanceLabel]
 ) -> list[InstanceLabel]:
-    """The same instances, no pixel claimed twice; one of which nothing is left is dropped, as it was."""
+    """Return the same instances, no pixel claimed twice; one of which nothing is left is dropped, as it was."""
     kept = [index for index, each in enumerate(refined) if each.decision is not Decision.DROPPED]
     masks = [
         answers[index].mask if refined[index].decision is Decision.SAM else CropMask.of_rle(labels.rle(refined[index]))
@@ -177,7 +184,5 @@ def _separated(
         if after.is_empty:
             result[index] = replace(label, decision=Decision.DROPPED, gate_confidence=0.0)
         elif after != before:
-            rle = after.to_rle(labels.height, labels.width)
-            cut = label_from_rle(rle, label.category_id, label.score, label.decision)
-            result[index] = replace(label, rle_counts=cut.rle_counts, area=cut.area, box_xyxy=cut.box_xyxy)
+            result[index] = with_mask(label, after.to_rle(labels.height, labels.width))
     return result

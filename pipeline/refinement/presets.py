@@ -1,35 +1,34 @@
-"""The refinement presets: what `refine.preset` fills in where the experiment says nothing."""
+"""The refinement presets: the values of `refine` that each `refine.preset` has other than `best`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-REFINE_PRESETS: Final[MappingProxyType[str, dict[str, Any]]] = MappingProxyType(
+REFINE_PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
+        # Chosen by measurement, see docs/benchmarks.md. These are the defaults of RefineSettings themselves.
+        "best": {},
         # The paper's recipe to the letter: K = 3 sampled points, three candidates, highest predicted IoU.
-        "s4m": {"points": 3, "choice": "predicted_iou", "gate": "none"},
+        "s4m": {
+            "box": "none",
+            "mask_prompt": False,
+            "choice": "predicted_iou",
+            "largest_component": False,
+            "gate": "none",
+            "zoom_below_px": 0,
+        },
         # SAMRefiner: widest point, background point, elastic box and the mask itself, refined twice.
         "samrefiner": {
             "points": 0,
             "center_point": True,
             "background_point": True,
-            "box": "elastic",
-            "mask_prompt": True,
             "passes": 2,
             "choice": "predicted_iou",
+            "largest_component": False,
             "gate": "none",
-        },
-        # Chosen by measurement, see docs/benchmarks.md: the mask prompt decides most, zoom helps small objects.
-        "best": {
-            "points": 3,
-            "box": "elastic",
-            "mask_prompt": True,
-            "passes": 1,
-            "choice": "product",
-            "largest_component": True,
-            "zoom_below_px": 32,
-            "gate": "fixed",
+            "zoom_below_px": 0,
         },
     }
 )

@@ -7,7 +7,7 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.masks.distances import distances
+from pipeline.masks.distances import distances_px
 from pipeline.masks.windows import Window, nonzero_window
 from pipeline.refinement.geometry import LowresFrame
 from pipeline.refinement.settings import RefineSettings
@@ -62,7 +62,7 @@ def center_point(view: SoftView) -> NDArray[np.float32]:
     inside = view.inside()
     if not inside.any():
         return _NO_POINTS
-    depth = distances(np.pad(inside, 1))[1:-1, 1:-1]
+    depth = distances_px(np.pad(inside, 1))[1:-1, 1:-1]
     rows, columns = np.unravel_index([int(depth.argmax())], depth.shape)
     return view.points_xy(rows, columns)
 
@@ -73,7 +73,7 @@ def background_point(view: SoftView) -> NDArray[np.float32]:
     box = nonzero_window(inside)
     if box.is_empty:
         return _NO_POINTS
-    distance = distances(~inside)[box.y0 : box.y1, box.x0 : box.x1]
+    distance = distances_px(~inside)[box.in_image]
     if distance.max() < MIN_BACKGROUND_CELLS:
         return _NO_POINTS
     rows, columns = np.unravel_index([int(distance.argmax())], distance.shape)

@@ -15,17 +15,14 @@ from pipeline.embeddings.embedding_store import EmbeddingStore
 from pipeline.errors import ImageError
 from pipeline.files.images import read_image
 from pipeline.labels.label_store import LabelStore
+from pipeline.labels.label_writing import write_label_shard
 from pipeline.labels.rows import ImageLabels, Status
-from pipeline.labels.shards import write_shard
 from pipeline.refinement.gate import Gate
 from pipeline.refinement.image import RefineInput, refine_images
 from pipeline.refinement.settings import RefineSettings
+from pipeline.sam.encoded import ENCODED_IMAGES
 from pipeline.sam.engine import SamEngine
 from pipeline.sam.worker import SamChoice, build_engine
-
-IMAGES_PER_SHARD = 32
-ENCODED = "encoded images"
-"""In a shard's report: how often SAM's encoder ran, once for each image and for each enlarged crop."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +61,9 @@ class RefineWork:
     def publish(self, shard: Shard, rows: Sequence[RefinedRow]) -> ShardReport:
         """Write the shard."""
         refined = [row.labels for row in rows]
-        write_shard(self.shards_folder, shard.index, refined)
+        write_label_shard(self.shards_folder, shard.index, refined)
         counts = Counter(str(instance.decision) for labels in refined for instance in labels.instances)
-        counts[ENCODED] = sum(row.encoded_views for row in rows)
+        counts[ENCODED_IMAGES] = sum(row.encoded_views for row in rows)
         failures = {labels.file_name: labels.message for labels in refined if labels.status is Status.FAILED}
         return ShardReport(len(rows), dict(counts), failures)
 

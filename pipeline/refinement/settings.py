@@ -1,54 +1,71 @@
-"""What an experiment says of refinement."""
+"""Settings of refinement."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from pipeline.settings import Section, Seed, Share
+from pipeline.refinement.presets import REFINE_PRESETS
+from pipeline.settings import Seed, Settings, Share
+
+RefinePreset = Literal["best", "s4m", "samrefiner"]
 
 
-class RefineSettings(Section):
-    """How SAM sharpens the teacher's masks. `preset` fills every key that is not given."""
+class RefineSettings(Settings):
+    """How SAM refines the teacher's masks. A preset sets every key below that is not given."""
 
-    preset: Literal["best", "s4m", "samrefiner"] = "best"
-    """`s4m`: the paper's recipe. `samrefiner`: all prompts at once. `best`: chosen by measurement."""
+    preset: RefinePreset = "best"
+    """`best`: the defaults below, chosen by measurement. `s4m`, `samrefiner`: as in the papers of these names."""
     points: Annotated[int, Field(ge=0, le=64)] = 3
-    """Positive points sampled inside the mask in proportion to its probability."""
+    """Number of random points that tell SAM what belongs to the object, more likely where the teacher is surer."""
     center_point: bool = False
-    """A positive point where the mask is widest."""
+    """Give SAM one more such point, where the teacher's mask is widest."""
     background_point: bool = False
-    """A negative point where the background inside the box is widest."""
-    box: Literal["none", "tight", "elastic"] = "none"
-    """Box prompt: the mask's own, or one that grows where the teacher is unsure."""
+    """Give SAM a point that does not belong to the object: where the background within its box is widest."""
+    box: Literal["none", "tight", "elastic"] = "elastic"
+    """Give SAM no box, the box of the teacher's mask, or one that is enlarged where the teacher is unsure."""
     box_margin: Share = 0.1
-    """How far an elastic box may grow, as a share of its sides."""
-    mask_prompt: bool = False
-    """Give the teacher's soft mask to SAM as well."""
+    """Largest share of its width and height by which an elastic box is enlarged."""
+    mask_prompt: bool = True
+    """Give SAM the teacher's mask with its probabilities as well."""
     passes: Annotated[int, Field(ge=1, le=8)] = 1
-    """Decoder passes; each later one also sees the mask of the one before."""
-    choice: Literal["predicted_iou", "agreement", "product"] = "predicted_iou"
-    """Which of SAM's candidates wins: by its own estimate, by agreement with the teacher, by both."""
-    largest_component: bool = False
+    """Number of times that SAM is asked about a mask. From the second on it also gets its own last mask."""
+    choice: Literal["predicted_iou", "agreement", "product"] = "product"
+    """Of SAM's candidates, choose by SAM's own estimate, by agreement with the teacher, or by the product of both."""
+    largest_component: bool = True
     """Keep only the largest connected part of a mask."""
     fill_holes: bool = False
     """Fill the holes of a mask."""
     separate: bool = False
-    """Give pixels claimed by several instances to the one with the highest score."""
-    gate: Literal["none", "fixed", "calibrated", "teacher"] = "none"
-    """Between SAM's mask and the teacher's: always SAM's, by the thresholds below, by fitted ones, or without SAM."""
+    """Let masks of one image not overlap: a pixel of several belongs to the one with the highest score."""
+    gate: Literal["none", "fixed", "calibrated", "teacher"] = "fixed"
+    """Use SAM's mask always, if it passes the thresholds below, if it passes fitted ones, or never (without SAM)."""
     min_agreement: Share = 0.5
-    """Gate: lowest IoU between SAM's mask and the teacher's."""
+    """Gate: use the teacher's mask when the IoU of SAM's mask with it is below this."""
     min_predicted_iou: Share = 0.0
-    """Gate: lowest IoU that SAM itself expects."""
+    """Gate: use the teacher's mask when SAM's own estimate of its mask is below this."""
     min_stability: Share = 0.0
-    """Gate: lowest stability of SAM's mask under a shift of its threshold."""
+    """Gate: use the teacher's mask when the IoU of SAM's masks at two nearby thresholds is below this."""
     max_area_change: Annotated[float, Field(ge=1)] = 4.0
-    """Gate: largest factor by which SAM may grow or shrink the mask."""
+    """Gate: use the teacher's mask when SAM's is larger or smaller than it by more than this factor."""
     drop_below_agreement: Share = 0.0
-    """Gate: below this agreement neither mask is believed and the instance is dropped."""
-    zoom_below_px: Annotated[int, Field(ge=0)] = 0
-    """Instances with shorter sides, in SAM's pixels, are refined in an enlarged crop instead; 0: none."""
+    """Gate: drop an instance when the IoU of SAM's mask with the teacher's is below this."""
+    zoom_below_px: Annotated[int, Field(ge=0)] = 32
+    """Refine an instance in an enlarged crop if its shorter side is below this, in pixels of SAM's input. 0: never."""
     seed: Seed = 0
-    """Where sampled points fall."""
+    """Seed of the random points."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_preset(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        name = given.get("preset")
+        return {**(REFINE_PRESETS.get(name, {}) if isinstance(name, str) else {}), **given}
+
+    @model_validator(mode="after")
+    def _with_a_prompt(self) -> Self:
+        if not (self.points or self.center_point or self.box != "none" or self.mask_prompt):
+            raise self.misfit("no prompt for SAM; give points, center_point, box or mask_prompt")
+        return self

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log2
 
-from pipeline.labels.rows import BoxXyxy
-from pipeline.masks.windows import Window, whole_image, window_around
+from pipeline.masks.windows import BoxXyxy, Window, whole_image, window_around
 
 CONTEXT = 3.0
 """A crop's sides are at least this many times the longer side of every instance that it is for."""

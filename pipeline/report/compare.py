@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -9,6 +10,7 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from pipeline.detection.training_log import TOTAL
+from pipeline.errors import StageError
 from pipeline.presentation import words
 from pipeline.presentation.charts import Distribution, Line, histogram, line_chart
 from pipeline.presentation.page import render
@@ -22,10 +24,11 @@ from pipeline.presentation.tables import (
     text_cell,
     tone,
 )
-from pipeline.report.gather import Run
+from pipeline.report.gather import Run, gather
 from pipeline.report.sections import Tile
 from pipeline.report.tables import metric_cells, metric_columns
 from pipeline.workflow.experiment import WITHOUT_EFFECT, Experiment
+from pipeline.workflow.workspace import Workspace
 
 _TONES: Final = ("after", "before", "tone-1", "tone-2", "tone-3", "quiet")
 
@@ -36,6 +39,21 @@ class Compared:
 
     run: Run
     settings: Mapping[str, Any]
+
+
+def compared_of(space: Workspace) -> Compared:
+    """Return an experiment with those of its results that the store has."""
+    results = {key: space.result(key) for key in space.fingerprints if space.is_made(key)}
+    return Compared(gather(space.experiment.name, space.nodes, results), settings_of(space.experiment))
+
+
+def require_comparable(experiments: Sequence[Compared]) -> None:
+    """Raise StageError for fewer than two experiments, and for two of one name."""
+    if len(experiments) < 2:
+        raise StageError("a comparison needs two experiments or more")
+    names = Counter(each.run.name for each in experiments)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise StageError(f"{', '.join(twice)}: the name of more than one experiment; set `name` in their files")
 
 
 def settings_of(experiment: Experiment) -> dict[str, Any]:

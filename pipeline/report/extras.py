@@ -13,6 +13,7 @@ from pipeline.report.gather import Run, StageResult
 from pipeline.report.sections import Failure, failed_labels, failed_targets, summed_up
 from pipeline.structure.target_store import StructureStore
 from pipeline.workflow.graph import node_key
+from pipeline.workflow.result_files import LABELS, PREDICTIONS, TARGETS
 
 
 @dataclass(frozen=True)
@@ -21,15 +22,10 @@ class Sources:
 
     image_root: the folder that the unlabelled images' file names start from.
     truth: COCO file of what is known of them, if anything.
-    store_name, targets_name: what stages call label stores and the store of structural targets in their results.
-    predictions_name: the folder of the models' label stores on the validation images, in the result of `evaluate`.
     """
 
     image_root: Path
     truth: Path | None
-    store_name: str
-    targets_name: str
-    predictions_name: str
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ def collect(run: Run, sources: Sources, limit: int) -> Extras:
     """Draw up to `limit` pictures of each kind, of the last round: its labels made the last student."""
     last = max((each.node.round for each in run.stages if each.node.stage == "refine"), default=1)
     stores = {
-        each.node.key: LabelStore.open(each.folder / sources.store_name)
+        each.node.key: LabelStore.open(each.folder / LABELS)
         for each in run.stages
         if each.node.stage in ("predict", "refine", "augment") and each.folder is not None
     }
@@ -60,7 +56,7 @@ def collect(run: Run, sources: Sources, limit: int) -> Extras:
     augmented = run.by_key.get(node_key("augment", last))
     if limit and augmented is not None and augmented.folder is not None:
         galleries.append(composites(augmented.folder, stores[augmented.node.key], limit))
-    failures, failed = summed_up(_failures(run, stores, sources))
+    failures, failed = summed_up(_failures(run, stores))
     remarks = {
         "models": _about_models(run),
         "labels": _about_labels(run),
@@ -70,20 +66,20 @@ def collect(run: Run, sources: Sources, limit: int) -> Extras:
     return Extras(tuple(galleries), failures, failed, remarks)
 
 
-def _failures(run: Run, stores: Mapping[str, LabelStore], sources: Sources) -> Iterator[Failure]:
+def _failures(run: Run, stores: Mapping[str, LabelStore]) -> Iterator[Failure]:
     """All that failed, stage by stage."""
     for each in run.stages:
         if each.folder is None:
             continue
         if each.node.stage == "distill":
-            yield from failed_targets(StructureStore.open(each.folder / sources.targets_name), each.node.key)
+            yield from failed_targets(StructureStore.open(each.folder / TARGETS), each.node.key)
         elif each.node.key in stores:
             kind = "composite" if each.node.stage == "augment" else "unlabelled image"
             yield from failed_labels(stores[each.node.key], each.node.key, kind)
         elif each.node.stage == "evaluate":
             measured = run.evaluation.models if run.evaluation else ()
             for model in (model for model in measured if model.failed_images):
-                store = LabelStore.open(each.folder / sources.predictions_name / model.node / sources.store_name)
+                store = LabelStore.open(each.folder / PREDICTIONS / model.node / LABELS)
                 yield from failed_labels(store, each.node.key, "validation image")
 
 

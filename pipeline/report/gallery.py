@@ -18,10 +18,11 @@ from pipeline.coco.paths import resolve_image_path
 from pipeline.errors import ImageError
 from pipeline.evaluation.results import InstanceChange
 from pipeline.files.images import read_image
+from pipeline.labels.drawing import Rgb, RgbImage, category_colours, paint
+from pipeline.labels.label_columns import DECISIONS, STATUSES
 from pipeline.labels.label_store import LabelStore
-from pipeline.labels.picture import Picture, Rgb, category_colours, paint
-from pipeline.labels.rows import BoxXyxy, Decision, ImageLabels, Status
-from pipeline.labels.schema import DECISIONS, STATUSES
+from pipeline.labels.rows import Decision, ImageLabels, Status
+from pipeline.masks.windows import BoxXyxy
 from pipeline.report.pictures import InlinePicture, crop_around, enlarged, inline
 
 BEFORE: Final[Rgb] = (245, 158, 11)
@@ -151,7 +152,7 @@ class _Drawing:
             return None
         return self._round.truth.mask(annotation)
 
-    def _read_image(self, image_id: int) -> Picture:
+    def _read_image(self, image_id: int) -> RgbImage:
         labels = self._round.refined.by_id(image_id)
         path = resolve_image_path(self._round.image_root, labels.file_name)
         return read_image(path, (labels.width, labels.height))

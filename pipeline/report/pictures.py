@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from pipeline.labels.picture import Picture
-from pipeline.labels.rows import BoxXyxy
+from pipeline.labels.drawing import RgbImage
+from pipeline.masks.windows import BoxXyxy
 
 PANEL_PX: Final = 352
 """The longer side of a picture: twice what is shown, for sharp screens."""
@@ -42,7 +42,7 @@ def crop_around(box_xyxy: BoxXyxy, width: int, height: int) -> tuple[int, int, i
     return left, top, right, bottom
 
 
-def enlarged(image: Picture, longer_side_px: int = PANEL_PX) -> Picture:
+def enlarged(image: RgbImage, longer_side_px: int = PANEL_PX) -> RgbImage:
     """The image scaled so that its longer side has a length; a copy to draw upon."""
     scale = longer_side_px / max(image.shape[:2])
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
@@ -50,7 +50,7 @@ def enlarged(image: Picture, longer_side_px: int = PANEL_PX) -> Picture:
     return np.ascontiguousarray(resized, dtype=np.uint8)
 
 
-def inline(picture: Picture, alt: str) -> InlinePicture:
+def inline(picture: RgbImage, alt: str) -> InlinePicture:
     """Encode a picture as WebP in a data URI."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "WEBP", quality=_QUALITY, method=_EFFORT)

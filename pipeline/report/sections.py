@@ -11,9 +11,9 @@ from markupsafe import Markup
 
 from pipeline.detection.training_log import TOTAL, TrainingLog
 from pipeline.evaluation.results import PseudoLabelResult
+from pipeline.labels.label_columns import STATUSES
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Status
-from pipeline.labels.schema import STATUSES
 from pipeline.presentation import words
 from pipeline.presentation.charts import Distribution, Line, Part, histogram, line_chart, sparkline, stacked_bar
 from pipeline.presentation.tables import Table, tone
@@ -73,7 +73,7 @@ class RoundQuality:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingCurves:
     """The curves of one training."""
 
     key: str
@@ -148,7 +148,7 @@ def round_quality(result: PseudoLabelResult) -> RoundQuality:
     )
 
 
-def training(key: str, log: TrainingLog) -> Training:
+def training(key: str, log: TrainingLog) -> TrainingCurves:
     """The curves of a training: the sum of the losses large, every part of it small."""
     curve_tone = "before" if key == "train-teacher" else "after"
     title = f"{key}: loss over {log.iterations} iterations"
@@ -163,7 +163,7 @@ def training(key: str, log: TrainingLog) -> Training:
         chart = sparkline(log.learning_rate, "quiet", f"{key}: learning rate", noisy=False)
         parts.append(("learning rate", f"{rate:.2g}", chart))
     note = f"{words.count(log.unreadable, 'line')} of the log cannot be read." if log.unreadable else ""
-    return Training(
+    return TrainingCurves(
         key=key,
         iterations=log.iterations,
         total=line_chart([Line(TOTAL, curve_tone, total)], "loss by iteration", title) if total else None,

@@ -59,7 +59,7 @@ def accept(path: Path, known: KnownImages, *, keep_crowds: bool = False) -> Labe
     image_root, prefixes = _common_root(known.labelled_root, known.unlabelled_root)
     labelled = _renamed(known.labelled.images, prefixes[0])
     unlabelled = _with_free_ids(_renamed(known.unlabelled.images, prefixes[1]), {image.id for image in labelled})
-    finders = [_Finder(images) for images in (unlabelled, labelled)]  # what was reviewed was unlabelled
+    finders = [_NamedImages(images) for images in (unlabelled, labelled)]  # what was reviewed was unlabelled
 
     def find(given: str) -> Sequence[CocoImage]:
         return finders[0].find(given) or finders[1].find(given)
@@ -81,7 +81,7 @@ def accept(path: Path, known: KnownImages, *, keep_crowds: bool = False) -> Labe
     )
 
 
-class _Finder:
+class _NamedImages:
     def __init__(self, images: Iterable[CocoImage]) -> None:
         self._images = {image.file_name: image for image in images}
         self._finder = ImageFinder(self._images)

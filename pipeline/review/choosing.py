@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from pipeline.coco.model import CocoCategory
 from pipeline.errors import StoreError
+from pipeline.labels.label_columns import STATUSES
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
-from pipeline.labels.schema import STATUSES
 
 CLASS_SHARE = 1.5
 """No class takes more than this many times its even share of the list, as long as others have candidates."""
@@ -31,7 +31,7 @@ _MEASURES = ("agreement", "predicted_iou", "gate_confidence")
 
 @dataclass(frozen=True)
 class Mark:
-    """Why to look at an instance. `rank` is its place in the list, from 1; None where it is dropped and no more."""
+    """Why to look at an instance. `rank` counts in the list, from 1; None where it is only marked for being dropped."""
 
     rank: int | None
     worth: float
@@ -40,7 +40,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class ReviewImage:
-    """An image to correct, all of it. `marks` are of the instances to look at, by their place in the image."""
+    """An image to correct, all of it. `marks` are of the instances to look at, by their index in the image."""
 
     labels: ImageLabels
     marks: Mapping[int, Mark]
@@ -56,14 +56,14 @@ class Review:
 
     @property
     def ranked(self) -> int:
-        """How many instances are in the list."""
+        """Count the instances in the list."""
         return sum(mark.rank is not None for image in self.images for mark in image.marks.values())
 
 
 def choose(store: LabelStore, top: int, per_image: int) -> Review:
-    """The `top` instances of most worth, at most `per_image` of an image; the same store gives the same list.
+    """Choose the `top` instances of most worth, at most `per_image` of an image; the same store gives the same list.
 
-    Equal worths go by image id, then by place in the image. StoreError where no instance is of any worth.
+    Equal worths go by image id, then by index in the image. StoreError where no instance is of any worth.
     """
     worth = _worths(store)
     offsets = store.column("images/instance_offsets")
@@ -76,10 +76,10 @@ def choose(store: LabelStore, top: int, per_image: int) -> Review:
         )
     by_worth = np.lexsort((candidates, store.image_ids[image_of[candidates]], -worth[candidates]))
     ordered = candidates[by_worth]
-    places = _spread(
+    chosen = _spread(
         image_of[ordered].tolist(), store.column("instances/category_id")[ordered].tolist(), top, per_image
     )
-    ranks = {int(ordered[place]): rank for rank, place in enumerate(places, start=1)}
+    ranks = {int(ordered[index]): rank for rank, index in enumerate(chosen, start=1)}
     positions = dict.fromkeys(int(image_of[instance]) for instance in ranks)
     return Review(
         images=tuple(_review_image(store[each], int(offsets[each]), worth, ranks) for each in positions),
@@ -89,7 +89,7 @@ def choose(store: LabelStore, top: int, per_image: int) -> Review:
 
 
 def _worths(store: LabelStore) -> NDArray[np.float64]:
-    """The worth of every instance; 0 where nothing was measured, and where the mask has no pixel to look at."""
+    """Return the worth of every instance; 0 where nothing was measured, and where the mask has no pixel."""
     belief: NDArray[np.float64] = np.fmin.reduce(
         [store.column(f"instances/{name}").astype(np.float64) for name in _MEASURES]
     )
@@ -98,29 +98,29 @@ def _worths(store: LabelStore) -> NDArray[np.float64]:
 
 
 def _spread(images: Sequence[int], categories: Sequence[int], top: int, per_image: int) -> list[int]:
-    """The places of those to take, in order, given the image and the category of all in the order of worth."""
+    """Return the indices of those to list, in order, given the image and the category of all in the order of worth."""
     class_limit = ceil(CLASS_SHARE * top / len(set(categories)))
     by_image: Counter[int] = Counter()
     by_class: Counter[int] = Counter()
     taken: list[int] = []
     held_back: list[int] = []
-    for place, (image, category) in enumerate(zip(images, categories, strict=True)):
+    for index, (image, category) in enumerate(zip(images, categories, strict=True)):
         if len(taken) == top:
             break
         if by_image[image] == per_image:
             continue
         if by_class[category] == class_limit:
-            held_back.append(place)
+            held_back.append(index)
             continue
         by_image[image] += 1
         by_class[category] += 1
-        taken.append(place)
-    for place in held_back:
+        taken.append(index)
+    for index in held_back:
         if len(taken) == top:
             break
-        if by_image[images[place]] < per_image:
-            by_image[images[place]] += 1
-            taken.append(place)
+        if by_image[images[index]] < per_image:
+            by_image[images[index]] += 1
+            taken.append(index)
     return sorted(taken)
 
 
@@ -130,13 +130,13 @@ def _failed_positions(store: LabelStore) -> list[int]:
 
 
 def _review_image(labels: ImageLabels, first: int, worth: NDArray[np.float64], ranks: Mapping[int, int]) -> ReviewImage:
-    """The image whose instances begin at `first`; its dropped ones are marked whether they are in the list or not."""
+    """Return the image whose instances begin at `first`; dropped ones are marked, in the list or not."""
     return ReviewImage(
         labels,
         {
-            place: Mark(ranks.get(first + place), float(worth[first + place]), _reason(instance))
-            for place, instance in enumerate(labels.instances)
-            if instance.area and (first + place in ranks or instance.decision is Decision.DROPPED)
+            index: Mark(ranks.get(first + index), float(worth[first + index]), _reason(instance))
+            for index, instance in enumerate(labels.instances)
+            if instance.area and (first + index in ranks or instance.decision is Decision.DROPPED)
         },
     )
 

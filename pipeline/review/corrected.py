@@ -9,12 +9,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
-from pycocotools import mask as coco_mask
 
 from pipeline.coco.json_text import read_json_object
 from pipeline.coco.model import CocoAnnotation, CocoCategory, CocoDataset, CocoImage
 from pipeline.coco.reading import scan_coco
 from pipeline.errors import DatasetError, Problem
+from pipeline.masks.run_lengths import area_px, box_xywh
 
 FindImage = Callable[[str], Sequence[CocoImage]]
 """All images of the experiment that a file name may mean."""
@@ -54,7 +54,7 @@ def read_corrected(
             continue
         where = f"annotation {annotation.id}"
         rle = dataset.rle(annotation)
-        area = int(coco_mask.area(rle))
+        area = area_px(rle)
         first = seen.setdefault((image.id, category_id, rle["counts"]), annotation.id)
         if not area:
             problems.append(Problem(where, f"has no pixel in {image.file_name}: remove it, or draw it again"))
@@ -65,7 +65,7 @@ def read_corrected(
             id=len(seen),
             image_id=image.id,
             category_id=category_id,
-            bbox=tuple(coco_mask.toBbox(rle).tolist()),
+            bbox=box_xywh(rle),
             area=area,
             iscrowd=annotation.iscrowd if keep_crowds else 0,
             segmentation=annotation.segmentation,
@@ -77,7 +77,7 @@ def read_corrected(
 
 
 def _read(path: Path, find: FindImage, problems: list[Problem]) -> tuple[dict[int, CocoImage], CocoDataset]:
-    """Our images by their ids in the file, and the file as the one reader reads it, its file names made ours."""
+    """Return our images by their ids in the file, and the file as `scan_coco` reads it, with our file names."""
     top = read_json_object(path)
     listed: list[Any] = []
     if "images" in top:
@@ -108,7 +108,7 @@ def _read(path: Path, find: FindImage, problems: list[Problem]) -> tuple[dict[in
 
 
 def _named(image: dict[str, Any], find: FindImage) -> dict[str, Any]:
-    """An image of the file with our name, and with our size where it has none."""
+    """Return an image of the file with our name, and with our size where it has none."""
     given = image.get("file_name")
     if not isinstance(given, str):
         return image
@@ -122,7 +122,7 @@ def _named(image: dict[str, Any], find: FindImage) -> dict[str, Any]:
 def _image_problem(
     given: str, meant: Sequence[CocoImage], read: CocoImage, given_names: dict[int, str]
 ) -> tuple[str, str] | None:
-    """The field that is wrong and what is wrong with it, or None."""
+    """Return the field that is wrong and what is wrong with it, or None."""
     if not meant:
         return "file_name", f"{given!r} is no image of the experiment: take it out, or name the right one by --from"
     if len(meant) > 1:
@@ -140,7 +140,7 @@ def _image_problem(
 def _match_categories(
     dataset: CocoDataset, categories: Sequence[CocoCategory], problems: list[Problem]
 ) -> dict[int, int]:
-    """Our category ids by those of the file, for every category that annotations use."""
+    """Return our category ids by those of the file, for every category that annotations use."""
     ids_by_name: dict[str, list[int]] = {}
     for category in categories:
         ids_by_name.setdefault(category.name.strip(), []).append(category.id)

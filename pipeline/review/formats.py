@@ -21,8 +21,8 @@ from pipeline.coco.writing import write_coco
 from pipeline.files.writing import open_atomically
 from pipeline.labels.coco_export import LabelAnnotation, coco_annotations
 from pipeline.labels.rows import ImageLabels, InstanceLabel
+from pipeline.masks.outlines import outline_xy
 from pipeline.review.choosing import Mark, Review, ReviewImage
-from pipeline.review.outlines import outline_xy
 
 _CONTROL = ("label", "image")
 """Names of the polygon tool and of the image in Label Studio's labelling configuration."""

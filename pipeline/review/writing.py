@@ -8,7 +8,6 @@ import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from pipeline.coco.paths import file_name_problem, resolve_image_path
@@ -23,6 +22,7 @@ from pipeline.review.formats import (
     write_label_studio,
     write_label_studio_config,
 )
+from pipeline.review.review_format import ReviewFormat
 
 IMAGES = "images"
 LIST = "review.csv"
@@ -30,14 +30,6 @@ FAILED = "failed.csv"
 
 # What XML has no way to write, escaped or not, beyond the control characters that no name has.
 _NOT_IN_XML = re.compile("[\ud800-\udfff\ufffe\uffff]")
-
-
-class ReviewFormat(StrEnum):
-    """Whose files to write."""
-
-    COCO = "coco"
-    CVAT = "cvat"
-    LABEL_STUDIO = "label-studio"
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+ENCODED_IMAGES: Final = "encoded images"
+"""In reports of shards and summaries of stages: how often SAM's encoder ran, for whole images and enlarged crops."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from pipeline.errors import S4MError
+from pipeline.files.locks import lock_file
 from pipeline.sam.files import PUBLISHED_FILES, checkpoint_path
 from pipeline.sam.tiny import WEIGHTS_FILE
 
@@ -113,7 +113,7 @@ def _fill(path: Path, url: str, published: PublishedFile, progress: Progress | N
     part = path.with_name(f"{path.name}.part")
     part.touch()
     with part.open("r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(file)
         if path.exists():  # another process has just fetched it
             return
         _fetch(url, file, published.bytes, progress)

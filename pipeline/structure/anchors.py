@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
-from pipeline.masks.run_lengths import CompressedRle
+from pipeline.masks.run_lengths import CompressedRle, area_px, decode_mask
 from pipeline.masks.windows import Window
 from pipeline.structure.settings import DistillSettings
 
@@ -45,13 +44,13 @@ def sample_anchors(
     rng = np.random.default_rng(np.random.SeedSequence([settings.seed, image_id % _IDS]))
     height, width = image_hw
     owner = _owners(image_hw, instances)
-    visible = [index for index, rle in enumerate(instances) if coco_mask.area(rle)]
+    visible = [index for index, rle in enumerate(instances) if area_px(rle)]
     inside = round(settings.anchors * settings.inside_share) if visible else 0
     if settings.inside == "uniform":
         drawn = [_drawn(np.flatnonzero(owner >= 0), inside, rng)]
     else:
         drawn = [
-            _drawn(np.flatnonzero(coco_mask.decode(instances[visible[index]])), count, rng)
+            _drawn(np.flatnonzero(decode_mask(instances[visible[index]])), count, rng)
             for index, count in enumerate(_shares(inside, len(visible), rng))
             if count
         ]
@@ -64,7 +63,7 @@ def _owners(image_hw: tuple[int, int], instances: Sequence[CompressedRle]) -> ND
     """For every pixel, rows first, the index of its instance, of several the first; -1 outside of all."""
     owner = np.full(image_hw[0] * image_hw[1], -1, dtype=np.int64)
     for index in range(len(instances) - 1, -1, -1):
-        owner[coco_mask.decode(instances[index]).ravel().astype(np.bool_)] = index
+        owner[decode_mask(instances[index]).ravel().astype(np.bool_)] = index
     return owner
 
 

@@ -22,10 +22,10 @@ from pipeline.masks.windows import Window
 from pipeline.sam.worker import SamChoice, build_engine
 from pipeline.structure.anchors import Anchors, sample_anchors
 from pipeline.structure.maps import anchor_prompts, boxes_in_tile, similarity_maps, truth_maps
-from pipeline.structure.tiles import nearest_tiles, tiles_of
-from pipeline.structure.schema import MAP_SIDE, ImageTargets
 from pipeline.structure.settings import DistillSettings
-from pipeline.structure.shards import write_shard
+from pipeline.structure.target_columns import MAP_SIDE, ImageTargets
+from pipeline.structure.target_writing import write_target_shard
+from pipeline.structure.tiles import nearest_tiles, tiles_of
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class DistillWork:
 
     def publish(self, shard: Shard, rows: Sequence[ImageTargets]) -> ShardReport:
         """Write the shard."""
-        write_shard(self.shards_folder, shard.index, rows)
+        write_target_shard(self.shards_folder, shard.index, rows)
         return ShardReport(len(rows), {}, {row.file_name: row.message for row in rows if row.status is Status.FAILED})
 
     def given_up(self, image_id: int, reason: str) -> ImageTargets:
@@ -53,8 +53,7 @@ class DistillWork:
         return self._failure(_read_dataset(self.annotations).image_by_id[image_id], reason)
 
     def _targets(self, dataset: CocoDataset, image: CocoImage) -> ImageTargets:
-        # A crowd is no instance.
-        instances = [dataset.rle(each) for each in dataset.annotations_by_image[image.id] if not each.iscrowd]
+        instances = [dataset.rle(each) for each in dataset.instances(image.id)]
         image_hw = (image.height, image.width)
         anchors = sample_anchors(image.id, image_hw, instances, self.settings)
         tiles = tiles_of(image_hw, self.settings.cell_px, MAP_SIDE)

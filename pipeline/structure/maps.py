@@ -65,13 +65,11 @@ def boxes_in_tile(instances: Sequence[CompressedRle], tile: Window) -> NDArray[n
     """Return the boxes (N, 4) of instances, cut to a tile, as x0, y0, x1, y1 in its pixels."""
     boxes = np.array([coco_mask.toBbox(rle) for rle in instances], dtype=np.float32).reshape(-1, 4)
     corners = np.stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-    low, high = np.float32([tile.x0, tile.y0]), np.float32([tile.x1, tile.y1])
+    low, high = np.array([tile.x0, tile.y0], np.float32), np.array([tile.x1, tile.y1], np.float32)
     return np.asarray((np.clip(corners, low, high) - low).reshape(-1, 4))
 
 
-def truth_maps(
-    tile: Window, anchors: Anchors, instances: Sequence[CompressedRle], side: int
-) -> NDArray[np.uint8]:
+def truth_maps(tile: Window, anchors: Anchors, instances: Sequence[CompressedRle], side: int) -> NDArray[np.uint8]:
     """Return quantised maps (A, side, side) over a tile from labels: 1 where the anchor's own instance is, else 0.
 
     The background counts as one instance. A cell holds the share of it that belongs to the instance.

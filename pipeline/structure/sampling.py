@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.structure.schema import LEVELS
+from pipeline.structure.target_columns import LEVELS
 
 
 def grid_positions(side: int, image_wh: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.structure.target_columns import LEVELS
 
 HALF = (LEVELS + 1) * 3 // 4
-"""The quantised similarity that a truth map has at least where half of a cell belongs to the instance: 0.5 of -1 to 1."""
+"""The least quantised value of a truth map where half of a cell belongs to the instance: 0.5 on a scale of -1 to 1."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Separation:
 
 
 def separation(maps: NDArray[np.uint8], truth: NDArray[np.uint8]) -> Separation | None:
-    """Measure quantised maps (A, side, side) by truth maps of the same anchors; None where no anchor can be measured."""
+    """Measure quantised maps (A, side, side) by truth maps of the same anchors; None where none can be."""
     levels = np.arange(LEVELS + 1)
     areas, insides, outsides = [], [], []
     for values, own in zip(maps.reshape(len(maps), -1), truth.reshape(len(truth), -1) >= HALF, strict=True):

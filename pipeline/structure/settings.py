@@ -1,4 +1,4 @@
-"""What an experiment says of structural targets."""
+"""Settings of structural targets."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.settings import Section, Seed, Share
+from pipeline.settings import Seed, Settings, Share
 
 
-class DistillSettings(Section):
-    """Structural targets: what SAM's decoder says of each labelled image, for the teacher to learn from."""
+class DistillSettings(Settings):
+    """Structural targets: maps of similarity that SAM's decoder gives for labelled images; the teacher learns them."""
 
     source: Literal["sam", "truth"] = "sam"
-    """Take similarities from SAM's decoder, or from the labels themselves: 1 within the same instance, else 0."""
+    """Take similarities from SAM's decoder, or from the labels: 1 within the anchor's own instance, else 0."""
     prompt: Literal["point", "point-and-box"] = "point"
-    """Prompt SAM with the anchor alone, as the paper does, or also with the box of the instance it lies in."""
+    """Give SAM the anchor point alone, as in the paper, or also the box of the instance that it lies in."""
     anchors: Annotated[int, Field(ge=2, le=16384)] = 1024
-    """Anchor points stored for each image. A training step draws `teacher.distillation_anchors` of them."""
+    """Number of anchor points stored for an image. For each, a map says how similar every other position is."""
     inside_share: Share = 0.5
-    """Share of the anchors that lies inside instances; the rest lies anywhere."""
+    """Share of the anchor points that are placed inside labelled instances; the others are placed anywhere."""
     inside: Literal["uniform", "by-instance"] = "uniform"
-    """Spread the inside anchors evenly over all pixels of instances, as the paper does, or evenly over instances."""
+    """Place inside points evenly over all pixels of instances, as in the paper, or as many in each instance."""
     cell_px: Annotated[float, Field(gt=0)] | None = None
-    """Largest side of a map's cells, in pixels of the image: larger images are distilled in overlapping tiles.
+    """Largest side of a map's cells, in pixels of the image. Larger images are processed in overlapping tiles.
     Null: each image as a whole, in 64 x 64 cells."""
     seed: Seed = 0
-    """Where the anchors fall."""
+    """Seed of the random positions of the anchor points."""

@@ -1,61 +1,84 @@
-"""Says in words what the schema allows under a key, and which keys there are."""
+"""The JSON schema of settings: which keys there are, what each allows in words, and the file for editors."""
 
 from __future__ import annotations
 
-import types
-import typing
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any, Final
 
-import annotated_types
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-
-from pipeline.settings import FileMarker, FolderMarker
+from pipeline.settings import Settings
 from pipeline.workflow.experiment import Experiment
 
+Schema = Mapping[str, Any]
+"""A JSON schema in which references are replaced by what they refer to."""
 
-def walk_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every key of a model with its field, sections before what is in them, by dotted key."""
-    for name, field in model.model_fields.items():
-        key = f"{prefix}{name}"
-        yield key, field
-        section = section_of(field)
-        if section is not None:
-            yield from walk_fields(section, f"{key}.")
+SCHEMA_FILE: Final = Path("configs/experiment.schema.json")
+"""The schema of experiment files, for editors."""
 
-
-def section_of(field: FieldInfo) -> type[BaseModel] | None:
-    """The model behind a field that is a section (optional ones included), else None."""
-    for kind in _alternatives(field.annotation):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-    return None
+_UNION: Final = ("anyOf", "oneOf")
+_PATHS: Final = {"file-path": "the path of a file", "directory-path": "the path of a folder", "path": "a path"}
 
 
-def is_optional(field: FieldInfo) -> bool:
-    """Whether null is allowed."""
-    return type(None) in _alternatives(field.annotation)
+@cache
+def schema_of(model: type[Settings]) -> Schema:
+    """Return the JSON schema of settings."""
+    schema = model.model_json_schema()
+    expanded: Schema = _expanded(schema, schema.get("$defs", {}))
+    return expanded
 
 
-def path_kind(field: FieldInfo) -> type[FileMarker | FolderMarker] | None:
-    """Whether a field's path must lead to a file or to a folder."""
-    for item in _metadata(field.annotation, tuple(field.metadata)):
-        if isinstance(item, FileMarker | FolderMarker):
-            return type(item)
-    return None
+def _expanded(node: Any, definitions: Mapping[str, Any]) -> Any:
+    if isinstance(node, list):
+        return [_expanded(item, definitions) for item in node]
+    if not isinstance(node, dict):
+        return node
+    given = {key: _expanded(value, definitions) for key, value in node.items() if key not in ("$defs", "$ref")}
+    if "$ref" in node:
+        return {**_expanded(definitions[node["$ref"].rpartition("/")[2]], definitions), **given}
+    return given
 
 
-def allowed(field: FieldInfo) -> str:
-    """What may stand under a key, in words: `a whole number from 0 to 64`."""
-    return _allowed(field.annotation, tuple(field.metadata))
+@cache
+def keys_of(model: type[Settings]) -> dict[str, Schema]:
+    """Return the schema of every key by dotted key, sections before what is in them."""
+    return dict(_walk(schema_of(model), ""))
 
 
-def nearest_key(key: str) -> str | None:
-    """The known dotted key that an unknown one most likely means."""
-    known = [name for name, _ in walk_fields(Experiment)]
+def _walk(schema: Schema, prefix: str) -> Iterator[tuple[str, Schema]]:
+    for name, inner in properties_of(schema).items():
+        yield f"{prefix}{name}", inner
+        yield from _walk(inner, f"{prefix}{name}.")
+
+
+def properties_of(schema: Schema) -> dict[str, Schema]:
+    """Return the keys of a section, over all its shapes; nothing for what is no section."""
+    found: dict[str, Schema] = dict(schema.get("properties", {}))
+    for shape in _alternatives(schema):
+        found |= shape.get("properties", {})
+    return found
+
+
+def is_nullable(schema: Schema) -> bool:
+    """Return whether null is allowed."""
+    return any(each.get("type") == "null" for each in _alternatives(schema))
+
+
+def path_format(schema: Schema) -> str | None:
+    """Return the format of a path (`file-path`, `directory-path`, `path`), None for what is no path."""
+    formats = (each.get("format") for each in (schema, *_alternatives(schema)))
+    return next((each for each in formats if each in _PATHS), None)
+
+
+def _alternatives(schema: Schema) -> list[Schema]:
+    return [alternative for word in _UNION for alternative in schema.get(word, ())]
+
+
+def nearest_key(key: str, model: type[Settings]) -> str | None:
+    """Return the dotted key of a model that an unknown one most likely means."""
+    known = list(keys_of(model))
     section, _, leaf = key.rpartition(".")
     siblings = [name for name in known if name.rpartition(".")[0] == section]
     for candidates, wanted in (
@@ -69,80 +92,55 @@ def nearest_key(key: str) -> str | None:
     return None
 
 
-def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    if typing.get_origin(annotation) in (Union, types.UnionType):
-        return typing.get_args(annotation)
-    return (annotation,)
-
-
-def _metadata(annotation: Any, metadata: tuple[Any, ...]) -> tuple[Any, ...]:
-    for kind in _alternatives(annotation):
-        if typing.get_origin(kind) is typing.Annotated:
-            metadata = (*metadata, *kind.__metadata__)
-    return metadata
-
-
-def _allowed(annotation: Any, metadata: tuple[Any, ...]) -> str:
-    kinds = _alternatives(annotation)
-    if type(None) in kinds:
-        rest = [_allowed(kind, metadata) for kind in kinds if kind is not type(None)]
-        return f"{rest[0]} or null"
-    origin = typing.get_origin(annotation)
-    if origin is typing.Annotated:
-        inner, *extra = typing.get_args(annotation)
-        return _allowed(inner, (*metadata, *extra))
-    if origin is Literal:
-        return "one of " + ", ".join(str(value) for value in typing.get_args(annotation))
-    if origin is tuple:
-        items: tuple[Any, ...] = typing.get_args(annotation)
-        how_many = "" if items[-1] is Ellipsis else f" of {len(items)}"
-        return f"a list{how_many}, each {_allowed(items[0], ())}"
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return f"a section with {', '.join(annotation.model_fields)}"
-    return _plain(annotation, metadata)
-
-
-def _plain(annotation: Any, metadata: tuple[Any, ...]) -> str:
-    if annotation is bool:
-        return "true or false"
-    if annotation is int:
-        return f"a whole number{_range(metadata, whole=True)}"
-    if annotation is float:
-        return f"a number{_range(metadata, whole=False)}"
-    if annotation is Path:
-        if any(isinstance(item, FolderMarker) for item in metadata):
-            return "the path of a folder"
-        return "the path of a file" if any(isinstance(item, FileMarker) for item in metadata) else "a path"
-    if annotation is str:
-        named = any(getattr(item, "pattern", None) for item in metadata)
-        return "letters, digits, '.', '_' and '-', at most 64 of them" if named else "text"
+def allowed(schema: Schema) -> str:
+    """Return what may stand under a key, in words: `a whole number from 0 to 64`."""
+    properties = properties_of(schema)
+    if properties:
+        return f"a section with {', '.join(properties)}"
+    if is_nullable(schema):
+        return " or ".join([allowed(each) for each in _alternatives(schema) if each.get("type") != "null"] + ["null"])
+    if "enum" in schema:
+        return "one of " + ", ".join(str(value) for value in schema["enum"])
+    match schema.get("type"):
+        case "boolean":
+            return "true or false"
+        case "integer":
+            return f"a whole number{_range(schema)}"
+        case "number":
+            return f"a number{_range(schema)}"
+        case "array" if "prefixItems" in schema:
+            return f"a list of {len(schema['prefixItems'])}, each {allowed(schema['prefixItems'][0])}"
+        case "array":
+            return f"a list, each {allowed(schema['items'])}"
+        case "string" if "pattern" in schema:
+            return "letters, digits, '.', '_' and '-', at most 64 of them"
+        case "string":
+            return _PATHS.get(schema.get("format", ""), "text")
     return "keys with values"
 
 
-def _range(metadata: tuple[Any, ...], *, whole: bool) -> str:
-    constraints: dict[type, Any] = {}
-    for item in metadata:
-        for constraint in item if isinstance(item, annotated_types.GroupedMetadata) else (item,):
-            constraints[type(constraint)] = constraint
-        nested = getattr(item, "metadata", None)  # a pydantic FieldInfo inside Annotated
-        for constraint in nested or ():
-            constraints[type(constraint)] = constraint
-    low = constraints.get(annotated_types.Ge)
-    above = constraints.get(annotated_types.Gt)
-    high = constraints.get(annotated_types.Le)
-    below = constraints.get(annotated_types.Lt)
-    if whole and below is not None:
-        high = annotated_types.Le(below.lt - 1)
-        below = None
+def _range(schema: Schema) -> str:
+    low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
+    if schema["type"] == "integer" and below is not None:
+        high, below = below - 1, None
     if low is not None and high is not None:
-        return f" from {low.ge} to {high.le}"
-    parts = []
-    if above is not None:
-        parts.append(f"above {above.gt}")
-    if low is not None:
-        parts.append(f"of at least {low.ge}")
-    if below is not None:
-        parts.append(f"below {below.lt}")
-    if high is not None:
-        parts.append(f"at most {high.le}")
+        return f" from {low} to {high}"
+    limits = {"above": above, "of at least": low, "below": below, "at most": high}
+    parts = [f"{word} {limit}" for word, limit in limits.items() if limit is not None]
     return " " + " and ".join(parts) if parts else ""
+
+
+def schema_text() -> str:
+    """Return the text of `SCHEMA_FILE`: the schema of Experiment, as files may be written."""
+    schema = Experiment.model_json_schema()
+    schema["required"].remove("name")  # it has the file's name as default
+    for definition in [schema, *schema["$defs"].values()]:
+        for name, key in definition["properties"].items():
+            if "$ref" in key and "default" in key:  # a section, which may have nothing below its name
+                reference = {"$ref": key["$ref"]}
+                about = {"description": key["description"]} if "description" in key else {}
+                definition["properties"][name] = {"anyOf": [reference, {"type": "null"}], **about}
+            else:
+                key.pop("title", None)
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"

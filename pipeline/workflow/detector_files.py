@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.errors import S4MError
+from pipeline.files.shipped import config_path
 
 BACKBONE: Final = "SamTinyBackbone"
 
@@ -18,7 +19,7 @@ def config_files(config: Path) -> tuple[Path, ...]:
     Bases inside a package (`mmdet::…`) are known by that package's pinned version and left out.
     """
     found: dict[Path, None] = {}
-    pending = [config.absolute()]
+    pending = [config_path(config).absolute()]
     while pending:
         path = pending.pop(0)
         if path in found:

@@ -1,5 +1,7 @@
 """The schema of an experiment file: every key, its type, its range, its default and what it is for.
 
+`RefineOnly` is the part of it that the refinement of a COCO file needs.
+
 Three kinds of keys never change a result and so never enter a fingerprint: `name`, `store` and all of
 `compute`. Paths never do either: what counts is the content they lead to.
 """
@@ -7,9 +9,9 @@ Three kinds of keys never change a result and so never enter a fingerprint: `nam
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.augment.settings import AugmentSettings
 from pipeline.compute.settings import ComputeSettings
@@ -19,19 +21,20 @@ from pipeline.evaluation.settings import EvaluateSettings
 from pipeline.presentation.settings import ReportSettings
 from pipeline.refinement.settings import RefineSettings
 from pipeline.sam.settings import SamSettings
-from pipeline.settings import AnyPath, Section
+from pipeline.settings import AnyPath, Settings
 from pipeline.structure.settings import DistillSettings
 
 WITHOUT_EFFECT: Final = frozenset({"name", "store", "compute"})
 """Keys of an experiment that cannot change a result."""
 
 
-class Experiment(Section):
-    """One experiment, whole."""
+class Experiment(Settings):
+    """An experiment of the S4M pipeline."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    """Names the working folder. Default: the file's name."""
+    """Name of the experiment, and of its folder of records. Default: the file's name."""
     data: DataSettings
+    """The images: either `labelled` and `unlabelled`, or one `annotated` set of which a part is labelled."""
     sam: SamSettings = SamSettings()
     distill: DistillSettings = DistillSettings()
     teacher: TeacherSettings = TeacherSettings()
@@ -43,4 +46,34 @@ class Experiment(Section):
     report: ReportSettings = ReportSettings()
     compute: ComputeSettings = ComputeSettings()
     store: AnyPath = Path("stores")
-    """Root of the results that experiments share. The environment variable S4M_STORE goes before it."""
+    """Folder of the results that experiments share. The environment variable S4M_STORE overrides it."""
+
+    @model_validator(mode="after")
+    def _gate_can_be_calibrated(self) -> Self:
+        """Refuse to fit a gate where no labelled image was kept from the teacher."""
+        if self.refine.gate == "calibrated":
+            if self.predict.results is not None:
+                message = "calibrated needs a teacher of this experiment, but predict.results is given"
+                raise self.misfit(message, "refine", "gate")
+            if self.teacher.held_out == 0:
+                message = "calibrated needs labelled images to be fitted on; set teacher.held_out, say 0.2"
+                raise self.misfit(message, "refine", "gate")
+        return self
+
+
+class RefineOnly(Settings):
+    """The settings of a refinement without an experiment: of a COCO file whose images the command names."""
+
+    sam: SamSettings = SamSettings()
+    refine: RefineSettings = RefineSettings()
+    compute: ComputeSettings = ComputeSettings()
+
+    @model_validator(mode="after")
+    def _gate_needs_no_teacher(self) -> Self:
+        if self.refine.gate == "calibrated":
+            message = "calibrated needs an experiment with a teacher; use none or fixed"
+            raise self.misfit(message, "refine", "gate")
+        if self.refine.gate == "teacher":
+            message = "teacher keeps every mask as it is, and SAM has nothing to do; use none or fixed"
+            raise self.misfit(message, "refine", "gate")
+        return self

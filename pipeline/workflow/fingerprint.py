@@ -54,29 +54,35 @@ class Fingerprint:
         return hashlib.sha256(canonical.encode()).hexdigest()[:ID_LENGTH]
 
 
-def differences(old: Mapping[str, Any], new: Fingerprint) -> list[str]:
-    """What changed since `old` (as JSON held it): `refine.points 3 -> 5`."""
-    changes: list[str] = []
+@dataclass(frozen=True)
+class Change:
+    """One difference between two fingerprints, in words. upstream: the node whose result is another one, if so."""
+
+    text: str
+    upstream: str = ""
+
+
+def differences(old: Mapping[str, Any], new: Fingerprint) -> list[Change]:
+    """Return what changed since `old` (as JSON held it): `refine.points changed from 3 to 5`."""
+    texts: list[str] = []
     if old.get("version") != new.version:
-        changes.append(f"{new.stage} format {old.get('version')} -> {new.version}")
+        texts.append(f"format of {new.stage} changed from {old.get('version')} to {new.version}")
     before, after = old.get("settings", {}), json.loads(new.text)["settings"]
     for key in sorted({*before, *after}):
         if key not in after:
-            changes.append(f"{key} no longer matters")
+            texts.append(f"{key} no longer used")
         elif key not in before:
-            changes.append(f"{key} now matters ({_shown(after[key])})")
+            texts.append(f"{key} now used, with {_shown(after[key])}")
         elif before[key] != after[key]:
-            changes.append(f"{key} {_shown(before[key])} -> {_shown(after[key])}")
+            texts.append(f"{key} changed from {_shown(before[key])} to {_shown(after[key])}")
     before = old.get("inputs", {})
     for key in sorted({*before, *new.inputs}):
         if before.get(key) != new.inputs.get(key):
-            word = "added" if key not in before else "left out" if key not in new.inputs else "changed"
-            changes.append(f"{key}: content {word}")
+            word = "added" if key not in before else "removed" if key not in new.inputs else "changed"
+            texts.append(f"content of {key} {word}")
     before = old.get("upstream", {})
-    changes += [
-        f"{node} changed" for node in sorted({*before, *new.upstream}) if before.get(node) != new.upstream.get(node)
-    ]
-    return changes
+    nodes = [node for node in sorted({*before, *new.upstream}) if before.get(node) != new.upstream.get(node)]
+    return [*map(Change, texts), *(Change(f"{node} changed", node) for node in nodes)]
 
 
 def _shown(value: Any) -> str:

@@ -1,7 +1,7 @@
 """The stage graph of an experiment: its nodes, what each reads, and what enters each fingerprint.
 
-`make` reads these edges too. A node is a stage in a round: `refine`, and `refine-2` where a second round
-refines the labels of the first student.
+`make` reads these edges too. A node is a stage in a round: `refine`, and `refine-2`, which refines the labels of the
+first student.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from pydantic import BaseModel
-
+from pipeline.datasets.settings import ListedData, PairedData, PercentData
+from pipeline.refinement.settings import RefineSettings
+from pipeline.sam.settings import SamSettings
+from pipeline.settings import Settings, marker_of
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.fingerprint import Fingerprint
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the method. `version` rises when its code or format changes the result."""
+    """One stage of the method. Raise `version` when a change of its code or format changes the result."""
 
     name: str
     purpose: str
@@ -29,8 +31,8 @@ STAGES: Final[dict[str, Stage]] = {
     stage.name: stage
     for stage in (
         Stage("split", "choose the labelled, unlabelled and validation images"),
-        Stage("distill", "compute SAM's structural targets for the labelled images", version=2),
-        Stage("train-teacher", "train the teacher on the labelled images", version=2),
+        Stage("distill", "compute SAM's structural targets for the labelled images", version=3),
+        Stage("train-teacher", "train the teacher on the labelled images", version=3),
         Stage("predict", "let the teacher label the unlabelled images"),
         Stage("refine", "sharpen the teacher's masks with SAM", version=2),
         Stage("augment", "paste refined instances into composites"),
@@ -41,7 +43,7 @@ STAGES: Final[dict[str, Stage]] = {
 }
 
 ABLATION: Final = "ablation"
-"""Key of the content of an experiment's ablation, where there is one: the report shows it."""
+"""Key of the content of an experiment's ablation, which the report shows."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ class Node:
     settings: values that enter the fingerprint, by dotted key.
     inputs: dotted keys whose content enters it.
     made_from: nodes whose results enter it.
-    reads: every node whose result must be there first, `made_from` included.
-    skipped: why this experiment does without the stage; empty where it does not.
+    reads: every node whose result must exist first, `made_from` included.
+    skipped: why this experiment skips the stage; empty if it does not.
     """
 
     key: str
@@ -66,12 +68,10 @@ class Node:
 
 
 def plan(experiment: Experiment) -> dict[str, Node]:
-    """All nodes of an experiment in the order in which they can run."""
+    """Return all nodes of an experiment in an order in which they can run."""
     nodes = [_split(experiment), _distill(experiment), _teacher(experiment)]
-    model = "train-teacher"
     for number in range(1, experiment.student.rounds + 1):
-        nodes += _round(experiment, number, model)
-        model = nodes[-1].key
+        nodes += _round(experiment, number, labelling_model(number))
     made = [node.key for node in nodes]
     nodes.append(_evaluate(experiment, made))
     made.append("evaluate")
@@ -81,12 +81,23 @@ def plan(experiment: Experiment) -> dict[str, Node]:
 
 
 def node_key(stage: str, number: int) -> str:
-    """The node of a stage in a round."""
+    """Return the key of the node of a stage in a round."""
     return stage if number == 1 else f"{stage}-{number}"
 
 
+def labelling_model(number: int) -> str:
+    """Return the node whose model labels the unlabelled images in a round."""
+    return "train-teacher" if number == 1 else node_key("train-student", number - 1)
+
+
+def refinement_settings(refine: RefineSettings, sam: SamSettings) -> dict[str, Any]:
+    """Return the values that change refined masks, by dotted key."""
+    # A preset is a shorthand: the values that it fills in count, under their own keys.
+    return _section("refine", refine, without=("preset",)) | _sam(sam)
+
+
 def fingerprints(nodes: Mapping[str, Node], contents: Mapping[str, str]) -> dict[str, Fingerprint]:
-    """The fingerprint of every node that is not skipped. `contents`: digests by dotted key."""
+    """Return the fingerprint of every node that is not skipped. `contents`: digests by dotted key."""
     made: dict[str, Fingerprint] = {}
     for key, node in nodes.items():
         if not node.skipped:
@@ -101,7 +112,7 @@ def fingerprints(nodes: Mapping[str, Node], contents: Mapping[str, str]) -> dict
 
 
 def downstream(nodes: Mapping[str, Node], key: str) -> list[str]:
-    """The nodes that cannot run before `key` has."""
+    """Return the nodes that cannot run before `key` has run."""
     held = {key}
     for node in nodes.values():
         if not node.skipped and held.intersection(node.reads):
@@ -109,53 +120,54 @@ def downstream(nodes: Mapping[str, Node], key: str) -> list[str]:
     return [name for name in nodes if name in held and name != key]
 
 
-def _section(name: str, section: BaseModel, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A section's values by dotted key. Paths are left out: their content is an input."""
-    values: dict[str, Any] = {}
-    for key, value in section.model_dump(mode="json").items():
-        if key not in without and key not in _PATHS:
-            values[f"{name}.{key}"] = value
-    return values
+def _section(name: str, section: Settings, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return a section's values by dotted key. Paths are left out: their content is an input."""
+    fields = type(section).model_fields
+    values = section.model_dump(mode="json", exclude=set(without))
+    return {f"{name}.{key}": value for key, value in values.items() if marker_of(fields[key]) is None}
 
 
-_PATHS: Final = ("detector", "init_weights", "results", "checkpoint")
 _SAM_INPUTS: Final = ("sam.checkpoint",)
 
 
 def _pool_settings(experiment: Experiment) -> dict[str, Any]:
-    """How one annotated set is divided: it decides which images are labelled."""
-    data = experiment.data
-    if data.annotated is None:
-        return {}
-    chosen = {} if data.percent is None else {"data.percent": data.percent, "data.seed": data.seed}
-    return {**chosen, "split.version": STAGES["split"].version}
+    """Return what divides one annotated set: it decides which images are labelled."""
+    version = {"split.version": STAGES["split"].version}
+    match experiment.data:
+        case PercentData(percent=percent, seed=seed):
+            return {"data.percent": percent, "data.seed": seed, **version}
+        case ListedData():
+            return version
+        case PairedData():
+            return {}
 
 
 def _labelled_inputs(experiment: Experiment) -> tuple[str, ...]:
-    if experiment.data.annotated is None:
-        return ("data.labelled.annotations", "data.labelled.images")
-    return ("data.annotated.annotations", "data.annotated.images", "data.labelled_list")
+    match experiment.data:
+        case PercentData():
+            return ("data.annotated.annotations", "data.annotated.images")
+        case ListedData():
+            return ("data.annotated.annotations", "data.annotated.images", "data.labelled_list")
+        case PairedData():
+            return ("data.labelled.annotations", "data.labelled.images")
 
 
 def _unlabelled_inputs(experiment: Experiment) -> tuple[str, ...]:
-    """Which images are unlabelled, never what their annotations say, where these lie in a file apart."""
-    if experiment.data.annotated is None:
-        return ("data.unlabelled.images",)
-    return _labelled_inputs(experiment)
+    """Return the inputs that say which images are unlabelled. Annotations in a file of their own are not among them."""
+    return ("data.unlabelled.images",) if isinstance(experiment.data, PairedData) else _labelled_inputs(experiment)
 
 
 def _split(experiment: Experiment) -> Node:
     names = ("labelled", "unlabelled", "annotated", "validation")
     inputs = (*(f"data.{name}.annotations" for name in names), "data.labelled_list")
-    unlabelled = experiment.data.unlabelled
-    if unlabelled is not None and unlabelled.annotations is None:
+    if isinstance(experiment.data, PairedData) and experiment.data.unlabelled.annotations is None:
         inputs = (*inputs, "data.unlabelled.images")
     settings = {key: value for key, value in _pool_settings(experiment).items() if key != "split.version"}
     return Node("split", "split", 1, settings, inputs)
 
 
 def _no_teacher(experiment: Experiment) -> str:
-    """Why there is no teacher to train, if so."""
+    """Return why no teacher is trained; empty if one is."""
     if experiment.predict.results is not None and experiment.student.start == "scratch":
         return "labels come from predict.results and student.start is scratch"
     return ""
@@ -167,7 +179,7 @@ def _distill(experiment: Experiment) -> Node:
         "distill",
         "distill",
         1,
-        _section("distill", experiment.distill) | _sam(experiment) | _pool_settings(experiment),
+        _section("distill", experiment.distill) | _sam(experiment.sam) | _pool_settings(experiment),
         (*_SAM_INPUTS, *_labelled_inputs(experiment)),
         reads=("split",),
         skipped=_no_teacher(experiment) or off,
@@ -188,7 +200,7 @@ def _teacher(experiment: Experiment) -> Node:
 
 
 def _round(experiment: Experiment, number: int, model: str) -> list[Node]:
-    """The nodes of one round; `model` is the node whose weights label the unlabelled images."""
+    """Return the nodes of one round. `model`: the node whose weights label the unlabelled images."""
     predict, refine, augment, student = (
         node_key(stage, number) for stage in ("predict", "refine", "augment", "train-student")
     )
@@ -204,8 +216,8 @@ def _predict(experiment: Experiment, key: str, number: int, model: str) -> Node:
     imported = experiment.predict.results is not None and number == 1
     inputs = _unlabelled_inputs(experiment)
     if imported:
-        # No teacher says which images are labelled: an image that has become so is not unlabelled any more.
-        labelled = () if experiment.data.labelled is None else ("data.labelled.images",)
+        # There is no teacher whose fingerprint would change with the labelled images, and these are not unlabelled.
+        labelled = ("data.labelled.images",) if isinstance(experiment.data, PairedData) else ()
         inputs = ("predict.results", *inputs, *labelled)
     return Node(
         key,
@@ -220,16 +232,13 @@ def _predict(experiment: Experiment, key: str, number: int, model: str) -> Node:
 
 def _refine(experiment: Experiment, key: str, number: int, predict: str) -> Node:
     calibrated = experiment.refine.gate == "calibrated"
-    # The first teacher, in every round: students have seen all labelled images.
+    # The first teacher in every round, because students train on all labelled images.
     judged = ("train-teacher",) if calibrated else ()
     return Node(
         key,
         "refine",
         number,
-        # A preset is a shorthand: what it fills in is there under its own keys.
-        _section("refine", experiment.refine, without=("preset",))
-        | _sam(experiment)
-        | (_pool_settings(experiment) if calibrated else {}),
+        refinement_settings(experiment.refine, experiment.sam) | (_pool_settings(experiment) if calibrated else {}),
         (*_SAM_INPUTS, *(_labelled_inputs(experiment) if calibrated else ())),
         made_from=(predict, *judged),
         reads=("split", predict, *judged),
@@ -291,12 +300,12 @@ def _evaluate(experiment: Experiment, made: list[str]) -> Node:
     )
 
 
-def _sam(experiment: Experiment) -> dict[str, Any]:
-    return {"sam.model": experiment.sam.model, "sam.input_side": experiment.sam.input_side}
+def _sam(sam: SamSettings) -> dict[str, Any]:
+    return {"sam.model": sam.model, "sam.input_side": sam.input_side}
 
 
 def _without_skipped(nodes: dict[str, Node]) -> dict[str, Node]:
-    """The same nodes, none of which is made from a skipped one."""
+    """Return the same nodes without skipped ones in what they read."""
     skipped = {key for key, node in nodes.items() if node.skipped}
     return {
         key: replace(

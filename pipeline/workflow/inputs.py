@@ -1,4 +1,4 @@
-"""The contents an experiment depends on, by the dotted key that leads to each."""
+"""Digests of all files and images that an experiment names, by dotted key."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from pipeline.datasets.settings import AnnotatedSet
 from pipeline.files.identity import IdentityCache, ImageList, hash_text, list_images
 from pipeline.sam.files import checkpoint_path
+from pipeline.settings import ConfigMarker, FolderMarker, named_paths
 from pipeline.workflow.detector_files import config_files, starts_from_sam_tiny
 from pipeline.workflow.experiment import Experiment
 
@@ -20,44 +20,29 @@ class _ListedImage(msgspec.Struct):
 
 
 class _Listing(msgspec.Struct):
-    """The one part of a COCO file that says which images there are."""
+    """The part of a COCO file that lists its images."""
 
     images: list[_ListedImage]
 
 
 def read_contents(experiment: Experiment, cache: IdentityCache, *, trust: bool = False) -> dict[str, str]:
-    """Content digests by dotted key, for every file and image set that the experiment names.
+    """Return the content digest of every file and image folder that the experiment names, by dotted key.
 
-    With `trust`, images are taken to be as they were at the last look.
+    With `trust`, images count as unchanged since they were last read.
     """
     contents: dict[str, str] = {}
-    data = experiment.data
-    for name in ("labelled", "annotated", "validation"):
-        images: AnnotatedSet | None = getattr(data, name)
-        if images is not None:
-            digest = cache.file(images.annotations)
-            contents[f"data.{name}.annotations"] = digest
-            listing = _listing(images.annotations, digest)
-            contents[f"data.{name}.images"] = cache.images(images.images, listing, trust=trust)
-    if data.unlabelled is not None:
-        listing = ImageList("", lambda: _numbered(list_images(data.unlabelled.images)))  # type: ignore[union-attr]
-        if data.unlabelled.annotations is not None:
-            digest = cache.file(data.unlabelled.annotations)
-            contents["data.unlabelled.annotations"] = digest
-            listing = _listing(data.unlabelled.annotations, digest)
-        contents["data.unlabelled.images"] = cache.images(data.unlabelled.images, listing, trust=trust)
-    files = {
-        "data.labelled_list": data.labelled_list,
-        "sam.checkpoint": checkpoint_path(experiment.sam.model, experiment.sam.checkpoint),
-        "teacher.init_weights": experiment.teacher.init_weights,
-        "predict.results": experiment.predict.results,
-    }
-    contents |= {key: cache.file(path) for key, path in files.items() if path is not None}
-    configs = {
-        "teacher.detector": experiment.teacher.detector,
-        "student.detector": experiment.student.detector,
-    }
-    contents |= {key: _config(path, cache) for key, path in configs.items() if path is not None}
+    named = {key: (path, marker) for key, path, marker in named_paths(experiment)}
+    for key, (path, marker) in named.items():
+        if not isinstance(marker, FolderMarker):
+            contents[key] = _config(path, cache) if isinstance(marker, ConfigMarker) else cache.file(path)
+    for key, (path, marker) in named.items():
+        if isinstance(marker, FolderMarker):
+            # Of a folder, the images count that the annotations beside it list.
+            beside = f"{key.rpartition('.')[0]}.annotations"
+            listing = _listing(named[beside][0], contents[beside]) if beside in named else _every_image_of(path)
+            contents[key] = cache.images(path, listing, trust=trust)
+    # Without a checkpoint, the weights that belong to the model count.
+    contents["sam.checkpoint"] = cache.file(checkpoint_path(experiment.sam.model, experiment.sam.checkpoint))
     return contents
 
 
@@ -65,10 +50,14 @@ def _listing(annotations: Path, digest: str) -> ImageList:
     return ImageList(digest, lambda: _listed(annotations))
 
 
-def _listed(annotations: Path) -> Sequence[str]:
-    """`id, tab, file name` of every image of a COCO file.
+def _every_image_of(folder: Path) -> ImageList:
+    return ImageList("", lambda: _numbered(list_images(folder)))
 
-    A file that is not as it should be gives none here: `split` reads it in full and says what is wrong.
+
+def _listed(annotations: Path) -> Sequence[str]:
+    """Return `id, tab, file name` of every image of a COCO file.
+
+    Return nothing for an invalid file: `split` reads it in full and says what is wrong.
     """
     try:
         listing = msgspec.json.decode(annotations.read_bytes(), type=_Listing)
@@ -78,7 +67,7 @@ def _listed(annotations: Path) -> Sequence[str]:
 
 
 def _is_usable(file_name: str) -> bool:
-    """Whether a name fits a line of text; `split` refuses those that do not."""
+    """Return whether a name fits into a line of text; `split` refuses one that does not."""
     return "\n" not in file_name and file_name.isprintable()
 
 

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import json
 import os
@@ -24,6 +23,7 @@ from typing import Any
 
 from pipeline.errors import StoreError
 from pipeline.files.identity import hash_file, hash_text
+from pipeline.files.locks import exclusive_lock, is_locked
 from pipeline.files.writing import write_atomically
 from pipeline.workflow.fingerprint import Fingerprint
 from pipeline.workflow.graph import STAGES
@@ -212,11 +212,11 @@ class StoreRoot:
 
     def in_use(self, result: StoredResult) -> bool:
         """Whether somebody makes or removes a result at this moment, or may be reading one that no record points at."""
-        return _is_locked(self._lock_path(result.stage, result.id)) or self._may_be_read(result.stage)
+        return is_locked(self._lock_path(result.stage, result.id)) or self._may_be_read(result.stage)
 
     def _may_be_read(self, stage: str) -> bool:
         """No record points at embeddings; whoever reads them refines, and holds the lock of what that makes."""
-        return stage == EMBEDDINGS and any(map(_is_locked, (self.root / _LOCKS).glob("refine-*")))
+        return stage == EMBEDDINGS and any(map(is_locked, (self.root / _LOCKS).glob("refine-*")))
 
     def remove(self, result: StoredResult) -> None:
         """Delete a result that nobody uses; its name is gone first, so that nobody finds half of it.
@@ -278,10 +278,7 @@ class StoreRoot:
 
         The lock is the operating system's: it goes with the process, however that ends.
         """
-        path = self._lock_path(stage, result_id)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with exclusive_lock(self._lock_path(stage, result_id)) as file:
             holder = Holder(experiment, _user(), socket.gethostname(), os.getpid(), now())
             file.truncate(0)
             file.write(json.dumps(asdict(holder)))
@@ -292,23 +289,12 @@ class StoreRoot:
         """Who is making a result at this moment, or None."""
         path = self._lock_path(stage, result_id)
         try:
-            return Holder(**json.loads(path.read_text(encoding="utf-8"))) if _is_locked(path) else None
+            return Holder(**json.loads(path.read_text(encoding="utf-8"))) if is_locked(path) else None
         except (FileNotFoundError, ValueError, TypeError):
             return None
 
     def _lock_path(self, stage: str, result_id: str) -> Path:
         return self.root / _LOCKS / f"{stage}-{result_id}"
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        with path.open(encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    return False
 
 
 def _points_at(record: Path, result_id: str) -> bool:

@@ -1,82 +1,73 @@
-"""A commented experiment to start from, written from the schema itself so that the two never differ."""
+"""Write a commented experiment to start from. Its keys, defaults and comments come from the schema."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
-
-from pydantic import BaseModel
+from typing import Final
 
 from pipeline.errors import ExperimentError, Problem
-from pipeline.refinement.presets import REFINE_PRESETS
-from pipeline.workflow.describe import allowed, section_of
+from pipeline.workflow.describe import SCHEMA_FILE, Schema, allowed, keys_of, properties_of, schema_of
 from pipeline.workflow.experiment import Experiment
 
-NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-
 _DATA: Final = """\
+# yaml-language-server: $schema={schema}
 # An experiment of the S4M pipeline. Run it with: make report EXP={name}
 # Every path starts from the folder that make runs in; ~ and $VARIABLES are filled in.
 
 data:
-  # COCO instance annotations, and the folder that their file names start from.
+  # Labelled images: COCO instance annotations, and the folder that their file names are relative to.
   # Check them first: s4m data check ANNOTATIONS.json IMAGE_FOLDER
   labelled:
     annotations: path/to/labelled.json
     images: path/to/images
-  # A folder is enough here. With `annotations:` the COCO file says which images are meant; instances
-  # in it are kept aside and only ever used to measure the pseudo-labels.
+  # Unlabelled images. A folder is enough. With `annotations:`, the COCO file says which images are used;
+  # its instances only measure the pseudo-labels, and nothing learns from them.
   unlabelled:
     images: path/to/unlabelled
-  # Where teacher and student are measured.
+  # Images on which teacher and student are measured.
   validation:
     annotations: path/to/validation.json
     images: path/to/images
 
-  # Instead of `labelled` and `unlabelled`: one annotated set, a part of which plays the labelled images.
+  # Instead of `labelled` and `unlabelled`: one annotated set, of which a part is labelled.
   #annotated:
   #  annotations: path/to/all.json
   #  images: path/to/images
-  # How much of it, in percent of its images; or a published list of them.
+  # Which part: a percentage of its images, chosen at random by the seed; or a list of images.
   #percent: 10
   #seed: 0
   #labelled_list: path/to/list.txt
 
-# Below, every key stands with its default behind a #. Take it away to change one.
+# Below, every key stands with its default behind a #. Remove the # to change one.
 """
 
 
-def starter_text(name: str) -> str:
-    """The text of a new experiment file."""
-    if not re.fullmatch(NAME_PATTERN, name):
-        wanted = allowed(Experiment.model_fields["name"])
-        raise ExperimentError("s4m new", [Problem("name", f"given {json.dumps(name)}; expected {wanted}")])
-    lines = [_DATA.format(name=name)]
-    for key, field in Experiment.model_fields.items():
-        section = section_of(field)
-        if section is None or key == "data":
-            continue
-        lines.append(f"# {(section.__doc__ or '').splitlines()[0]}")
-        lines.append(f"{key}:")
-        lines += _keys(section, "  ", REFINE_PRESETS["best"] if key == "refine" else {})
-        lines.append("")
-    store = Experiment.model_fields["store"]
-    lines += [f"# {store.description}", f"#store: {store.default}"]
+def starter_text(name: str, folder: Path) -> str:
+    """Return the text of a new experiment file in a folder."""
+    about_name = keys_of(Experiment)["name"]
+    if not re.search(about_name["pattern"], name):
+        raise ExperimentError("s4m new", [Problem("name", f"given {json.dumps(name)}; expected {allowed(about_name)}")])
+    lines = [_DATA.format(name=name, schema=Path(os.path.relpath(SCHEMA_FILE, folder)).as_posix())]
+    sections = properties_of(schema_of(Experiment))
+    for key, section in sections.items():
+        if key != "data" and properties_of(section):
+            lines += [*_lines(key, section, ""), ""]
+    lines += _lines("store", sections["store"], "")
     return "\n".join(lines) + "\n"
 
 
-def _keys(section: type[BaseModel], indent: str, preset: dict[str, Any]) -> Iterator[str]:
-    for key, field in section.model_fields.items():
-        inner = section_of(field)
-        if inner is not None:
-            yield f"{indent}# {field.description}"
-            yield f"{indent}{key}:"
-            yield from _keys(inner, f"{indent}  ", {})
-        else:
-            default = preset.get(key, field.default)
-            shown = default if isinstance(default, str | Path) else json.dumps(default)
-            yield f"{indent}# {field.description} ({allowed(field)})"
-            yield f"{indent}#{key}: {shown}"
+def _lines(key: str, schema: Schema, indent: str) -> Iterator[str]:
+    inner = properties_of(schema)
+    if inner:
+        yield f"{indent}# {schema['description']}"
+        yield f"{indent}{key}:"
+        for name, each in inner.items():
+            yield from _lines(name, each, f"{indent}  ")
+    else:
+        default = schema["default"]
+        yield f"{indent}# {schema['description']} ({allowed(schema)})"
+        yield f"{indent}#{key}: {default if isinstance(default, str) else json.dumps(default)}"

@@ -101,7 +101,7 @@ class Workspace:
         for key, fingerprint in self.fingerprints.items():
             _write_if_changed(self.folder / f"{key}.fingerprint", fingerprint.text)
             record = self.record(key)
-            if self.store.is_sealed(fingerprint.stage, fingerprint.id):
+            if self.is_made(key):
                 if record is None or record["id"] != fingerprint.id or self._looks_older(key):
                     self.point(key)
             elif record is not None and not self.store.is_sealed(fingerprint.stage, record["id"]):
@@ -143,24 +143,24 @@ class Workspace:
         fingerprint = self.fingerprints[key]
         return self.store.path(fingerprint.stage, fingerprint.id)
 
+    def is_made(self, key: str) -> bool:
+        """Return whether a node's result is in the store, whoever made it."""
+        fingerprint = self.fingerprints.get(key)
+        return fingerprint is not None and self.store.is_sealed(fingerprint.stage, fingerprint.id)
+
     def is_done(self, key: str) -> bool:
-        """Whether a node's result is there and in use."""
+        """Return whether a node's result is in the store, and this experiment's record points at it."""
         record = self.record(key)
-        fingerprint = self.fingerprints[key]
-        return (
-            record is not None
-            and record["id"] == fingerprint.id
-            and self.store.is_sealed(fingerprint.stage, fingerprint.id)
-        )
+        return record is not None and self.is_made(key) and record["id"] == self.fingerprints[key].id
 
     def why(self, key: str) -> tuple[str, ...]:
         """Why a node must run: what changed since its record, down to the setting."""
         record = self.record(key)
         if record is None:
-            return ("it has not run yet",)
+            return ("not run before",)
         fingerprint = self.fingerprints[key]
         if record["id"] == fingerprint.id:
-            return ("its result is gone from the store",)
+            return ("result no longer in the store",)
         return tuple(self._explained(record["fingerprint"], fingerprint))
 
     def status(self, key: str) -> NodeStatus:
@@ -179,7 +179,7 @@ class Workspace:
             path = self.store.partial(fingerprint.stage, fingerprint.id)
             return NodeStatus(node, State.RUNNING, (f"made by {holder}",), path=path, holder=holder)
         partial = self.store.partial(fingerprint.stage, fingerprint.id)
-        left = (f"interrupted; {self.command(key)} continues",) if partial.exists() else ()
+        left = (f"interrupted, to continue: {self.command(key)}",) if partial.exists() else ()
         if self.record(key) is None:
             return NodeStatus(node, State.MISSING, left)
         return NodeStatus(node, State.STALE, (*self.why(key), *left))
@@ -199,13 +199,13 @@ class Workspace:
         causes: list[str] = []
         upstream_before = old.get("upstream", {})
         for change in differences(old, new):
-            node = change.removesuffix(" changed")
+            node = change.upstream
             deeper: list[str] = []
-            if node in upstream_before and node in self.fingerprints and node != change:
+            if node in upstream_before and node in self.fingerprints:
                 current = self.fingerprints[node]
                 seal = self.store.seal_of(current.stage, upstream_before[node])
                 deeper = self._explained(seal.fingerprint, current) if seal else []
-            causes += deeper or [change]
+            causes += deeper or [change.text]
         return list(dict.fromkeys(causes))
 
     def _edges(self) -> str:
@@ -218,7 +218,7 @@ class Workspace:
             else:
                 skipped = (node.skipped for node in self.nodes.values() if node.stage == stage)
                 reason = next(skipped, "student.rounds is 0")
-                lines.append(f"{stage}: ; @echo '{stage} is left out: {reason}'")
+                lines.append(f"{stage}: ; @echo '{stage}: left out, {reason}'")
         for key, node in self.nodes.items():
             if not node.skipped:
                 before = " ".join(str(self.record_path(name)) for name in node.reads)

@@ -1,4 +1,4 @@
-"""YAML as people expect it: of version 1.2's core types, without code, duplicate keys or surprises.
+"""Read YAML as people expect it: with the core types of version 1.2, without code or duplicate keys.
 
 PyYAML follows YAML 1.1, where `off` is false, `1e-4` is text and a key given twice silently wins.
 """
@@ -15,11 +15,11 @@ MAX_DEPTH = 50
 
 
 class YamlError(ValueError):
-    """The text is not YAML that can be used; says where."""
+    """The text cannot be used as YAML; the message says where."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Scalars are null, booleans, numbers or text; nothing else is built."""
+    """A loader that builds null, booleans, numbers, text, lists and mappings, and nothing else."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -86,7 +86,7 @@ _Loader.yaml_constructors = {
 
 
 def parse_yaml(text: str) -> Any:
-    """The value that a YAML document holds, of JSON's types. Raises YamlError."""
+    """Return the value of a YAML document, of JSON's types. Raise YamlError."""
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506  # a SafeLoader that knows even less
     except yaml.MarkedYAMLError as error:

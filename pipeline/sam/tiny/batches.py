@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import cv2
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.masks.windows import nonzero_window
 from pipeline.sam.tiny.model import REFERENCE_SIDE
 from pipeline.sam.tiny.scenes import MIN_VISIBLE_PX, make_scene
 from pipeline.sam.tiny.textures import smooth_noise
@@ -61,7 +62,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Layout:
+class PromptLayout:
     """What a group of prompts is made of: one group is one tensor, so its prompts are alike."""
 
     points: int
@@ -145,25 +146,25 @@ def window_centre_px(seed: int, step: int, side: int) -> tuple[float, float]:
     return (float(x), float(y))
 
 
-def draw_layout(rng: Generator) -> Layout:
+def draw_layout(rng: Generator) -> PromptLayout:
     """Points, a box, both, or a coarse mask with or without them."""
     kind = rng.random()
     if kind < 0.16:
-        return Layout(points=1, box=False, mask=False)
+        return PromptLayout(points=1, box=False, mask=False)
     if kind < 0.36:
-        return Layout(points=int(rng.integers(2, 6)), box=False, mask=False)
+        return PromptLayout(points=int(rng.integers(2, 6)), box=False, mask=False)
     if kind < 0.48:
-        return Layout(points=0, box=True, mask=False)
+        return PromptLayout(points=0, box=True, mask=False)
     if kind < 0.72:
-        return Layout(points=int(rng.integers(1, 5)), box=True, mask=False)
+        return PromptLayout(points=int(rng.integers(1, 5)), box=True, mask=False)
     box = rng.random() < 0.6
-    return Layout(points=int(rng.integers(0 if box else 1, 4)), box=box, mask=True)
+    return PromptLayout(points=int(rng.integers(0 if box else 1, 4)), box=box, mask=True)
 
 
 def coarse_mask(rng: Generator, mask: Mask) -> Logits:
     """Logits S/2 x S/2 of what a weak detector might say of `mask`: blurred, shifted, too large or small."""
     side = mask.shape[0] // 2
-    soft = cv2.resize(mask.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+    soft = np.asarray(cv2.resize(mask.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA), np.float32)
     size = np.sqrt(soft.sum())
     blurred = cv2.GaussianBlur(soft, (0, 0), max(0.4, size * rng.uniform(0.03, 0.2)))
     reach = 0.15 * size * rng.random()
@@ -172,7 +173,7 @@ def coarse_mask(rng: Generator, mask: Mask) -> Logits:
     bumps = smooth_noise(rng, (side, side), int(np.clip(3 * side / max(size, 1), 3, side // 2)))
     level = 0.5 + rng.uniform(-0.2, 0.2)
     confidence = rng.uniform(4, 24)
-    logits = confidence * (blurred - level + rng.uniform(0, 0.5) * (bumps - 0.5))
+    logits: NDArray[np.floating] = confidence * (blurred - level + rng.uniform(0, 0.5) * (bumps - 0.5))
     if not (logits > 0).any():
         logits = confidence * (soft - 0.5)
     return np.clip(logits, -16, 16).astype(np.float32)
@@ -197,9 +198,8 @@ def points_by_confidence(rng: Generator, logits_lowres: Logits, count: int) -> N
 
 
 def box_of(mask: Mask) -> NDArray[np.float32]:
-    """(4,) x0, y0, x1, y1 of a mask's outer pixel edges."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=np.float32)
+    """Return x0, y0, x1, y1 of a mask's outer pixel edges, (4,)."""
+    return np.array(astuple(nonzero_window(mask)), dtype=np.float32)
 
 
 def jitter_box(rng: Generator, box_xyxy: NDArray[np.float32], side: int) -> NDArray[np.float32]:
@@ -223,7 +223,7 @@ def _points(rng: Generator, mask: Mask, coarse: Logits | None, count: int) -> tu
     return points, labels
 
 
-def make_prompts(rng: Generator, batch: Batch, rows: NDArray[np.int64], layout: Layout) -> PromptGroup:
+def make_prompts(rng: Generator, batch: Batch, rows: NDArray[np.int64], layout: PromptLayout) -> PromptGroup:
     """First prompts for the objects `rows`, from the true masks or from what a weak detector would say."""
     points, labels, boxes, masks = [], [], [], []
     for row in rows:

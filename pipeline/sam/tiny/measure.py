@@ -26,6 +26,7 @@ from segment_anything import SamPredictor
 from torch import Tensor
 
 from pipeline.errors import ImageError
+from pipeline.masks.overlap import mask_iou
 from pipeline.sam.tiny import WEIGHTS_FILE
 from pipeline.sam.tiny.batches import box_of, coarse_mask, points_by_confidence, points_in
 from pipeline.sam.tiny.model import OWN_SIDE, REFERENCE_SIDE, SIDE_MULTIPLE, TinySam, build_sam_tiny
@@ -59,7 +60,7 @@ class PromptKind(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Sample:
+class MeasuredImage:
     """An image (H, W, 3) uint8 and some of its objects' masks (N, H, W) bool; `seed` draws the prompts."""
 
     image_rgb: NDArray[np.uint8]
@@ -76,17 +77,17 @@ class Prompts:
     mask_logits_lowres: Tensor | None = None
 
 
-def unseen_samples(scenes: int, side: int, objects_per_scene: int, first: int = 0) -> Iterator[Sample]:
+def unseen_samples(scenes: int, side: int, objects_per_scene: int, first: int = 0) -> Iterator[MeasuredImage]:
     """Scenes that no training sees, with a few objects of each."""
     for index in range(first, first + scenes):
         scene = make_scene(UNSEEN_SEED + index, side)
         rng = np.random.default_rng([UNSEEN_SEED, index])
         count = min(objects_per_scene, scene.instances)
         labels = 1 + rng.choice(scene.instances, count, replace=False)
-        yield Sample(scene.image_rgb, np.stack([scene.labels == label for label in labels]), index)
+        yield MeasuredImage(scene.image_rgb, np.stack([scene.labels == label for label in labels]), index)
 
 
-def coco_samples(annotations: Path, images: Path) -> Iterator[Sample]:
+def coco_samples(annotations: Path, images: Path) -> Iterator[MeasuredImage]:
     """Every object of a COCO file's images that is not tiny."""
     with contextlib.redirect_stdout(sys.stderr):  # it announces itself
         coco = COCO(annotations)
@@ -98,22 +99,22 @@ def coco_samples(annotations: Path, images: Path) -> Iterator[Sample]:
         masks = [coco.annToMask(annotation) > 0 for annotation in coco.imgToAnns[image_id]]
         usable = [mask for mask in masks if mask.sum() >= SMALLEST_OBJECT_PX]
         if usable:
-            yield Sample(picture.astype(np.uint8), np.stack(usable), int(image_id))
+            yield MeasuredImage(picture.astype(np.uint8), np.stack(usable), int(image_id))
 
 
-def enlarged(sample: Sample, side: int) -> Sample:
+def enlarged(sample: MeasuredImage, side: int) -> MeasuredImage:
     """The same picture as an input of this side shows it, a multiple of its own."""
     factor = side // sample.image_rgb.shape[0]
     image_rgb = cv2.resize(sample.image_rgb, (side, side), interpolation=cv2.INTER_LINEAR).astype(np.uint8)
     return replace(sample, image_rgb=image_rgb, masks=sample.masks.repeat(factor, axis=1).repeat(factor, axis=2))
 
 
-def native_side(sample: Sample) -> int:
+def native_side(sample: MeasuredImage) -> int:
     """The smallest input side that shows a sample's image without shrinking it."""
     return SIDE_MULTIPLE * math.ceil(max(sample.image_rgb.shape[:2]) / SIDE_MULTIPLE)
 
 
-def prompts_for(rng: Generator, sample: Sample, kind: PromptKind) -> tuple[Prompts, NDArray[np.bool_]]:
+def prompts_for(rng: Generator, sample: MeasuredImage, kind: PromptKind) -> tuple[Prompts, NDArray[np.bool_]]:
     """Prompts for all objects of a sample, and masks (N, H, W) of what they tell already: boxes are filled."""
     if kind is PromptKind.COARSE:
         logits = [coarse_mask(rng, mask) for mask in sample.masks]
@@ -131,13 +132,6 @@ def prompts_for(rng: Generator, sample: Sample, kind: PromptKind) -> tuple[Promp
     for mask, (x0, y0, x1, y1) in zip(filled, xyxy.int().tolist(), strict=True):
         mask[y0:y1, x0:x1] = True
     return Prompts(points_xy=None if kind is PromptKind.BOX else xy, boxes_xyxy=xyxy), filled
-
-
-def mask_iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """IoU over the last two axes."""
-    union = (first | second).sum((-2, -1))
-    iou: NDArray[np.float64] = (first & second).sum((-2, -1)) / np.maximum(union, 1)
-    return iou
 
 
 @dataclass(frozen=True)
@@ -163,7 +157,7 @@ class Answers:
 
 
 @torch.no_grad()
-def ask(sam: TinySam, samples: Iterable[Sample], kind: PromptKind) -> Answers:
+def ask(sam: TinySam, samples: Iterable[MeasuredImage], kind: PromptKind) -> Answers:
     """Prompt for every object of images whose sides are the model's input side."""
     predictor = SamPredictor(sam)
     candidate_iou, predicted_iou, prompt_iou = [], [], []

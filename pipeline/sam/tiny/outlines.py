@@ -9,6 +9,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from pipeline.masks.parts import largest_part
+
 Alpha = NDArray[np.float32]
 Canvas = NDArray[np.uint8]
 Polygon = NDArray[np.float64]
@@ -178,11 +180,10 @@ BREAKABLE = (_pierced, _glyph, _cloud)
 _SHARES = np.cumsum([share for _, share in OUTLINES])
 
 
-def _largest_part(mask: Canvas) -> Canvas:
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
-    if count <= 2:
-        return mask
-    return np.where(parts == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA])), 255, 0).astype(np.uint8)
+def _largest_part(canvas: Canvas) -> Canvas:
+    drawn = canvas > 0
+    part = largest_part(drawn, connectivity=4)
+    return canvas if np.array_equal(part, drawn) else np.where(part, 255, 0).astype(np.uint8)
 
 
 def draw_outline(rng: Generator, radius_px: float, round_only: bool = False) -> Alpha:

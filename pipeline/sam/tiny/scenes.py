@@ -25,7 +25,7 @@ MIN_VISIBLE_SHARE = 0.3
 
 
 @dataclass(frozen=True)
-class Scene:
+class TrainingScene:
     """image_rgb: (S, S, 3) uint8. labels: (S, S) int32, 0 background, 1..N what is seen of each object."""
 
     image_rgb: NDArray[np.uint8]
@@ -71,7 +71,7 @@ def _blend(image: Image, window: _Window, colour: Image, alpha: Alpha) -> None:
 
 def _edge(alpha: Alpha, width_px: int) -> Alpha:
     kernel = np.ones((2 * width_px + 1, 2 * width_px + 1), dtype=np.uint8)
-    inner: Alpha = alpha - cv2.erode(alpha, kernel, borderValue=0)
+    inner: Alpha = alpha - np.asarray(cv2.erode(alpha, kernel, borderValue=0), np.float32)
     return inner
 
 
@@ -227,7 +227,7 @@ def _camera(rng: Generator, image: Image) -> NDArray[np.uint8]:
         light = smooth_noise(rng, (side, side), 2)
         image *= (1 + rng.uniform(0.1, 0.6) * (light - 0.5))[..., None]
     if rng.random() < 0.45:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.3))
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.3)), np.float32)
     if rng.random() < 0.25:
         image = 255 * np.power(np.clip(image / 255, 0, 1), np.float32(np.exp(rng.normal(0, 0.35))))
     if rng.random() < 0.25:
@@ -244,7 +244,7 @@ def _camera(rng: Generator, image: Image) -> NDArray[np.uint8]:
     return picture
 
 
-def make_scene(seed: int, side: int) -> Scene:
+def make_scene(seed: int, side: int) -> TrainingScene:
     """The scene of this seed and side: always the same, with at least one visible object."""
     rng = np.random.default_rng([SEED_DOMAIN, seed, side])
     while True:
@@ -261,4 +261,4 @@ def make_scene(seed: int, side: int) -> Scene:
             picture = _camera(rng, painter.image)
             if grey:
                 picture = np.repeat(picture[..., :1], 3, axis=2)
-            return Scene(picture, labels)
+            return TrainingScene(picture, labels)

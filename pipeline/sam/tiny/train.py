@@ -101,7 +101,7 @@ def decode(sam: TinySam, embeddings: Tensor, image_index: Tensor, group: PromptG
 
 
 @dataclass(frozen=True)
-class Losses:
+class PromptLosses:
     """Means over a group of prompts. `iou` is the best candidate's, for the log."""
 
     total: Tensor
@@ -110,7 +110,7 @@ class Losses:
     iou: float
 
 
-def answer_losses(recipe: Recipe, logits_lowres: Tensor, predicted_iou: Tensor, truth: Tensor) -> Losses:
+def answer_losses(recipe: Recipe, logits_lowres: Tensor, predicted_iou: Tensor, truth: Tensor) -> PromptLosses:
     """Losses of the answers (G, 4, S/2, S/2) against masks (G, S, S) float, at full resolution.
 
     Dice and cross-entropy; of the three candidates the best one counts, the others only a little so that none
@@ -140,7 +140,7 @@ def answer_losses(recipe: Recipe, logits_lowres: Tensor, predicted_iou: Tensor, 
         + iou_error
     )
     best = candidates.min(1)
-    return Losses(
+    return PromptLosses(
         total,
         float(best.values.detach().mean()),
         float(iou_error.detach()),
@@ -148,7 +148,7 @@ def answer_losses(recipe: Recipe, logits_lowres: Tensor, predicted_iou: Tensor, 
     )
 
 
-def prompt_losses(recipe: Recipe, sam: TinySam, embeddings: Tensor, batch: Batch, step: int) -> Iterator[Losses]:
+def prompt_losses(recipe: Recipe, sam: TinySam, embeddings: Tensor, batch: Batch, step: int) -> Iterator[PromptLosses]:
     """Losses of a first round of prompts and, for some groups, of a round of corrections."""
     rng = np.random.default_rng([recipe.seed, step, 2])
     generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))

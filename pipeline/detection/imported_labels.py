@@ -1,0 +1,45 @@
+"""Labels of the unlabelled images from a results file of any detector. Needs no model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.coco.reading import read_coco
+from pipeline.datasets.lists import every_image
+from pipeline.datasets.settings import DataSettings
+from pipeline.detection.settings import PredictSettings
+from pipeline.errors import StageError
+from pipeline.labels.coco_import import is_results_list, read_detections
+from pipeline.labels.label_writing import write_label_store
+from pipeline.labels.summary import best_instances
+
+
+def import_labels(
+    results: Path,
+    unlabelled: Path,
+    data: DataSettings,
+    settings: PredictSettings,
+    store_path: Path,
+    provenance: Mapping[str, Any],
+) -> int:
+    """Write the labels of a results file into a store; return how many repeated instances were left out.
+
+    unlabelled: COCO file of the unlabelled images, in the order of the store. Raises StageError where the file
+    names images by ids that they do not have.
+    """
+    if is_results_list(results) and data.unlabelled_source.annotations is None:
+        raise StageError(
+            f"predict.results: {results} names images by the ids of a dataset, and data.unlabelled is a folder, whose "
+            "images have none: set data.unlabelled.annotations to the COCO file that the detector was given"
+        )
+    dataset = read_coco(unlabelled, annotations_required=False)
+    # The results may be of labelled images as well, as where these were unlabelled once.
+    detections = read_detections(results, every_image(data), dataset.categories)
+    labels = (
+        best_instances(detections.labels(image), settings.score_threshold, settings.max_instances)
+        for image in dataset.images
+    )
+    write_label_store(store_path, labels, dataset.categories, provenance)
+    return detections.repeated

@@ -1,0 +1,221 @@
+"""The declaration of label stores: their columns, their attributes; from labels to columns and back.
+
+`docs/label-store.md` tells the same to users. Whatever changes here raises the version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from pipeline.coco.model import CocoCategory
+from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
+from pipeline.masks.soft_masks import SOFT_MASK_SIDE, SoftMask
+from pipeline.tables.columns import (
+    Column,
+    ColumnData,
+    as_columns,
+    bytes_values,
+    offsets_of,
+    text_columns,
+    text_values,
+    texts_of,
+)
+from pipeline.tables.table_format import CountedColumn, TableAttributes, TableFormat
+
+STATUSES: Final = (Status.OK, Status.EMPTY, Status.FAILED)
+"""On disk a status is its index in this tuple."""
+DECISIONS: Final = (Decision.SAM, Decision.TEACHER, Decision.DROPPED)
+"""On disk a decision is its index in this tuple."""
+NO_CANDIDATE: Final = -1
+
+
+class LabelAttributes(TableAttributes, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The attributes of a label store. statuses, decisions: how many images and instances have each."""
+
+    statuses: dict[str, int]
+    decisions: dict[str, int]
+    categories: tuple[CocoCategory, ...]
+
+    @property
+    def images(self) -> int:
+        """Number of images, failed ones included."""
+        return self.rows["image"]
+
+    @property
+    def instances(self) -> int:
+        """Number of instances, dropped ones included."""
+        return self.rows["instance"]
+
+
+_STATUS_MEANING = ", ".join(f"{code} {name}" for code, name in enumerate(STATUSES))
+_DECISION_MEANING = ", ".join(f"{code} {name}" for code, name in enumerate(DECISIONS))
+
+LABEL_FORMAT: Final = TableFormat(
+    name="s4m-labels",
+    version=2,
+    content="labels",
+    make_again="Make them again, or read them with the version of s4m that made them.",
+    ids="images/id",
+    attributes=LabelAttributes,
+    counts=(
+        CountedColumn("statuses", "images/status", tuple(map(str, STATUSES))),
+        CountedColumn("decisions", "instances/decision", tuple(map(str, DECISIONS))),
+    ),
+    facts=("categories",),
+    columns=(
+        Column("images/id", "image", "int64", "the image's id in the dataset"),
+        Column("images/width", "image", "int32", "pixels; 0 where a failed image has no known size"),
+        Column("images/height", "image", "int32", "pixels; 0 where a failed image has no known size"),
+        Column("images/status", "image", "uint8", _STATUS_MEANING),
+        *text_columns("images/file_name", "image", "file name", "file names, UTF-8, end to end"),
+        *text_columns("images/message", "image", "message", "why images failed, UTF-8, end to end"),
+        Column("images/instance_offsets", "image", "int64", "the first instance of each image", points_into="instance"),
+        Column("instances/category_id", "instance", "int64", "the category's id in the dataset"),
+        Column("instances/score", "instance", "float32", "the detector's confidence in the class, 0 to 1"),
+        Column(
+            "instances/box_xyxy",
+            "instance",
+            "float32",
+            "left, top, right, bottom in pixels, right and bottom exclusive",
+            row_shape=(4,),
+        ),
+        Column("instances/area", "instance", "int32", "pixels of the mask"),
+        Column("instances/decision", "instance", "uint8", f"whose mask it is: {_DECISION_MEANING}"),
+        Column("instances/predicted_iou", "instance", "float32", "SAM's own estimate of its IoU, or NaN"),
+        Column("instances/stability", "instance", "float32", "IoU under a shifted threshold, or NaN"),
+        Column("instances/agreement", "instance", "float32", "IoU of SAM's mask and the teacher's, or NaN"),
+        Column("instances/candidate", "instance", "int8", "which of SAM's candidates was chosen, or -1"),
+        Column("instances/gate_confidence", "instance", "float32", "how sure the gate is of the mask, 0 to 1, or NaN"),
+        Column(
+            "instances/rle_offsets",
+            "instance",
+            "int64",
+            "where each mask begins in rle_bytes",
+            points_into="mask byte",
+        ),
+        Column("instances/rle_bytes", "mask byte", "uint8", "masks as COCO's compressed RLE, end to end", bulk=True),
+        Column(
+            "instances/soft_mask_offsets",
+            "instance",
+            "int64",
+            "the soft mask of each instance, if it has one",
+            points_into="soft mask",
+        ),
+        Column(
+            "instances/soft_mask_crop_xyxy",
+            "soft mask",
+            "int32",
+            "left, top, right, bottom of the crop in pixels, right and bottom exclusive",
+            row_shape=(4,),
+        ),
+        Column(
+            "instances/soft_mask_probability",
+            "soft mask",
+            "uint8",
+            "probabilities in the crop on an even grid, rows then columns, 255 is 1.0",
+            row_shape=(SOFT_MASK_SIDE, SOFT_MASK_SIDE),
+            bulk=True,
+        ),
+    ),
+)
+
+_STATUS_CODES = {status: code for code, status in enumerate(STATUSES)}
+_DECISION_CODES = {decision: code for code, decision in enumerate(DECISIONS)}
+_MEASURES = ("predicted_iou", "stability", "agreement", "gate_confidence")
+
+
+def columns_from_labels(rows: Sequence[ImageLabels]) -> dict[str, NDArray[Any]]:
+    """Return the columns of some images; `row_problems` says beforehand what would not fit."""
+    instances = [instance for row in rows for instance in row.instances]
+    soft_masks = [instance.soft_mask for instance in instances if instance.soft_mask is not None]
+    values: dict[str, Any] = {
+        "images/id": [row.image_id for row in rows],
+        "images/width": [row.width for row in rows],
+        "images/height": [row.height for row in rows],
+        "images/status": [_STATUS_CODES[row.status] for row in rows],
+        **text_values("images/file_name", [row.file_name for row in rows]),
+        **text_values("images/message", [row.message for row in rows]),
+        "images/instance_offsets": offsets_of([len(row.instances) for row in rows]),
+        "instances/category_id": [instance.category_id for instance in instances],
+        "instances/score": [instance.score for instance in instances],
+        "instances/box_xyxy": [instance.box_xyxy for instance in instances],
+        "instances/area": [instance.area for instance in instances],
+        "instances/decision": [_DECISION_CODES[instance.decision] for instance in instances],
+        **{f"instances/{name}": [_or_nan(getattr(instance, name)) for instance in instances] for name in _MEASURES},
+        "instances/candidate": [
+            NO_CANDIDATE if instance.candidate is None else instance.candidate for instance in instances
+        ],
+        **bytes_values("instances/rle", [instance.rle_counts for instance in instances]),
+        "instances/soft_mask_offsets": offsets_of([instance.soft_mask is not None for instance in instances]),
+        "instances/soft_mask_crop_xyxy": [soft_mask.crop_box_xyxy for soft_mask in soft_masks],
+        "instances/soft_mask_probability": [soft_mask.probabilities for soft_mask in soft_masks],
+    }
+    return as_columns(LABEL_FORMAT.columns, values)
+
+
+def labels_from_columns(columns: ColumnData) -> list[ImageLabels]:
+    """Return the labels that some images' columns hold."""
+    instances = list(_instances(columns))
+    owned = pairwise(columns["images/instance_offsets"].tolist())
+    return [
+        ImageLabels(image_id, name, width, height, STATUSES[status], message, tuple(instances[first:end]))
+        for image_id, name, width, height, status, message, (first, end) in zip(
+            columns["images/id"].tolist(),
+            texts_of("images/file_name", columns),
+            columns["images/width"].tolist(),
+            columns["images/height"].tolist(),
+            columns["images/status"].tolist(),
+            texts_of("images/message", columns),
+            owned,
+            strict=True,
+        )
+    ]
+
+
+def _instances(columns: ColumnData) -> Iterator[InstanceLabel]:
+    def values(name: str) -> list[Any]:
+        return list(columns[f"instances/{name}"].tolist())
+
+    rle_bytes = columns["instances/rle_bytes"].tobytes()
+    offsets = values("rle_offsets")
+    for (
+        category_id, score, box, area, decision, predicted_iou, stability, agreement, candidate,
+        gate_confidence, rle_start, rle_end, soft_mask,
+    ) in zip(
+        values("category_id"), values("score"), values("box_xyxy"), values("area"), values("decision"),
+        values("predicted_iou"), values("stability"), values("agreement"), values("candidate"),
+        values("gate_confidence"), offsets[:-1], offsets[1:], _soft_masks(columns), strict=True,
+    ):  # fmt: skip
+        yield InstanceLabel(
+            category_id,
+            score,
+            tuple(box),
+            rle_bytes[rle_start:rle_end],
+            area,
+            DECISIONS[decision],
+            _or_none(predicted_iou),
+            _or_none(stability),
+            _or_none(agreement),
+            None if candidate == NO_CANDIDATE else candidate,
+            _or_none(gate_confidence),
+            soft_mask,
+        )
+
+
+def _soft_masks(columns: ColumnData) -> Iterator[SoftMask | None]:
+    crops = columns["instances/soft_mask_crop_xyxy"].tolist()
+    probabilities = columns["instances/soft_mask_probability"]
+    for index, end in pairwise(columns["instances/soft_mask_offsets"].tolist()):
+        yield SoftMask(tuple(crops[index]), probabilities[index]) if end > index else None
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def _or_none(value: float) -> float | None:
+    return None if value != value else value  # NaN is the only value that differs from itself

@@ -1,0 +1,59 @@
+"""Finds experiments and label stores by what people call them: a path, a name, or EXPERIMENT:NODE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from pipeline.errors import StoreError
+from pipeline.files.identity import Progress
+from pipeline.files.shipped import EXPERIMENTS, config_path
+from pipeline.workflow.loading import load_experiment
+from pipeline.workflow.result_files import LABELS
+from pipeline.workflow.workspace import Workspace, work_root
+
+_WITH_LABELS: Final = ("predict", "refine", "augment")
+
+
+def experiment_path(text: str) -> Path:
+    """Return the file of an experiment that is given by path or by name."""
+    path = Path(text)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        return config_path(path)
+    return config_path(EXPERIMENTS / f"{text}.yaml")
+
+
+def label_store_path(text: str, overrides: Sequence[str] = (), progress: Progress | None = None) -> Path:
+    """Return the path of the label store that is meant: its own, that of its result, or EXPERIMENT:NODE.
+
+    overrides: values set over the experiment's file. progress: called as its images are read. Raises StoreError
+    where an experiment has no such labels under these settings.
+    """
+    path = Path(text)
+    if not path.exists() and ":" in text:
+        experiment, _, node = text.rpartition(":")
+        path = _result_of(experiment, node, overrides, progress)
+    elif not path.is_dir() and experiment_path(text).is_file():
+        raise StoreError(f"{text}: an experiment has several label stores: {text}:predict, {text}:refine or another")
+    inside = path / LABELS
+    return inside if inside.is_dir() else path
+
+
+def make_command(stage: str, experiment: str, overrides: Sequence[str] = ()) -> str:
+    """Return what to type to bring a stage up to date."""
+    settings = f' SET="{" ".join(overrides)}"' if overrides else ""
+    return f"make {stage} EXP={experiment}{settings}"
+
+
+def _result_of(experiment: str, node: str, overrides: Sequence[str], progress: Progress | None) -> Path:
+    """The result of a node under these settings, also where others were used since."""
+    loaded = load_experiment(experiment_path(experiment), overrides)
+    space = Workspace(loaded, work_root(), progress=progress, trust_images=True)
+    with_labels = [key for key, each in space.nodes.items() if each.stage in _WITH_LABELS]
+    if node not in with_labels:
+        raise StoreError(f"{experiment}:{node}: there are labels of {', '.join(with_labels)}")
+    if not space.is_made(node):
+        how = make_command(space.nodes[node].stage, experiment, overrides)
+        raise StoreError(f"{experiment} has no labels of {node} that are up to date with these settings: {how}")
+    return space.result(node)

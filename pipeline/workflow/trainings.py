@@ -1,0 +1,162 @@
+"""What teacher and student train with: an experiment's settings and results as MMDetection datasets and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.augment.making import composite_sources
+from pipeline.augment.sources import LabelledFolder
+from pipeline.coco.reading import read_coco
+from pipeline.datasets.held_out import held_out_ids
+from pipeline.detection.config import Detector, read_detector
+from pipeline.detection.jobs import Losses, Source, Start, Training
+from pipeline.detection.packing import sample_pipeline
+from pipeline.detection.published import WEIGHTS
+from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.graph import labelling_model, node_key
+from pipeline.workflow.result_files import LABELS, TARGETS
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What a training reads.
+
+    labelled: COCO file of the labelled images. labelled_root, unlabelled_root: the folders that file names start
+    from. results: folders of the results that it may read, by node. scratch: a folder for what it needs besides.
+    """
+
+    labelled: Path
+    labelled_root: Path
+    unlabelled_root: Path
+    results: Mapping[str, Path]
+    scratch: Path
+
+
+def teacher_training(experiment: Experiment, inputs: TrainingInputs, say: Callable[[str], None]) -> Training:
+    """Return the training of the teacher: on the labelled images that are not held out."""
+    teacher = experiment.teacher
+    detector = read_detector(teacher.detector, teacher.overrides)
+    ids = [image.id for image in read_coco(inputs.labelled).images]
+    held_out = held_out_ids(ids, teacher.held_out)
+    if held_out:
+        say(f"train-teacher: {len(held_out)} of {len(ids)} labelled images are held out to calibrate the gate")
+    structure = inputs.results.get("distill")
+    dataset = _labelled(inputs) | {
+        "structure": None if structure is None else str((structure / TARGETS).absolute()),
+        "image_ids": [image_id for image_id in ids if image_id not in held_out],
+        "pipeline": sample_pipeline(
+            detector.train_transforms(teacher.crop_px),
+            photometric=None,
+            anchors=0 if structure is None else teacher.distillation_anchors,
+        ),
+    }
+    return Training(
+        detector=detector,
+        settings=teacher,
+        losses=Losses(structural_weight=teacher.distillation_weight),
+        sources=(Source(dataset, amount=1.0),),
+        start=_initial_weights(experiment),
+    )
+
+
+def student_training(
+    experiment: Experiment, number: int, inputs: TrainingInputs, say: Callable[[str], None]
+) -> Training:
+    """Return the training of a round's student: on labelled images, refined labels, and composites of these."""
+    student = experiment.student
+    detector = _student_detector(experiment)
+    geometry = detector.train_transforms(student.crop_px)
+    plain = sample_pipeline(geometry, photometric=None)
+    strong = sample_pipeline(
+        geometry, photometric={"jitter": student.jitter, "grey": student.grey, "blur": student.blur}
+    )
+    refined = inputs.results[node_key("refine", number)]
+    pseudo = _stored(experiment, refined, inputs.unlabelled_root, "pseudo")
+    sources = [
+        Source(_labelled(inputs) | {"pipeline": plain}, student.mixture.labelled),
+        Source(pseudo | {"pipeline": strong}, student.mixture.pseudo),
+    ]
+    composites = _composites(experiment, number, inputs, say)
+    if composites is not None and student.mixture.composites > 0:
+        sources.append(Source(composites | {"pipeline": strong}, student.mixture.composites))
+    return Training(
+        detector=detector,
+        settings=student,
+        losses=Losses(pseudo_weight=student.pseudo_weight, ema_momentum=student.ema_momentum),
+        sources=tuple(sources),
+        start=_student_start(experiment, number, inputs),
+    )
+
+
+def _initial_weights(experiment: Experiment) -> Start | None:
+    """What a detector from scratch starts from, where it is not what its config says."""
+    weights = experiment.teacher.init_weights
+    return None if weights is None else Start(weights.absolute(), whole=False)
+
+
+def _student_detector(experiment: Experiment) -> Detector:
+    """The student's own detector, or the teacher's with the teacher's overrides below the student's."""
+    teacher, student = experiment.teacher, experiment.student
+    if student.detector is not None:
+        return read_detector(student.detector, student.overrides)
+    return read_detector(teacher.detector, teacher.overrides | student.overrides)
+
+
+def _student_start(experiment: Experiment, number: int, inputs: TrainingInputs) -> Start | None:
+    student = experiment.student
+    if student.start == "scratch":
+        return _initial_weights(experiment)
+    model = inputs.results[labelling_model(number)]
+    return Start((model / WEIGHTS).absolute(), whole=student.detector is None)
+
+
+def _labelled(inputs: TrainingInputs) -> dict[str, Any]:
+    """The dataset of the labelled images."""
+    return {
+        "type": "s4m.LabelledImages",
+        "annotations": str(inputs.labelled.absolute()),
+        "image_root": str(inputs.labelled_root.absolute()),
+    }
+
+
+def _stored(experiment: Experiment, result: Path, image_root: Path, source: str) -> dict[str, Any]:
+    """The dataset of the label store in a result."""
+    student = experiment.student
+    return {
+        "type": "s4m.StoredLabels",
+        "store": str(result.absolute() / LABELS),
+        "image_root": str(image_root.absolute()),
+        "source": source,
+        "instance_weight": student.instance_weight,
+        "ignore_dropped": student.ignore_dropped,
+    }
+
+
+def _composites(
+    experiment: Experiment, number: int, inputs: TrainingInputs, say: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """The dataset of composites: written before, or made while training; None where the experiment has none."""
+    mode = experiment.augment.mode
+    if mode == "materialised":
+        augmented = inputs.results.get(node_key("augment", number))
+        return None if augmented is None else _stored(experiment, augmented, augmented, "composite")
+    if mode == "none":
+        return None
+    refined = LabelledFolder(inputs.results[node_key("refine", number)] / LABELS, inputs.unlabelled_root)
+    sources = composite_sources(refined, inputs.labelled, inputs.labelled_root, experiment.augment, inputs.scratch)
+    if reason := sources.nothing_to_paste():
+        say(f"{node_key('train-student', number)}: {reason}")
+    student = experiment.student
+    return {
+        "type": "s4m.Composites",
+        "refined_store": str(sources.refined.store_path),
+        "image_root": str(sources.refined.image_root),
+        "labelled_store": None if sources.labelled is None else str(sources.labelled.store_path),
+        "labelled_root": None if sources.labelled is None else str(sources.labelled.image_root),
+        "settings": experiment.augment.model_dump(mode="json"),
+        "instance_weight": student.instance_weight,
+        "ignore_dropped": student.ignore_dropped,
+    }
