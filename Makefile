@@ -18,7 +18,7 @@ STAGES := split distill train-teacher predict refine augment train-student evalu
 SETUP := $(if $(filter $(shell ./setup.sh --state),$(file < .venv/ready)),,setup)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format format-check lint layers types status config stores clean $(STAGES) \
+.PHONY: help setup demo test test-fast check format format-check lint layers types status config stores clean $(STAGES) \
 	ablation bench-data bench-commands bench-store bench-refine bench-presets bench-augment bench-embeddings \
 	bench-scale bench-loading bench-train bench-predict bench-evaluate sam-tiny
 .DELETE_ON_ERROR:
@@ -84,8 +84,14 @@ ablation: $(SETUP) ## Switch the method's parts on one by one, with several seed
 
 # ---- work on the project ----------------------------------------------------------------------------
 
-test: $(SETUP) ## Run the tests
-	@$(BIN)/pytest
+# A test process a core; one that has nothing left to do takes tests from another.
+SIDE_BY_SIDE := --numprocesses logical --maxprocesses 8 --dist worksteal
+
+test: $(SETUP) ## Run the tests, as many at a time as there are cores
+	@$(BIN)/pytest $(SIDE_BY_SIDE)
+
+test-fast: $(SETUP) ## Run the tests that take less than a second
+	@$(BIN)/pytest $(SIDE_BY_SIDE) -m "not slow"
 
 check: format-check lint layers types test ## Everything that must be green: format, lint, layers, types, tests
 

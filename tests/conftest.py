@@ -1,13 +1,22 @@
-"""Fixtures that several tests use."""
+"""Fixtures that several tests use, and what every process of a test run has: one thread, temporary files apart."""
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from stages.cli import main
+from tests.processes import forked
+
+# Test processes run side by side, a core each. Nothing above imports torch, which reads this once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @dataclass(frozen=True)
@@ -33,3 +42,32 @@ def s4m(tmp_path, monkeypatch, capsys):
         return Told(ended.value.code or 0, told.out, told.err)
 
     return run
+
+
+@pytest.fixture
+def forked_workers() -> Iterator[None]:
+    """Has Dask fork its workers: they need not import torch again."""
+    import dask
+    import distributed  # noqa: F401  its settings must be there before one of them is changed
+
+    forked()
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield
+
+
+NOT_OURS = ("dask-scratch-space", "pymp-", "pytorch-errorfile-", "torchinductor_")
+"""What Python, torch and Dask leave behind: caches, and what belonged to processes that were killed or failed."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Put temporary files of this process, and of those that it starts, below pytest's own; fail if some are left."""
+    folder = tmp_path_factory.mktemp("tmp", numbered=False)
+    with pytest.MonkeyPatch.context() as patch:
+        # Waiting for the disk is a large part of the time of small stores, and no test switches the power off.
+        patch.setattr(os, "fsync", os.fstat)
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr(tempfile, "tempdir", str(folder))
+        yield folder
+    left = sorted(path.name for path in folder.iterdir() if not path.name.startswith(NOT_OURS))
+    assert not left, f"temporary files that nothing removes: {', '.join(left)}"

@@ -90,7 +90,7 @@ def test_composites_of_the_stage_are_those_made_on_the_fly(tmp_path):
         assert np.array_equal(made.image_rgb, read_image(tmp_path / "out" / row.file_name))
 
 
-def test_workers_do_not_change_the_result(tmp_path):
+def test_workers_do_not_change_the_result(tmp_path, forked_workers):
     made_of = sources(refined(tmp_path, 70), placement="moved")
     augmented(made_of, tmp_path / "one")
     augmented(made_of, tmp_path / "two", TWO)

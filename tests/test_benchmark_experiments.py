@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from typer.testing import CliRunner
 from pipeline.coco.reading import read_coco
 from pipeline.detection.config import model_config, read_detector, schedule_config
 from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.graph import STAGES
 from pipeline.workflow.loading import load_experiment
 from pipeline.workflow.workspace import State
 from stages import data_commands
@@ -33,10 +36,35 @@ COCO = sorted(path.stem for path in EXPERIMENTS.glob("coco_*.yaml"))
 NUCLEI = sorted(path.stem for path in EXPERIMENTS.glob("dsb2018_*.yaml"))
 
 
-def test_the_published_percentages_are_there() -> None:
-    assert CITYSCAPES == ["cityscapes_10", "cityscapes_20", "cityscapes_30", "cityscapes_5"]
-    assert COCO == ["coco_1", "coco_10", "coco_2", "coco_5"]
+def test_every_published_figure_has_its_experiment_and_the_other_way_round() -> None:
+    published = (ROOT / "docs" / "method.md").read_text().split("## Published figures")[1]
+    rows = re.findall(r"(?m)^\| (\w*) ?\| (\d+) % \|.*\| `(\w+)` \|$", published)
+    assert len({name for *_, name in rows}) == len(rows) == 8
+    assert sorted(name for *_, name in rows) == sorted(CITYSCAPES + COCO)
+    assert all(name.rpartition("_")[2] == percent for _, percent, name in rows)
+    assert [(dataset, name) for dataset, _, name in rows if dataset] == [
+        ("Cityscapes", "cityscapes_5"),
+        ("COCO", "coco_1"),
+    ]
     assert NUCLEI == ["dsb2018_1", "dsb2018_10", "dsb2018_2"]
+
+
+# As docs/method.md says under "What is as published in these experiments, and what is not".
+@pytest.mark.parametrize(
+    ("name", "iterations", "placement", "min_area_px"),
+    [(name, 90_000, "in-place", 3000) for name in CITYSCAPES] + [(name, 368_750, "moved", 1000) for name in COCO],
+)
+def test_a_published_experiment_has_the_settings_that_the_documentation_names(
+    name: str, iterations: int, placement: str, min_area_px: int
+) -> None:
+    experiment = load_experiment(EXPERIMENTS / f"{name}.yaml", (), {}, check_files=False)
+    teacher, student, augment = experiment.teacher, experiment.student, experiment.augment
+    assert (teacher.iterations, student.iterations) == (iterations, iterations)
+    assert (teacher.batch_size, student.batch_size) == (16, 16)
+    assert (experiment.sam.model, experiment.refine.preset) == ("vit_h", "best")
+    assert (augment.mode, augment.placement, augment.min_area_px) == ("on-the-fly", placement, min_area_px)
+    shares = student.mixture.labelled, student.mixture.pseudo, student.mixture.composites
+    assert [share / sum(shares) for share in shares] == [0.5, 0.25, 0.25]
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +144,27 @@ def test_a_benchmark_splits_as_its_name_says(name: str, here: Path) -> None:
     if name not in NUCLEI:
         assert standing.pop("augment") is State.SKIPPED  # composites are made while training
     assert State.SKIPPED not in standing.values()
+
+
+@pytest.mark.parametrize("names", [CITYSCAPES, COCO, NUCLEI], ids=lambda names: names[0])
+def test_of_a_datasets_experiments_only_the_labelled_images_differ(names: list[str], here: Path) -> None:
+    experiments = [prepared(name) for name in names]
+    spaces = [workspace(experiment) for experiment in experiments]
+    made = [space.fingerprints for space in spaces]
+    for space, prints in zip(spaces, made, strict=True):
+        assert list(space.nodes) == list(STAGES)  # one round
+        assert prints.keys() == {key for key, node in space.nodes.items() if not node.skipped}
+        for key, fingerprint in prints.items():
+            assert fingerprint.upstream == {each: prints[each].id for each in space.nodes[key].made_from}
+    for key, first in made[0].items():
+        assert len({prints[key].id for prints in made}) == len(names), key
+        for prints in made:
+            assert but(prints[key].settings, "data.percent") == but(first.settings, "data.percent")
+            assert but(prints[key].inputs, "data.labelled_list") == but(first.inputs, "data.labelled_list")
+
+
+def but(values: Mapping[str, Any], left_out: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != left_out}
 
 
 @pytest.mark.parametrize("name", [*CITYSCAPES, *COCO])

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,15 +15,17 @@ import pytest
 
 from pipeline.compute.gpus import OneGpuEach, visible_gpus
 from pipeline.compute.settings import ComputeSettings
-from pipeline.compute.shards import DEATHS, Shard, run_shards
+from pipeline.compute.shards import DEATHS, Shard, local_cluster, run_shards
 from pipeline.errors import DatasetError, StageError
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.label_writing import seal_labels
 from pipeline.labels.rows import Status
 from pipeline.tables.shard_files import completed_shards, divide
+from tests.processes import kill, start
 from tests.shard_work import CountingWork, noted
 
 PLAN = divide(range(1, 41), 4)
+QUIET = {"silence_logs": "CRITICAL", "scheduler_kwargs": {"dashboard": False, "dashboard_address": "127.0.0.1:0"}}
 ONE, TWO = ComputeSettings(), ComputeSettings(workers=2)
 
 
@@ -80,7 +81,7 @@ def test_the_plugin_reaches_the_workers(tmp_path, monkeypatch, digest):
 def test_a_cluster_that_is_there_makes_the_same_store(tmp_path, digest):
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs="CRITICAL") as cluster:
+    with LocalCluster(n_workers=1, threads_per_worker=1, **QUIET) as cluster:
         assert run(CountingWork(tmp_path), ComputeSettings(scheduler=cluster.scheduler_address)) == 40
     assert sealed(tmp_path).attributes.digest == digest
 
@@ -100,8 +101,7 @@ def cluster_in_threads(workers: int):
         threads_per_worker=1,
         processes=False,
         protocol="tcp",
-        dashboard_address=None,
-        silence_logs="CRITICAL",
+        **QUIET,
     )
 
 
@@ -143,6 +143,20 @@ def test_an_image_that_kills_its_workers_is_given_up_and_no_other(tmp_path):
     assert len(noted(tmp_path / "killed")) == 2 * DEATHS  # with its shard, then alone
 
 
+def test_a_worker_that_takes_long_to_come_back_is_waited_for():
+    import dask
+    from distributed import Client
+
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "10 ms"}),
+        local_cluster(1) as cluster,
+        Client(cluster) as client,
+    ):
+        killed = client.submit(os.getpid).result(timeout=60)
+        os.kill(killed, signal.SIGKILL)
+        assert client.submit(os.getpid, pure=False).result(timeout=60) != killed
+
+
 def test_an_error_of_a_worker_arrives_whole(tmp_path):
     with pytest.raises(DatasetError, match="30: is wrong"):
         run(CountingWork(tmp_path, wrong=30), TWO)
@@ -150,27 +164,9 @@ def test_an_error_of_a_worker_arrives_whole(tmp_path):
         run(CountingWork(tmp_path, wrong=30), ONE)
 
 
-RUN = """
-import sys
-from pathlib import Path
-from pipeline.compute.settings import ComputeSettings
-from pipeline.compute.gpus import OneGpuEach, visible_gpus
-from tests.shard_work import CountingWork
-from tests.test_compute import run
-if __name__ == "__main__":
-    run(CountingWork(Path(sys.argv[1]), seconds=float(sys.argv[3])), ComputeSettings(workers=int(sys.argv[2])))
-"""
-
-
-def started(folder: Path, workers: int, seconds: float) -> subprocess.Popen[bytes]:
+def started(folder: Path, workers: int, seconds: float) -> ForkServerProcess:
     """A run in a session of its own, so that all of its processes can be killed at once."""
-    return subprocess.Popen(
-        [sys.executable, "-c", RUN, str(folder), str(workers), str(seconds)],
-        cwd=Path(__file__).parent.parent,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    return start(run, CountingWork(folder, seconds=seconds), ComputeSettings(workers=workers, device="cpu"))
 
 
 def wait_for_shards(folder: Path, more_than: int) -> None:
@@ -186,10 +182,7 @@ def test_a_run_killed_again_and_again_computes_no_shard_twice(tmp_path, digest):
         process = started(tmp_path, 1, 0.02)
         wait_for_shards(tmp_path, len(noted(tmp_path / "published")) - (kills % 3 == 0))
         time.sleep(random_.uniform(0, 0.12))
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            kills += 1
-        process.wait()
+        kills += kill(process)
     assert kills >= 4
     run(CountingWork(tmp_path), ONE)
     assert sealed(tmp_path).attributes.digest == digest
@@ -198,12 +191,12 @@ def test_a_run_killed_again_and_again_computes_no_shard_twice(tmp_path, digest):
     assert len(published) == len(set(published))
 
 
-def worker_processes(process: subprocess.Popen[bytes]) -> list[int]:
-    """The Dask workers below a run."""
+def worker_processes(process: ForkServerProcess) -> list[int]:
+    """The Dask workers below a run; not the run itself, which is of a fork server too."""
     found: list[int] = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and os.getsid(int(entry.name)) == process.pid:
+            if entry.name.isdigit() and os.getsid(int(entry.name)) == process.pid != int(entry.name):
                 command = (entry / "cmdline").read_bytes()
                 if b"multiprocessing.spawn" in command or b"multiprocessing.forkserver" in command:
                     found.append(int(entry.name))
@@ -217,14 +210,15 @@ def test_workers_killed_at_random_change_nothing(tmp_path, digest):
     process = started(tmp_path, 2, 0.1)
     wait_for_shards(tmp_path, 0)
     kills = 0
-    while process.poll() is None and kills < 6:
+    while process.is_alive() and kills < 6:
         time.sleep(random_.uniform(0.1, 0.5))
         workers = worker_processes(process)
         if workers:
             os.kill(random_.choice(workers), signal.SIGKILL)
             kills += 1
     assert kills >= 3
-    assert process.wait(timeout=120) == 0
+    process.join(120)
+    assert process.exitcode == 0
     assert sealed(tmp_path).attributes.digest == digest
     published = noted(tmp_path / "published")
     assert len(set(published)) == len(PLAN)

@@ -107,7 +107,7 @@ def test_images_without_instances_and_with_crowds_only_have_anchors_anywhere(tmp
         assert len(quarters) == 4
 
 
-def test_workers_do_not_change_the_result(tmp_path, monkeypatch):
+def test_workers_do_not_change_the_result(tmp_path, monkeypatch, forked_workers):
     path = experiment_on(tmp_path, images=18)
     digests = set()
     for workers in (1, 2):

@@ -38,7 +38,7 @@ def mutated(random_: random.Random) -> str:
                 break
             target = inner
         target[leaf] = random_.choice(ODD_VALUES)
-    text = yaml.safe_dump(content, allow_unicode=True)
+    text = yaml.dump(content, Dumper=yaml.CSafeDumper, allow_unicode=True)
     for _ in range(random_.choice([0, 0, 1, 3])):
         place = random_.randrange(len(text) + 1)
         junk = "".join(random_.choices(string.printable + "é\x00\x85\u2028", k=random_.randint(0, 3)))
@@ -53,10 +53,10 @@ def test_mutated_experiments_never_raise_anything_but_experiment_error(tmp_path,
     detector.parent.mkdir(parents=True)
     detector.write_text("")
     random_ = random.Random(7)
-    path = tmp_path / "fuzz.yaml"
     refused = accepted = 0
     for number in range(TRIED):
         text = mutated(random_)
+        path = tmp_path / f"{number}.yaml"  # a new one: writing over a file waits for the disk
         path.write_text(text, encoding="utf-8", errors="surrogatepass", newline="")
         override = [f"{random_.choice(KEYS)}={random_.choice(ODD_VALUES)}"] if number % 5 == 0 else []
         try:
@@ -67,6 +67,7 @@ def test_mutated_experiments_never_raise_anything_but_experiment_error(tmp_path,
             refused += 1
         except Exception as error:
             pytest.fail(f"{type(error).__name__}: {str(error)[:500]}\n--set {override}\n{text}")
+        path.unlink()
     assert refused + accepted == TRIED
     assert refused > TRIED // 10
     assert accepted > TRIED // 20

@@ -162,6 +162,14 @@ DATA_TABLE = [
         ],
     ),
     (
+        "data: {annotated: {annotations: set.json, imagse: .}}",
+        [
+            "data.annotated.images: missing; expected the path of a folder",
+            "data.annotated.imagse: unknown key; did you mean data.annotated.images?",
+            "data.annotated: needs exactly one of data.percent and data.labelled_list to split it",
+        ],
+    ),
+    (
         "data: {annotated: {annotations: set.json, images: .}, labelled_list: set.json, seed: 1}",
         ["data.seed: belongs to data.percent, which is not given"],
     ),

@@ -14,6 +14,7 @@ from pipeline.compute.settings import ComputeSettings
 from pipeline.embeddings.embedding_store import EmbeddingStore
 from pipeline.files.identity import IdentityCache
 from pipeline.labels.label_store import LabelStore
+from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import ImageLabels
 from pipeline.sam.settings import SamSettings
 from pipeline.workflow.kept_embeddings import EmbeddingSource, images_digest, kept_embeddings
@@ -23,7 +24,7 @@ from tests.tiny_refinement import noise
 
 def labels(folder: Path, name: str, image_ids: list[int]) -> LabelStore:
     rows = [ImageLabels.of_instances(each, f"{each}.png", 64, 48, ()) for each in image_ids]
-    write_store(folder / name, rows, [], {})
+    write_label_store(folder / name, rows, [], {})
     return LabelStore.open(folder / name)
 
 

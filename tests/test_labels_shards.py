@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -21,6 +20,7 @@ from pipeline.labels.label_columns import LABEL_FORMAT, labels_from_columns
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.label_writing import write_label_shard
 from pipeline.tables.shard_files import completed_shards, divide, read_shard, shard_path, shard_rows
+from tests.processes import forked
 from tests.tiny_labels import finish, tiny_row, verify_labels, write_all
 
 IDS = (4, 0, 5, 9)
@@ -166,15 +166,13 @@ def test_a_disk_that_is_really_full_keeps_what_is_finished(tmp_path):
         subprocess.run(["umount", disk], check=True)
 
 
-# From here on with real processes. They are forked from a small server that has imported everything.
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["tests.tiny_labels"])
+# From here on with real processes.
 
 
 def killed(progress: Callable[[], int], seconds: float, *arguments: object) -> bool:
     """Start a run and kill it so many seconds after it made progress; whether it was still at work."""
     before = progress()
-    process = _processes.Process(target=finish, args=arguments)
+    process = forked().Process(target=finish, args=arguments)
     process.start()
     while process.is_alive() and progress() <= before:
         time.sleep(0.001)
@@ -232,7 +230,7 @@ def test_a_sealing_killed_at_any_moment_leaves_no_store_or_a_whole_one(tmp_path)
 
 
 def test_writers_at_the_same_time_share_the_folder(tmp_path):
-    writers = [_processes.Process(target=write_all, args=(tmp_path / "shards", 200, 4)) for _ in range(3)]
+    writers = [forked().Process(target=write_all, args=(tmp_path / "shards", 200, 4)) for _ in range(3)]
     for writer in writers:
         writer.start()
     for writer in writers:

@@ -167,7 +167,7 @@ def test_masks_without_a_pixel_are_passed_over_and_do_not_count(predict, monkeyp
 
 
 @pytest.mark.slow
-def test_workers_and_batches_do_not_change_the_result(predict, monkeypatch):
+def test_workers_and_batches_do_not_change_the_result(predict, monkeypatch, forked_workers):
     monkeypatch.setattr(predicting, "IMAGES_PER_SHARD", 2)
     digests = {
         predict(

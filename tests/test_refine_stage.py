@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -22,6 +18,7 @@ from pipeline.workflow.loading import load_experiment
 from pipeline.workflow.result_files import LABELS
 from stages.options import workspace
 from stages.runner import run_stage
+from tests.processes import kill, start_s4m
 from tests.tiny_coco import write_json
 from tests.tiny_experiment import environment, make_experiment_files
 from tests.tiny_refinement import (
@@ -158,7 +155,7 @@ def test_a_very_large_image(files):
     assert row.instances[0].area > 0
 
 
-def test_workers_do_not_change_the_result(files, monkeypatch, tmp_path):
+def test_workers_do_not_change_the_result(files, monkeypatch, tmp_path, forked_workers):
     path = files([result(i, box_mask(5, 5, 40, 30)) for i in range(1, 71)], many_images(70))
     digests = set()
     for workers in (1, 2):
@@ -184,10 +181,6 @@ def test_a_store_is_shared_by_experiments_that_ask_for_the_same(files):
     assert space.is_done("refine")
 
 
-def command(path: Path, stage: str) -> list[str]:
-    return [sys.executable, "-c", "from stages.cli import main; main()", stage, "--exp", str(path)]
-
-
 def test_a_refinement_killed_again_and_again_ends_in_the_same_store(files, tmp_path, monkeypatch):
     path = files([result(i, box_mask(5, 5, 40, 30)) for i in range(1, 161)], many_images(160))
     undisturbed = refine(path).attributes.digest
@@ -200,20 +193,11 @@ def test_a_refinement_killed_again_and_again_ends_in_the_same_store(files, tmp_p
     kept: dict[str, int] = {}
     kills = 0
     for _ in range(4):
-        process = subprocess.Popen(
-            command(path, "refine"),
-            env={**environment(tmp_path), "S4M_STORE": str(other)},
-            start_new_session=True,
-            stderr=subprocess.PIPE,
-            cwd=tmp_path,
-        )
-        while process.poll() is None and shards(other) == kept:
+        process = start_s4m(["refine", "--exp", path], environment(tmp_path) | {"S4M_STORE": str(other)})
+        while process.is_alive() and shards(other) == kept:
             time.sleep(0.02)
         time.sleep(random_.uniform(0, 0.3))
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            kills += 1
-        process.communicate()
+        kills += kill(process)
         if list(other.glob(f"refine/*/{LABELS}")):
             break  # sealed: its shards are no longer needed
         now = shards(other)
@@ -236,19 +220,13 @@ def test_two_refinements_at_once_share_the_work(files, tmp_path, monkeypatch):
     experiment = load_experiment(path)
     for stage in ("split", "predict"):
         run_stage(experiment, stage, 1)
-    both = [
-        subprocess.Popen(
-            command(path, "refine"),
-            env=environment(tmp_path),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    told = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    assert sum("refine: done in " in out for out, _ in told) == 1
+    outputs = [tmp_path / "first.txt", tmp_path / "second.txt"]
+    both = [start_s4m(["refine", "--exp", path], environment(tmp_path), output) for output in outputs]
+    for process in both:
+        process.join(120)
+    told = [output.read_text() for output in outputs]
+    assert [process.exitcode for process in both] == [0, 0], told
+    assert sum("refine: done in " in each for each in told) == 1
     shared = opened(experiment, "refine").attributes.digest
     monkeypatch.setenv("S4M_STORE", str(tmp_path / "alone"))
     assert refine(path).attributes.digest == shared

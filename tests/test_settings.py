@@ -11,12 +11,13 @@ from pydantic import ValidationError
 from pipeline.augment.settings import AugmentSettings
 from pipeline.datasets.settings import AnnotatedSet, ListedData, PairedData, PercentData, UnlabelledSet
 from pipeline.detection.settings import MixtureSettings, PredictSettings, StudentSettings, TeacherSettings
+from pipeline.errors import ExperimentError
 from pipeline.refinement.presets import REFINE_PRESETS
 from pipeline.refinement.settings import RefineSettings
 from pipeline.sam.settings import SamSettings
 from pipeline.settings import ConfigMarker, FileMarker, FolderMarker, named_paths
 from pipeline.workflow.experiment import Experiment, RefineOnly
-from pipeline.workflow.loading import load_experiment
+from pipeline.workflow.loading import load_experiment, refine_only
 
 POOL = AnnotatedSet(annotations=Path("a.json"), images=Path("i"))
 PERCENT = PercentData(annotated=POOL, percent=10)
@@ -172,6 +173,21 @@ def test_an_experiment_in_python_is_the_one_of_the_file(tmp_path):
     assert loaded == made
     assert loaded.model_dump_json() == made.model_dump_json()
     assert made.data.labelled_source.images == Path.home() / "i"
+
+
+def test_the_settings_of_a_refinement_alone_are_told_like_an_experiments():
+    assert refine_only([]) == RefineOnly()
+    given = refine_only(["refine.preset=s4m", "refine.points=7", "sam.model=vit_b", "sam.checkpoint=none.pth"])
+    assert given == RefineOnly(
+        refine=RefineSettings(preset="s4m", points=7), sam=SamSettings(model="vit_b", checkpoint=Path("none.pth"))
+    )
+    with pytest.raises(ExperimentError) as caught:
+        refine_only(["teacher.iterations=5", "refine.passes=9", "refine.pionts=3"])
+    assert [str(problem) for problem in caught.value.problems] == [
+        "refine.passes (set over the file): given 9; expected a whole number from 1 to 8",
+        "refine.pionts (set over the file): unknown key; did you mean refine.points?",
+        "teacher: unknown key; known here: sam, refine, compute",
+    ]
 
 
 def test_paths_are_found_by_what_they_lead_to():

@@ -7,17 +7,19 @@ import math
 import os
 import pickle
 import runpy
+import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.machinery import ModuleSpec
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import mmdet
 import pytest
@@ -25,6 +27,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine import Config, ConfigDict
 from mmengine.runner import Runner
+from torch.distributed.launcher import api as launcher
 
 from pipeline.detection import hooks, training
 from pipeline.detection.checkpoints import checkpoints, load_checkpoint, save_checkpoint
@@ -39,6 +42,8 @@ from pipeline.workflow.result_files import LABELS
 from stages import refine
 from stages.options import workspace
 from stages.runner import run_stage
+from tests.made_once import made_once
+from tests.processes import forked, kill, start_s4m
 from tests.tiny_experiment import environment
 from tests.tiny_training import TEACHER, training_experiment
 
@@ -54,6 +59,25 @@ def trained(experiment: Experiment, *stages: str) -> Path:
     for stage in ("split", *stages):
         run_stage(experiment, stage, 1)
     return workspace(experiment).result(stages[-1])
+
+
+@pytest.fixture(scope="session")
+def taught(tmp_path_factory) -> Path:
+    """The store of an experiment whose teacher has labelled the unlabelled images; not to be changed."""
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("S4M_WORK", str(folder / "work"))
+            trained(training_experiment(folder), "train-teacher", "predict")
+
+    return made_once(tmp_path_factory, "taught", make) / "stores"
+
+
+@pytest.fixture
+def teacher(taught) -> Path:
+    """The result of a training that nothing interrupted."""
+    (seal,) = taught.glob("train-teacher/*/seal.json")
+    return seal.parent
 
 
 def losses(result: Path) -> list[dict[str, float]]:
@@ -84,27 +108,25 @@ def test_a_teacher_is_published_as_tensors_a_config_and_a_card(folder, capsys):
     assert "train-teacher: up to date, " in capsys.readouterr().err
 
 
-def test_weights_fit_mmdetections_own_model(folder):
-    published = read_published(trained(training_experiment(folder), "train-teacher"))
+def test_weights_fit_mmdetections_own_model(teacher):
+    published = read_published(teacher)
     plain = json.loads(json.dumps(published.config["model"].to_dict()).replace("s4m.", "mmdet."))
     model = MODELS.build(ConfigDict(plain))
     model.load_state_dict(weights(published.folder))
 
 
-def test_mmdetections_own_runner_tests_what_was_trained(folder):
-    result = trained(training_experiment(folder), "train-teacher")
-    config = Config.fromfile(result / "training.py")
-    config.load_from = str(result / "weights.pth")
+def test_mmdetections_own_runner_tests_what_was_trained(folder, teacher):
+    config = Config.fromfile(teacher / "training.py")
+    config.load_from = str(teacher / "weights.pth")
     config.work_dir = str(folder / "mmdetection")
     config.experiment_name = "mmdetection"
     metrics = Runner.from_cfg(config).test()
     assert {"coco/segm_mAP", "coco/bbox_mAP"} <= metrics.keys()
 
 
-def test_mmdetections_own_entry_point_trains_it_again_by_itself(folder, monkeypatch):
-    first = trained(training_experiment(folder, None, "store=" + str(folder / "one")), "train-teacher")
-    overrides = (f"store={folder / 'two'}", f"teacher.init_weights={first / 'weights.pth'}")
-    result = trained(training_experiment(folder, None, *overrides), "train-teacher")
+def test_mmdetections_own_entry_point_trains_it_again_by_itself(folder, teacher, monkeypatch):
+    started_with = f"teacher.init_weights={teacher / 'weights.pth'}"
+    result = trained(training_experiment(folder, None, started_with), "train-teacher")
     sealed = sorted(result.parent.rglob("*"))
     config, own = str(result / "training.py"), folder / "own"
     arguments = ["train.py", config, "--work-dir", str(own), "--cfg-options", "train_cfg.max_iters=2"]
@@ -112,14 +134,14 @@ def test_mmdetections_own_entry_point_trains_it_again_by_itself(folder, monkeypa
     monkeypatch.setenv("LOCAL_RANK", "0")
     runpy.run_path(str(Path(mmdet.__file__).parent / ".mim/tools/train.py"), run_name="__main__")
     started = torch.load(own / "iter_2.pth", weights_only=False)["state_dict"]
-    apart = [(started[name] - tensor).abs().max().item() for name, tensor in weights(first).items() if "conv" in name]
+    apart = [(started[name] - tensor).abs().max().item() for name, tensor in weights(teacher).items() if "conv" in name]
     assert max(apart) < 0.01  # two steps of a warm-up: random weights would be further away
     assert sorted(result.parent.rglob("*")) == sealed
 
 
-def test_the_record_of_a_training_names_files_where_they_will_be(folder, monkeypatch):
+def test_the_record_of_a_training_names_files_where_they_will_be(folder, taught, monkeypatch):
     settings = {"augment": {"mode": "on-the-fly", "partners": "labelled-too", "decisions": ["sam", "teacher"]}}
-    experiment = training_experiment(folder, settings)
+    experiment = taught_experiment(folder, taught, settings)
     put_refined(experiment, monkeypatch)
     record = Config.fromfile(trained(experiment, *STUDENT) / "training.py")
     (composites,) = (each for each in record.train_dataloader.dataset.datasets if each.type == "s4m.Composites")
@@ -143,20 +165,19 @@ def interrupted_at(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
     monkeypatch.setattr(hooks.ExactResume, "before_train_iter", stop)
 
 
-def test_an_interrupted_teacher_ends_as_an_uninterrupted_one(folder, monkeypatch):
-    whole = trained(training_experiment(folder, None, "store=" + str(folder / "one")), "train-teacher")
-    again = training_experiment(folder, None, "store=" + str(folder / "two"))
+def test_an_interrupted_teacher_ends_as_an_uninterrupted_one(folder, teacher, monkeypatch):
+    again = training_experiment(folder)
     interrupted_at(monkeypatch, 5)
     with pytest.raises(Stop):
         trained(again, "train-teacher")
-    (left,) = (folder / "two/train-teacher").glob("*.partial")
+    (left,) = (folder / "stores/train-teacher").glob("*.partial")
     assert [path.name for path in checkpoints(left / "checkpoints")] == [
         "iteration-00000002.pt",
         "iteration-00000004.pt",
     ]
     result = trained(again, "train-teacher")
-    assert losses(result) == losses(whole)
-    assert same(weights(result), weights(whole))
+    assert losses(result) == losses(teacher)
+    assert same(weights(result), weights(teacher))
 
 
 def stopped_in(monkeypatch: pytest.MonkeyPatch, place: type, iteration: int, number: int) -> None:
@@ -182,14 +203,13 @@ def stopped_in(monkeypatch: pytest.MonkeyPatch, place: type, iteration: int, num
     ],
     ids=["Ctrl-C", "SIGTERM", "in the last iteration", "between two"],
 )
-def test_a_stopped_teacher_goes_on_where_it_was(folder, monkeypatch, place, iteration, number, status, done):
-    whole = trained(training_experiment(folder, None, f"store={folder / 'one'}"), "train-teacher")
-    again = training_experiment(folder, None, f"store={folder / 'two'}", "compute.checkpoint_every=1000")
+def test_a_stopped_teacher_goes_on_where_it_was(folder, teacher, monkeypatch, place, iteration, number, status, done):
+    again = training_experiment(folder, None, "compute.checkpoint_every=1000")
     stopped_in(monkeypatch, place, iteration, number)
     with pytest.raises(SystemExit) as stopped:
         trained(again, "train-teacher")
     assert stopped.value.code == status
-    (left,) = (folder / "two/train-teacher").glob("*.partial")
+    (left,) = (folder / "stores/train-teacher").glob("*.partial")
     assert [path.name for path in checkpoints(left / "checkpoints")] == [f"iteration-{done:08d}.pt"]
     steps: list[int] = []
     original = hooks.StepLog.after_train_iter
@@ -201,16 +221,21 @@ def test_a_stopped_teacher_goes_on_where_it_was(folder, monkeypatch, place, iter
     monkeypatch.setattr(hooks.StepLog, "after_train_iter", note)
     result = trained(again, "train-teacher")
     assert steps == list(range(done, 6))
-    assert losses(result) == losses(whole)
-    assert same(weights(result), weights(whole))
+    assert losses(result) == losses(teacher)
+    assert same(weights(result), weights(teacher))
 
 
-def test_other_loader_workers_change_nothing(folder):
-    here = trained(training_experiment(folder, None, "store=" + str(folder / "one")), "train-teacher")
-    overrides = ("store=" + str(folder / "two"), "compute.loader_workers=2")
-    there = trained(training_experiment(folder, None, *overrides), "train-teacher")
-    assert losses(here) == losses(there)
-    assert same(weights(here), weights(there))
+def test_other_loader_workers_change_nothing(folder, teacher):
+    there = trained(training_experiment(folder, None, "compute.loader_workers=2"), "train-teacher")
+    assert losses(teacher) == losses(there)
+    assert same(weights(teacher), weights(there))
+
+
+def taught_experiment(folder: Path, taught: Path, settings: dict[str, Any], *overrides: str) -> Experiment:
+    """An experiment whose store begins as a copy, so that its teacher need not be trained."""
+    experiment = training_experiment(folder, settings, *overrides)
+    shutil.copytree(taught, experiment.store)
+    return experiment
 
 
 def put_refined(experiment: Experiment, monkeypatch: pytest.MonkeyPatch, change=lambda row: row) -> None:
@@ -228,12 +253,12 @@ STUDENT = ("train-teacher", "predict", "refine", "train-student")
 NO_COMPOSITES = {"augment": {"mode": "none"}}
 
 
-def test_an_interrupted_student_ends_as_an_uninterrupted_one(folder, monkeypatch):
+def test_an_interrupted_student_ends_as_an_uninterrupted_one(folder, taught, teacher, monkeypatch):
     settings = {"augment": {"mode": "on-the-fly", "decisions": ["sam", "teacher"], "min_area_px": 1.0}}
-    experiment = training_experiment(folder, settings)
+    experiment = taught_experiment(folder, taught, settings)
     put_refined(experiment, monkeypatch)
     whole = trained(experiment, *STUDENT)
-    again = training_experiment(folder, settings, "store=" + str(folder / "two"))
+    again = taught_experiment(folder, taught, settings, "store=" + str(folder / "two"))
     trained(again, *STUDENT[:-1])
     interrupted_at(monkeypatch, 5)
     with pytest.raises(Stop):
@@ -243,8 +268,7 @@ def test_an_interrupted_student_ends_as_an_uninterrupted_one(folder, monkeypatch
     assert losses(result) == losses(whole)
     assert same(weights(result), weights(whole))
     assert any(name.startswith("pseudo_") for name in losses(result)[0])
-    teacher = weights(workspace(experiment).result("train-teacher"))
-    assert not same(teacher, weights(result))
+    assert not same(weights(teacher), weights(result))
 
 
 def dropped(row: ImageLabels) -> ImageLabels:
@@ -261,8 +285,8 @@ def one_category(row: ImageLabels) -> ImageLabels:
 
 
 @pytest.mark.parametrize("change", [dropped, empty, one_category])
-def test_a_student_trains_on_odd_pseudo_labels(folder, monkeypatch, change):
-    experiment = training_experiment(folder, NO_COMPOSITES | {"student": {"iterations": 3, "batch_size": 2}})
+def test_a_student_trains_on_odd_pseudo_labels(folder, taught, monkeypatch, change):
+    experiment = taught_experiment(folder, taught, NO_COMPOSITES | {"student": {"iterations": 3, "batch_size": 2}})
     put_refined(experiment, monkeypatch, change)
     result = trained(experiment, *STUDENT)
     assert len(losses(result)) == 3
@@ -338,7 +362,16 @@ def within(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def test_two_processes_train_a_mask2former_on_parts_of_a_batch_that_differ_in_kind(folder, monkeypatch):
+@pytest.fixture
+def forked_trainings(monkeypatch):
+    """Has torch fork its training processes: they need not import MMDetection again."""
+    forked()
+    monkeypatch.setattr(launcher, "LaunchConfig", partial(launcher.LaunchConfig, start_method="forkserver"))
+
+
+def test_two_processes_train_a_mask2former_on_parts_of_a_batch_that_differ_in_kind(
+    folder, taught, monkeypatch, forked_trainings
+):
     """Of a batch of four, the second one may have pseudo-labels alone."""
     batches = [counts for _, counts in islice(Apportionment([1, 1, 1], 4).batches(0), 3)]
     kinds = [[kind for kind, count in enumerate(counts) for _ in range(count)] for counts in batches]
@@ -347,7 +380,7 @@ def test_two_processes_train_a_mask2former_on_parts_of_a_batch_that_differ_in_ki
         "augment": {"mode": "on-the-fly", "decisions": ["sam", "teacher"], "min_area_px": 1.0},
         "student": {"iterations": 3, "batch_size": 4, "detector": "tiny_mask2former.py", "start": "scratch"},
     }
-    experiment = training_experiment(folder, settings)
+    experiment = taught_experiment(folder, taught, settings)
     put_refined(experiment, monkeypatch)
     trained(experiment, *STUDENT[:-1])
     with within(240):
@@ -355,7 +388,7 @@ def test_two_processes_train_a_mask2former_on_parts_of_a_batch_that_differ_in_ki
     assert len(losses(workspace(experiment).result("train-student"))) == 3
 
 
-def test_an_error_in_one_of_two_processes_is_told_as_it_is(folder):
+def test_an_error_in_one_of_two_processes_is_told_as_it_is(folder, forked_trainings):
     (folder / "weights.pth").write_bytes(b"no weights")
     experiment = training_experiment(folder, None, "compute.gpus=2", f"teacher.init_weights={folder / 'weights.pth'}")
     with pytest.raises(StageError, match="weights.pth: truncated, or not a file of torch.save"):
@@ -386,18 +419,12 @@ def test_weights_of_another_detector_are_refused_where_nothing_fits(folder):
 def test_a_killed_training_goes_on(folder):
     experiment = training_experiment(folder, None, "teacher.iterations=400")
     run_stage(experiment, "split", 1)
-    arguments = ["train-teacher", "--exp", str(folder / "tiny.yaml"), "--set", "teacher.iterations=400"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from stages.cli import main; main()", *arguments],
-        env=environment(folder),
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
+    arguments = ["train-teacher", "--exp", folder / "tiny.yaml", "--set", "teacher.iterations=400"]
+    process = start_s4m(arguments, environment(folder))
     deadline = time.monotonic() + 120
     while not list(folder.glob("stores/train-teacher/*.partial/checkpoints/*4.pt")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert kill(process)
     (left,) = (folder / "stores/train-teacher").glob("*.partial")
     reached = load_checkpoint(checkpoints(left / "checkpoints")[-1])["iteration"]
     steps: list[int] = []
@@ -421,19 +448,13 @@ def test_two_stopped_processes_keep_what_they_have_done(folder):
     overrides = ["teacher.iterations=4000", "compute.gpus=2", "compute.checkpoint_every=100000"]
     run_stage(training_experiment(folder, None, *overrides), "split", 1)
     settings = [argument for each in overrides for argument in ("--set", each)]
-    command = [sys.executable, "-c", "from stages.cli import main; main()", "train-teacher"]
-    process = subprocess.Popen(
-        [*command, "--exp", str(folder / "tiny.yaml"), *settings],
-        env=environment(folder),
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    process = start_s4m(["train-teacher", "--exp", folder / "tiny.yaml", *settings], environment(folder))
     deadline = time.monotonic() + 120
     while not list(folder.glob("stores/train-teacher/*.partial/log.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
-    assert process.wait(60) == 130
+    process.join(60)
+    assert process.exitcode == 130
     (left,) = (folder / "stores/train-teacher").glob("*.partial")
     (checkpoint,) = checkpoints(left / "checkpoints")
     assert load_checkpoint(checkpoint)["iteration"] == len(losses(left)) > 0

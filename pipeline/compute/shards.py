@@ -184,6 +184,9 @@ def local_cluster(workers: int) -> Iterator[LocalCluster]:
 
     settings = {
         "distributed.admin.log-format": "%(message)s",
+        # After 15 s Dask looks whether a worker that died is back, and else starts none in its place ever again:
+        # also where the machine is busy, or where the same worker has just died another time.
+        "distributed.deploy.lost-worker-timeout": "365 days",
         # Dask has workers give memory back at every turn; models take the same again, page by page, at every image.
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 29,
         "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 1 << 25,
@@ -194,7 +197,7 @@ def local_cluster(workers: int) -> Iterator[LocalCluster]:
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},  # None: port 8787, or a warning
             silence_logs="CRITICAL",
             env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         ) as cluster,

@@ -69,7 +69,7 @@ def train(job: TrainingJob, report: Report, note: Callable[[str], None]) -> None
     folder = job.folder
     if not (folder / CARD).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        Config(job.record).dump(folder / CONFIG_RECORD)
+        _config(job.record).dump(folder / CONFIG_RECORD)
         if job.processes == 1:
             _train_here(job, report, note)
         else:
@@ -118,7 +118,7 @@ def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -
 def _built(job: TrainingJob) -> Runner:
     """MMEngine's runner, and whatever else a detector's file describes built once; StageError where it cannot be."""
     try:
-        runner = Runner.from_cfg(Config(job.config))
+        runner = Runner.from_cfg(_config(job.config))
         # Parameters that are frozen are so on purpose; MMEngine warns of each.
         runner.logger.addFilter(lambda record: "requires_grad=False" not in record.getMessage())
         runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
@@ -130,6 +130,11 @@ def _built(job: TrainingJob) -> Runner:
             f"{job.detector}: no detector can be built from it and the overrides ({type(error).__name__}: {error})"
         ) from error
     return runner
+
+
+def _config(content: dict[str, Any]) -> Config:
+    """Return a config whose text is not formatted by yapf: MMEngine writes it five times, a second or more each."""
+    return Config(content, format_python_code=False)
 
 
 def _last_losses(folder: TrainingFolder) -> dict[str, float]:
@@ -145,7 +150,7 @@ def _last_losses(folder: TrainingFolder) -> dict[str, float]:
 
 def _train_in_processes(job: TrainingJob, report: Report, note: Callable[[str], None]) -> None:
     """One process a GPU, as torchrun starts them; the first one reports."""
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -159,6 +164,9 @@ def _train_in_processes(job: TrainingJob, report: Report, note: Callable[[str], 
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
+        logs_specs=DefaultLogsSpecs(
+            log_dir=str(job.folder / SCRATCH)
+        ),  # else a folder is left where temporary files are
     )
     try:
         with handlers_restored():

@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from pipeline.datasets.settings import SHAPE_PROBLEMS
 from pipeline.errors import ExperimentError, Problem
 from pipeline.files.shipped import config_path, experiment_names
-from pipeline.settings import FileMarker, FolderMarker, Settings, expanded
+from pipeline.settings import MISFIT, FileMarker, FolderMarker, Settings, expanded
 from pipeline.workflow import describe
 from pipeline.workflow.experiment import Experiment, RefineOnly
 from pipeline.workflow.yaml12 import YamlError, parse_yaml
@@ -178,13 +178,13 @@ def _problems(error: ValidationError, model: type[Settings]) -> list[Problem]:
         else:
             problems.append(_problem(names, item, model))
     # A misspelt key makes its section look like another shape: tell the key alone.
-    misspelt = {problem.where.partition(".")[0] for problem in problems if problem.message.startswith(_UNKNOWN)}
-    problems += [problem for problem in of_shape if problem.where.partition(".")[0] not in misspelt]
+    misspelt = {problem.where.rpartition(".")[0] for problem in problems if problem.message.startswith(_UNKNOWN)}
+    problems += [problem for problem in of_shape if problem.where.rpartition(".")[0] not in misspelt]
     return list(dict.fromkeys(problems))
 
 
 def _without_shape(names: list[str], model: type[Settings]) -> tuple[list[str], str]:
-    """Return the keys that an error is under, and the shape of a section that pydantic puts between, else empty."""
+    """Return the keys that an error is under, and the shape of a section that pydantic names among them, if any."""
     if len(names) > 1 and "oneOf" in describe.keys_of(model).get(names[0], {}):
         return [names[0], *names[2:]], names[1]
     return names, ""
@@ -194,9 +194,9 @@ def _problem(names: Sequence[str], item: ErrorDetails, model: type[Settings]) ->
     keys = describe.keys_of(model)
     key = next((key for end in range(len(names), 0, -1) if (key := ".".join(names[:end])) in keys), "")
     wanted = describe.allowed(keys[key]) if key else item["msg"]
+    if item["type"] == MISFIT:
+        return Problem(key, item["msg"])
     match item["type"]:
-        case "misfit":
-            return Problem(key, item["msg"])
         case "extra_forbidden":
             return Problem(".".join(names), _unknown(".".join(names), model))
         case "missing":
