@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from pipeline.labels.sealing import write_store
 
 from pipeline.compute.execution import Execution
 from pipeline.compute.settings import ComputeSettings

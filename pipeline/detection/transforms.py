@@ -58,7 +58,7 @@ class SettleInstances(BaseTransform):  # type: ignore[misc]
 class DrawAnchors(BaseTransform):  # type: ignore[misc]
     """Behind the geometry: draw `count` of the image's structural anchors among those that the input shows.
 
-    Where it shows fewer, the rest are NaN, which the loss passes over. Images without targets pass as they are.
+    Where it shows fewer, the rest are NaN, which the loss leaves out. Samples without targets are not changed.
     """
 
     def __init__(self, count: int) -> None:
@@ -71,10 +71,11 @@ class DrawAnchors(BaseTransform):  # type: ignore[misc]
         anchors_xy = results["structure_anchors_xy"]
         homography = np.asarray(results.get("homography_matrix", np.eye(3)), dtype=np.float64)
         mapped = np.column_stack([anchors_xy, np.ones(len(anchors_xy))]) @ homography.T
-        mapped_xy = mapped[:, :2] / mapped[:, 2:]
         height, width = results["img_shape"][:2]
-        seen = np.flatnonzero(((mapped_xy >= 0) & (mapped_xy <= (width, height))).all(axis=1))
-        drawn = np.random.permutation(seen)[: self.count]
+        # The scale is 1, or else positive for whatever a projective transform shows (as in the structural loss).
+        mapped_xy, scale = mapped[:, :2], mapped[:, 2:]
+        seen = ((mapped_xy >= 0) & (mapped_xy <= scale * (width, height)) & (scale > 0)).all(axis=1)
+        drawn = np.random.permutation(np.flatnonzero(seen))[: self.count]
         for key, empty in (("anchors_xy", np.nan), ("windows_xyxy", 0), ("maps", 0)):
             values = results[f"structure_{key}"]
             results[f"structure_{key}"] = np.full((self.count, *values.shape[1:]), empty, dtype=values.dtype)

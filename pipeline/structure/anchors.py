@@ -30,7 +30,7 @@ class Anchors:
         return len(self.xy)
 
     def within(self, members: NDArray[np.int64], tile: Window) -> Anchors:
-        """Return some of them, by index, in pixels of a tile."""
+        """Return those at the indices `members`, in pixels of a tile."""
         return Anchors(self.xy[members] - np.array([tile.x0, tile.y0], dtype=np.float32), self.instance[members])
 
 
@@ -39,7 +39,7 @@ def sample_anchors(
 ) -> Anchors:
     """Draw anchors: a share inside instances, the rest anywhere in the image.
 
-    Which pixels depends on the seed, the image's id and its instances, on nothing else.
+    The pixels depend on the settings, the image's id, its size and its instances, on nothing else.
     """
     rng = np.random.default_rng(np.random.SeedSequence([settings.seed, image_id % _IDS]))
     height, width = image_hw
@@ -60,15 +60,15 @@ def sample_anchors(
 
 
 def _owners(image_hw: tuple[int, int], instances: Sequence[CompressedRle]) -> NDArray[np.int64]:
-    """For every pixel, rows first, the index of its instance, of several the first; -1 outside of all."""
+    """Return for every pixel, rows first, the index of its instance, of several the first; -1 outside of all."""
     owner = np.full(image_hw[0] * image_hw[1], -1, dtype=np.int64)
     for index in range(len(instances) - 1, -1, -1):
-        owner[decode_mask(instances[index]).ravel().astype(np.bool_)] = index
+        owner[decode_mask(instances[index]).ravel()] = index
     return owner
 
 
 def _shares(total: int, instances: int, rng: np.random.Generator) -> list[int]:
-    """How many anchors each instance gets: numbers that differ by one at most, which get more being drawn."""
+    """Return the number of anchors of each instance: equal up to one, which get more being drawn."""
     if not instances:
         return []
     shares = np.full(instances, total // instances)
@@ -77,5 +77,5 @@ def _shares(total: int, instances: int, rng: np.random.Generator) -> list[int]:
 
 
 def _drawn(pixels: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """So many of some pixels; one twice only where there are too few."""
+    """Draw `count` of some pixels, none twice where there are enough."""
     return rng.choice(pixels, count, replace=len(pixels) < count) if count else np.empty(0, dtype=np.int64)

@@ -49,7 +49,7 @@ class DistillWork:
         return ShardReport(len(rows), {}, {row.file_name: row.message for row in rows if row.status is Status.FAILED})
 
     def given_up(self, image_id: int, reason: str) -> ImageTargets:
-        """The row of an image that kills its workers."""
+        """Return the row of an image that kills its workers."""
         return self._failure(_read_dataset(self.annotations).image_by_id[image_id], reason)
 
     def _targets(self, dataset: CocoDataset, image: CocoImage) -> ImageTargets:

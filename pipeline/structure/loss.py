@@ -1,7 +1,7 @@
-"""The structural loss: a detector's features shall find alike what SAM's decoder finds alike.
+"""The structural loss: it teaches a detector's features to find similar what SAM's decoder finds similar.
 
-Targets lie in pixels of the original image, features in those of the network's input. A homography for each
-image leads from the one to the other, so that every resize, crop and flip is followed exactly.
+Targets are in pixels of the original image, features in pixels of the network's input. A homography for each image
+leads from one to the other, so that every resize, crop and flip is followed exactly.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from torch.nn import functional as F
 from pipeline.structure.sampling import dequantise, grid_positions, sample_features
 
 EVERY = 2
-"""A step looks at every so many rows and columns of the positions."""
+"""A step uses every second row and column of the positions."""
 
 
 @dataclass(frozen=True)
 class Geometry:
     """How the images of a batch lie in the network's input; all lengths in pixels.
 
-    homography: B x 3 x 3, from pixels of the original to pixels of the
-    input; pixel i reaches from i to i + 1. visible_wh: B x 2, what each image fills of the input, from its
-    upper left corner on; the rest is padding. input_wh: the input that the features cover, padding included.
+    homography: B x 3 x 3, from pixels of the original to pixels of the input; pixel i reaches from i to i + 1.
+    visible_wh: B x 2, what each image fills of the input, from its upper left corner on; the rest is padding.
+    input_wh: the input that the features cover, padding included.
     """
 
     homography: Tensor
@@ -33,7 +33,7 @@ class Geometry:
     input_wh: tuple[int, int]
 
     def of_image(self, index: int) -> Geometry:
-        """Return that of one image of the batch."""
+        """Return the geometry of one image of the batch, as a batch of one."""
         only = slice(index, index + 1)
         return Geometry(self.homography[only], self.visible_wh[only], self.input_wh)
 
@@ -42,7 +42,7 @@ class Geometry:
 class ImageStructure:
     """The structural targets of one image of a batch.
 
-    anchors_xy: A x 2, pixels of the original; NaN for anchors that are to be passed over.
+    anchors_xy: A x 2, pixels of the original; NaN for anchors that do not count.
     windows_xyxy: A x 4, what each map covers, edges in pixels of the original.
     maps: A x s x s uint8, as stored.
     """
@@ -53,10 +53,11 @@ class ImageStructure:
 
 
 class StructuralLoss(nn.Module):
-    """Smooth-L1 between stored maps and those of a detector's features, the mean over all pairs that are seen.
+    """Smooth-L1 between stored maps and those of a detector's features, times `weight`.
 
-    Neighbouring positions say nearly the same. So each call looks at every second row and column of them, from a
-    start drawn at random: on average that is the loss over all, for about a third of its time.
+    It is the mean over all pairs of an anchor and a position that the input shows, whatever their image. Neighbouring
+    positions say nearly the same. So each call uses every second row and column of them, for each image from a start
+    drawn at random: on average that is the loss over all, for about a third of its time.
     """
 
     def __init__(self, weight: float = 1.0) -> None:
@@ -64,7 +65,8 @@ class StructuralLoss(nn.Module):
         self.weight = weight
 
     def forward(self, features: Tensor, targets: Sequence[ImageStructure], geometry: Geometry) -> Tensor:
-        """features: B x C x h x w. Zero, with a gradient of zero, where nothing is seen."""
+        """Return the loss of features B x C x h x w; zero, with a gradient of zero, where nothing is seen."""
+        features = features.float()
         loss, pairs = features.sum() * 0, features.new_zeros(())
         for index, image in enumerate(targets):
             row, column = torch.randint(min(EVERY, image.maps.shape[-1]), (2,)).tolist()
@@ -78,9 +80,9 @@ class StructuralLoss(nn.Module):
 def _image_loss(
     features: Tensor, image: ImageStructure, geometry: Geometry, grid: tuple[int, int, int]
 ) -> tuple[Tensor, Tensor]:
-    """Return the sum of losses over all pairs of an anchor and a position that are seen, and how many these are.
+    """Return the sum of losses over all pairs of an anchor and a position that are seen, and the number of pairs.
 
-    features: 1 x C x h x w. grid: the first row and column of positions, and every how many there is one.
+    features: 1 x C x h x w. grid: the first row and column of positions, and the step to the next ones.
     """
     side = image.maps.shape[-1]
     row, column, every = grid
@@ -94,8 +96,8 @@ def _image_loss(
         members = torch.nonzero((window_of == number) & anchors_seen[0]).squeeze(1)
         if not len(members):
             continue
-        places = grid_positions(side, (window_xyxy[2:] - window_xyxy[:2]).float()[None]) + window_xyxy[:2]
-        positions_xy, seen = _mapped(places[:, chosen], geometry)
+        original_xy = grid_positions(side, (window_xyxy[2:] - window_xyxy[:2]).float()[None]) + window_xyxy[:2]
+        positions_xy, seen = _mapped(original_xy[:, chosen], geometry)
         found = own[members] @ sample_features(features, positions_xy)[0].T
         wanted = dequantise(image.maps[members].flatten(1)[:, chosen])
         loss = loss + (F.smooth_l1_loss(found, wanted, reduction="none") * seen).sum()
@@ -104,7 +106,7 @@ def _image_loss(
 
 
 def _mapped(points_xy: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
-    """Points B x N x 2 of the originals as shares of the input, and which of them are seen there."""
+    """Return points B x N x 2 of the originals as shares of the input, and which of them are seen there."""
     homogeneous = F.pad(points_xy.float(), (0, 1), value=1.0) @ geometry.homography.float().transpose(1, 2)
     scale = homogeneous[..., 2:]
     mapped = homogeneous[..., :2] / scale

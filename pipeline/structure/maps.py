@@ -1,18 +1,17 @@
-"""Similarity maps: how alike SAM's decoder finds an anchor and every position of the image; or what the labels say."""
+"""Similarity maps: how similar SAM's decoder finds an anchor and every position of a tile, or what the labels say."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
-from torch.nn import functional as F
 
-from pipeline.masks.run_lengths import CompressedRle
-from pipeline.masks.windows import Window
+from pipeline.masks.run_lengths import CompressedRle, decode_window, tight_window
+from pipeline.masks.windows import BoolMask, Window, nonzero_window
 from pipeline.sam import frame
 from pipeline.sam.engine import ImageEmbeddings, SamEngine
 from pipeline.sam.prompt import Prompt
@@ -43,7 +42,7 @@ def similarity_maps(
     """Return quantised maps (A, side, side) of an image: the prompt of each anchor (A, 2) alone goes to the decoder.
 
     A map holds the cosine similarity of the decoder's image token at the anchor and at the positions of
-    `grid_positions`. SAM's padding is no part of it.
+    `grid_positions`, which cover the image without SAM's padding.
     """
     height, width = embeddings.image_hw[image_index]
     resized_height, resized_width = frame.resized_hw((height, width), engine.input_side)
@@ -54,36 +53,52 @@ def similarity_maps(
     maps = np.empty((len(anchors_xy), side, side), dtype=np.uint8)
     for indices, features in engine.decoder_tokens(embeddings, image_index, prompts):
         own = own_xy[indices]
-        places = torch.cat([own.unsqueeze(1), positions_xy.expand(len(own), -1, -1)], dim=1)
-        sampled = sample_features(features, places)
+        sampled = sample_features(features, torch.cat([own[:, None], positions_xy.expand(len(own), -1, -1)], dim=1))
         similarity = (sampled[:, 1:] @ sampled[:, 0].unsqueeze(-1)).squeeze(-1)
         maps[indices] = quantise(similarity).reshape(-1, side, side).cpu().numpy()
     return maps
 
 
 def boxes_in_tile(instances: Sequence[CompressedRle], tile: Window) -> NDArray[np.float32]:
-    """Return the boxes (N, 4) of instances, cut to a tile, as x0, y0, x1, y1 in its pixels."""
-    boxes = np.array([coco_mask.toBbox(rle) for rle in instances], dtype=np.float32).reshape(-1, 4)
-    corners = np.stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-    low, high = np.array([tile.x0, tile.y0], np.float32), np.array([tile.x1, tile.y1], np.float32)
-    return np.asarray((np.clip(corners, low, high) - low).reshape(-1, 4))
+    """Return the tight boxes (N, 4) of what a tile shows of instances, as x0, y0, x1, y1 in its pixels.
+
+    Four zeros where it shows nothing of an instance.
+    """
+    boxes = np.zeros((len(instances), 4), dtype=np.float32)
+    for index, rle in enumerate(instances):
+        whole = tight_window(rle)
+        seen = whole.moved(-tile.x0, -tile.y0) if tile.contains(whole) else nonzero_window(_seen_in(rle, tile))
+        if not seen.is_empty:
+            boxes[index] = astuple(seen)
+    return boxes
 
 
 def truth_maps(tile: Window, anchors: Anchors, instances: Sequence[CompressedRle], side: int) -> NDArray[np.uint8]:
     """Return quantised maps (A, side, side) over a tile from labels: 1 where the anchor's own instance is, else 0.
 
-    The background counts as one instance. A cell holds the share of it that belongs to the instance.
+    The background counts as one instance. A cell holds the share of its area that belongs to the instance.
     """
-    background = np.ones((tile.height, tile.width), dtype=np.float32)
+    rows, columns = _cell_weights(tile.height, side), _cell_weights(tile.width, side)
+    background = np.ones((tile.height, tile.width), dtype=np.bool_)
     shares = np.empty((len(instances) + 1, side, side), dtype=np.float32)
     for index, rle in enumerate(instances):
-        mask = coco_mask.decode(rle)[tile.y0 : tile.y1, tile.x0 : tile.x1].astype(np.float32)
-        background[mask > 0] = 0
-        shares[index] = _cell_means(mask, side)
-    shares[-1] = _cell_means(background, side)
+        mask = _seen_in(rle, tile)
+        background &= ~mask
+        shares[index] = rows @ mask @ columns.T
+    shares[-1] = rows @ background @ columns.T
     return np.asarray(quantise(torch.from_numpy(shares)).numpy()[anchors.instance])
 
 
-def _cell_means(values: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Return the means of side x side equal cells over an array; of the pixels that a cell touches."""
-    return np.asarray(F.adaptive_avg_pool2d(torch.from_numpy(values)[None, None], side)[0, 0].numpy())
+def _seen_in(rle: CompressedRle, tile: Window) -> BoolMask:
+    """Return what a tile shows of an instance: bool (height, width) of the tile."""
+    if (tight_window(rle) & tile).is_empty:  # most instances are elsewhere: do not decode them
+        return np.zeros((tile.height, tile.width), dtype=np.bool_)
+    return decode_window(rle, tile)
+
+
+def _cell_weights(length: int, side: int) -> NDArray[np.float32]:
+    """Return along one axis the share of each of `side` equal cells that each pixel fills: (side, length)."""
+    edges = np.arange(side + 1) * (length / side)
+    pixels = np.arange(length)
+    overlap_px = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return np.asarray(overlap_px.clip(0) * (side / length), dtype=np.float32)

@@ -1,21 +1,21 @@
-"""How well similarity maps tell an anchor's own instance from all the rest, by the labels.
+"""How well similarity maps tell an anchor's own instance from everything else, measured by the labels.
 
-A position counts as inside where at least half of its cell belongs to the anchor's instance. Only anchors within
-instances count, and only those whose maps show both sides.
+A position is inside where at least half of its cell belongs to the anchor's instance, as its truth map says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.structure.target_columns import LEVELS
 
-HALF = (LEVELS + 1) * 3 // 4
-"""The least quantised value of a truth map where half of a cell belongs to the instance: 0.5 on a scale of -1 to 1."""
+HALF: Final = round(0.75 * LEVELS)
+"""The quantised value of a truth map where half of a cell belongs to the instance: 0.5 on a scale of -1 to 1."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Separation:
     """Means over anchors.
 
     area_under_curve: the probability that a position inside is more similar than one outside; 0.5 is chance.
-    inside, outside: mean similarity, -1 to 1. anchors: how many were measured.
+    inside, outside: mean similarity, -1 to 1. anchors: the number of anchors measured.
     """
 
     area_under_curve: float
@@ -33,7 +33,10 @@ class Separation:
 
 
 def separation(maps: NDArray[np.uint8], truth: NDArray[np.uint8]) -> Separation | None:
-    """Measure quantised maps (A, side, side) by truth maps of the same anchors; None where none can be."""
+    """Measure quantised maps (A, side, side) by the truth maps of the same anchors, all of which lie in instances.
+
+    Leave out anchors whose maps show one side alone, inside or outside. None where no anchor is left.
+    """
     levels = np.arange(LEVELS + 1)
     areas, insides, outsides = [], [], []
     for values, own in zip(maps.reshape(len(maps), -1), truth.reshape(len(truth), -1) >= HALF, strict=True):
@@ -51,7 +54,7 @@ def separation(maps: NDArray[np.uint8], truth: NDArray[np.uint8]) -> Separation 
 
 
 def pooled(parts: Iterable[Separation | None]) -> Separation | None:
-    """Return the means over the anchors of several images; None where none was measured."""
+    """Return the means over all anchors of several parts, such as images; None where no anchor was measured."""
     measured = [part for part in parts if part is not None]
     anchors = sum(part.anchors for part in measured)
     if not anchors:

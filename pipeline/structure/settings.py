@@ -22,7 +22,7 @@ class DistillSettings(Settings):
     """Share of the anchor points that are placed inside labelled instances; the others are placed anywhere."""
     inside: Literal["uniform", "by-instance"] = "uniform"
     """Place inside points evenly over all pixels of instances, as in the paper, or as many in each instance."""
-    cell_px: Annotated[float, Field(gt=0)] | None = None
+    cell_px: Annotated[float, Field(ge=1)] | None = None
     """Largest side of a map's cells, in pixels of the image. Larger images are processed in overlapping tiles.
     Null: each image as a whole, in 64 x 64 cells."""
     seed: Seed = 0

@@ -1,6 +1,6 @@
 """The declaration of structural targets: what an image has, and the columns it is kept in.
 
-`docs/structural-targets.md` tells the same to users. Whatever changes here raises the version.
+`docs/structural-targets.md` says the same to users. Every change here raises the version.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAP_SIDE: Final = 64
 LEVELS: Final = 255
 """The quantised similarity that stands for 1.0; 0 stands for -1.0."""
 ANCHORS_PER_SHARD: Final = 4096
-"""About as many anchors make a shard: 16 MiB of maps."""
+"""Images of about this many anchors make a shard: 16 MiB of maps."""
 
 TARGET_STATUSES: Final = (Status.OK, Status.FAILED)
 """On disk a status is its index in this tuple."""
@@ -56,7 +56,7 @@ class ImageTargets:
 
 
 class TargetAttributes(TableAttributes, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The attributes of structural targets. statuses: how many images have each."""
+    """The attributes of structural targets. statuses: the number of images of each status."""
 
     statuses: dict[str, int]
 
@@ -73,7 +73,7 @@ class TargetAttributes(TableAttributes, frozen=True, kw_only=True, forbid_unknow
 
 TARGET_FORMAT: Final = TableFormat(
     name="s4m-structure",
-    version=2,
+    version=3,
     content="structural targets",
     make_again="Make them again: make distill.",
     ids="images/id",
@@ -110,7 +110,7 @@ TARGET_FORMAT: Final = TableFormat(
 
 
 def columns_from_targets(rows: Sequence[ImageTargets]) -> dict[str, NDArray[Any]]:
-    """Return the columns of some images, one at least."""
+    """Return the columns of one image or more."""
     values: dict[str, Any] = {
         "images/id": [row.image_id for row in rows],
         "images/width": [row.width for row in rows],

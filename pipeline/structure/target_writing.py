@@ -12,7 +12,7 @@ from pipeline.tables.shard_files import ShardPlan, write_shard
 
 
 def write_target_shard(folder: Path, index: int, rows: Sequence[ImageTargets]) -> Path:
-    """Publish the targets of some images, atomically. StageError where the disk is full."""
+    """Write the targets of one image or more as a shard, atomically. StageError where the disk is full."""
     return write_shard(TARGET_FORMAT, folder, index, columns_from_targets(rows))
 
 
