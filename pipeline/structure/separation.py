@@ -39,7 +39,7 @@ def separation(maps: NDArray[np.uint8], truth: NDArray[np.uint8]) -> Separation 
     """
     levels = np.arange(LEVELS + 1)
     areas, insides, outsides = [], [], []
-    for values, own in zip(maps.reshape(len(maps), -1), truth.reshape(len(truth), -1) >= HALF, strict=True):
+    for values, own in zip(maps, truth >= HALF, strict=True):
         inside, outside = (np.bincount(part, minlength=LEVELS + 1) for part in (values[own], values[~own]))
         if not inside.sum() or not outside.sum():
             continue
