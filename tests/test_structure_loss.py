@@ -136,7 +136,11 @@ def all_positions(monkeypatch):
 @pytest.mark.parametrize("every", [1, 2])
 def test_features_that_agree_cost_nothing_under_any_resize_crop_and_flip(monkeypatch, tiles, every):
     monkeypatch.setattr(loss_module, "EVERY", every)
-    assert StructuralLoss()(planted_features(GEOMETRY), planted_targets(tiles=tiles), GEOMETRY) < TOLERANCE
+    targets = planted_targets(tiles=tiles)
+    cropped_xy = targets[1].anchors_xy * 1.7 - torch.tensor([40.0, 25.0])
+    seen = ((cropped_xy >= 0) & (cropped_xy <= GEOMETRY.visible_wh[1])).all(dim=1)
+    assert 0 < seen.sum() < ANCHORS  # a crop that loses some
+    assert StructuralLoss()(planted_features(GEOMETRY), targets, GEOMETRY) < TOLERANCE
 
 
 @pytest.mark.parametrize("tiles", [1, 3])
