@@ -98,6 +98,7 @@ STREET = [encode_mask(rectangle((1024, 2048), x, 400, x + 90, 600)) for x in ran
 def test_a_crop_of_cityscapes_has_fine_cells_and_enough_anchors(instances, least):
     settings = DistillSettings(cell_px=4, anchors=2048)
     tiles = tiles_of((1024, 2048), settings.cell_px, MAP_SIDE)
+    assert len(tiles) == 55
     assert max(max(tile.width, tile.height) / MAP_SIDE for tile in tiles) * 2 <= 8  # in pixels of the crop
     enough, seen_shares = [], []
     for image_id in range(10):
