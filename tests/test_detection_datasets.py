@@ -6,6 +6,8 @@ import json
 import pickle
 import random
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,10 +32,9 @@ from pipeline.errors import StageError, StoreError
 from pipeline.files.images import read_image
 from pipeline.labels.dataset_rows import dataset_rows
 from pipeline.labels.label_store import LabelStore
-from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_mask
+from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status, label_from_mask
 from pipeline.structure.target_columns import MAP_SIDE, ImageTargets
 from pipeline.structure.target_writing import seal_targets, write_target_shard
-from pipeline.tables.shard_files import divide
 from tests import test_augment_stage
 from tests.processes import forked
 from tests.test_augment_composite import rectangle
@@ -42,24 +43,13 @@ from tests.tiny_coco import TinyCoco, tiny_coco, write_json
 from tests.tiny_labels import tiny_store
 
 PLAIN = sample_pipeline([], photometric=None)
+GEOMETRY = [
+    {"type": "RandomResize", "resize_type": "mmdet.Resize", "scale": (60, 40), "ratio_range": (0.7, 1.5)},
+    {"type": "mmdet.RandomCrop", "crop_size": (40, 32), "allow_negative_crop": True},
+    {"type": "mmdet.RandomFlip", "prob": 0.5},
+]
 # As a config holds it after a way through JSON: lists for tuples.
-CHANGING = json.loads(
-    json.dumps(
-        sample_pipeline(
-            [
-                {
-                    "type": "RandomResize",
-                    "resize_type": "mmdet.Resize",
-                    "scale": (60, 40),
-                    "ratio_range": (0.7, 1.5),
-                },
-                {"type": "mmdet.RandomCrop", "crop_size": (40, 32), "allow_negative_crop": True},
-                {"type": "mmdet.RandomFlip", "prob": 0.5},
-            ],
-            photometric={"jitter": 0.8, "grey": 0.2, "blur": 0.5},
-        )
-    )
-)
+CHANGING = json.loads(json.dumps(sample_pipeline(GEOMETRY, photometric={"jitter": 0.8, "grey": 0.2, "blur": 0.5})))
 
 
 def first(item: int = 0, draw: int = 0) -> Sample:
@@ -149,28 +139,67 @@ def test_some_of_the_images(tmp_path):
 
 def test_structural_targets_come_along(tmp_path):
     tiny = tiny_coco(tmp_path, images=2)
-    rng = np.random.default_rng(0)
-    all_targets = [
-        ImageTargets(
-            image["id"],
-            image["file_name"],
-            64,
-            48,
-            "ok",
-            "",
-            rng.uniform(0, 40, (8, 2)).astype(np.float32),
-            rng.integers(0, 256, (8, MAP_SIDE, MAP_SIDE), dtype=np.uint8),
-        )
-        for image in tiny.content["images"]
-    ]
-    write_target_shard(tmp_path / "shards", 0, all_targets)
-    seal_targets(tmp_path / "shards", divide([1, 2], 2), tmp_path / "structure.zarr", 8, {})
-    dataset = labelled(tiny, structure=str(tmp_path / "structure.zarr"))
+    all_targets = [structural_targets(image, anchors=8) for image in tiny.content["images"]]
+    dataset = labelled(tiny, structure=str(sealed_targets(tmp_path, all_targets)))
     for item, targets in enumerate(all_targets):
         sample = dataset[first(item)]["data_samples"].to("cpu")
         np.testing.assert_array_equal(sample.structure_anchors_xy.numpy(), targets.anchors_xy)
+        np.testing.assert_array_equal(sample.structure_windows_xyxy.numpy(), targets.windows_xyxy)
         np.testing.assert_array_equal(sample.structure_maps.numpy(), targets.maps)
     assert "structure_maps" not in labelled(tiny)[first()]["data_samples"]
+
+
+def structural_targets(image: dict[str, Any], anchors: int) -> ImageTargets:
+    """Random targets of an image of 64 x 48 pixels."""
+    rng = np.random.default_rng(image["id"])
+    return ImageTargets(
+        image["id"],
+        image["file_name"],
+        64,
+        48,
+        Status.OK,
+        "",
+        rng.uniform((0, 0), (64, 48), (anchors, 2)).astype(np.float32),
+        rng.integers((0, 0, 40, 30), (20, 15, 64, 48), (anchors, 4)).astype(np.int32),
+        rng.integers(0, 256, (anchors, MAP_SIDE, MAP_SIDE), dtype=np.uint8),
+    )
+
+
+def sealed_targets(folder: Path, rows: list[ImageTargets]) -> Path:
+    write_target_shard(folder / "shards", 0, rows)
+    seal_targets(folder / "shards", [[row.image_id for row in rows]], folder / "structure.zarr", {})
+    return folder / "structure.zarr"
+
+
+def test_each_sample_draws_its_own_structural_anchors_among_those_that_it_shows(tmp_path):
+    tiny = tiny_coco(tmp_path, images=2)
+    seen, failed = structural_targets(tiny.content["images"][0], anchors=60), tiny.content["images"][1]
+    rows = [seen, ImageTargets.of_failure(failed["id"], failed["file_name"], 64, 48, "cut off")]
+    # As a config holds it after a way through JSON.
+    pipeline = json.loads(json.dumps(sample_pipeline(GEOMETRY, photometric=None, anchors=10)))
+    dataset = LabelledImages(
+        str(tiny.annotations), str(tiny.image_root), pipeline, structure=str(sealed_targets(tmp_path, rows))
+    )
+    stored = {tuple(xy): index for index, xy in enumerate(seen.anchors_xy.tolist())}
+    drawn: set[tuple[int, ...]] = set()
+    for draw in range(8):
+        sample = dataset[first(0, draw)]["data_samples"]
+        members = [stored[tuple(xy)] for xy in sample.structure_anchors_xy.tolist() if not np.isnan(xy[0])]
+        assert 0 < len(members) == len(set(members)) <= 10
+        np.testing.assert_array_equal(sample.structure_windows_xyxy[: len(members)], seen.windows_xyxy[members])
+        np.testing.assert_array_equal(sample.structure_maps[: len(members)], seen.maps[members])
+        drawn.add(tuple(members))
+        again = dataset[first(0, draw)]["data_samples"]
+        for key in ("structure_anchors_xy", "structure_windows_xyxy", "structure_maps"):
+            np.testing.assert_array_equal(getattr(again, key), getattr(sample, key))
+    assert len(drawn) == 8
+    # Samples of a batch have as many rows, whether an image shows no anchor or failed.
+    nothing = dataset[first(1)]["data_samples"]
+    assert nothing.structure_anchors_xy.shape == (10, 2)
+    assert nothing.structure_anchors_xy.isnan().all()
+    assert nothing.structure_maps.shape == (10, MAP_SIDE, MAP_SIDE)
+    plain = LabelledImages(str(tiny.annotations), str(tiny.image_root), pipeline)
+    assert "structure_maps" not in plain[first()]["data_samples"]
 
 
 @pytest.mark.parametrize(("weight", "expected"), [("none", [1, 1]), ("score", [0.75, 0.5]), ("gate", [0.5, 0.25])])

@@ -146,13 +146,22 @@ def as_features(image):
 
 
 def targets(image, seed):
-    """Anchors (A x 2, pixels) and their maps, as SAM would have given them if its features were the picture's."""
+    """Anchors (A x 2, pixels), their windows and maps, as SAM would have given them with the picture as its features.
+
+    Half of the windows are the whole image, half are tiles of three quarters of it.
+    """
     height, width, _ = image.shape
     size_wh = torch.tensor([width, height], dtype=torch.float32)
-    anchors_xy = torch.rand(ANCHORS, 2, generator=torch.Generator().manual_seed(seed)) * size_wh
-    own = sample_features(as_features(image), (anchors_xy / size_wh)[None])[0]
-    others = sample_features(as_features(image), (grid_positions(MAP_SIDE, size_wh) / size_wh)[None])[0]
-    return anchors_xy, quantise(own @ others.T).unflatten(1, (MAP_SIDE, MAP_SIDE))
+    tile = [width // 4, height // 4, width, height]
+    windows_xyxy = torch.tensor([[0, 0, width, height], tile] * (ANCHORS // 2), dtype=torch.int32)
+    low, sides = windows_xyxy[:, :2].float(), (windows_xyxy[:, 2:] - windows_xyxy[:, :2]).float()
+    anchors_xy = low + torch.rand(ANCHORS, 2, generator=torch.Generator().manual_seed(seed)) * sides
+    positions_xy = grid_positions(MAP_SIDE, sides) + low[:, None]
+    features = as_features(image).expand(ANCHORS, -1, -1, -1)
+    own = sample_features(features, (anchors_xy / size_wh)[:, None])
+    others = sample_features(features, positions_xy / size_wh)
+    maps = (own * others).sum(dim=2)
+    return anchors_xy, windows_xyxy, quantise(maps).unflatten(1, (MAP_SIDE, MAP_SIDE))
 
 
 def transformed(image, seed, flip):
@@ -174,7 +183,7 @@ class Planted(nn.Module):
         super().__init__()
         self.module = module
         self.strides = getattr(module, "strides", None)
-        self.features = nn.Parameter(features)
+        self.features = nn.Parameter(features.clone())
 
     def forward(self, levels):
         first, *others = self.module(levels)
@@ -202,7 +211,7 @@ def taught_batch(flips):
             ori_shape=original.shape[:2],
             homography_matrix=result["homography_matrix"],
         )
-        taught.structure_anchors_xy, taught.structure_maps = targets(original, seed)
+        taught.structure_anchors_xy, taught.structure_windows_xyxy, taught.structure_maps = targets(original, seed)
         samples.append(taught)
         features.append(F.avg_pool2d(as_features(result["img"]), 4))
     return samples, torch.cat(features)
@@ -217,10 +226,16 @@ def test_structure_is_followed_through_resize_crop_and_flip(family):
     with torch.no_grad():
         planted.features.copy_(features.flip(-1))
     assert losses_of(detector, images(3), samples)["loss_structure"].item() > 20 * right.item()
-    for each in samples:
-        each.set_metainfo({"homography_matrix": np.eye(3)})
     with torch.no_grad():
         planted.features.copy_(features)
+    for each in samples:
+        each.structure_windows_xyxy = each.structure_windows_xyxy.roll(1, dims=0)
+    assert losses_of(detector, images(3), samples)["loss_structure"].item() > 20 * right.item()
+    for each in samples:
+        each.structure_windows_xyxy = each.structure_windows_xyxy.roll(-1, dims=0)
+    assert losses_of(detector, images(3), samples)["loss_structure"].item() < 2e-3
+    for each in samples:
+        each.set_metainfo({"homography_matrix": np.eye(3)})
     assert losses_of(detector, images(3), samples)["loss_structure"].item() > 20 * right.item()
 
 

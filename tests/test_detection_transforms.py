@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.dataset import Compose
 from pycocotools import mask as coco_mask
@@ -13,7 +14,7 @@ from torchvision.transforms import v2
 
 from pipeline.detection.packing import sample_pipeline
 from pipeline.detection.sample_seed import Sample
-from pipeline.detection.transforms import Photometric
+from pipeline.detection.transforms import DrawAnchors, Photometric
 from pipeline.detection.window_masks import MaskWindow, WindowMasks
 from tests.test_augment_composite import rectangle
 from tests.tiny_labels import random_mask
@@ -191,6 +192,109 @@ def test_what_window_masks_leave_to_bitmap_masks(change):
     masks = [random_mask(np.random.default_rng(seed), 90, 60) for seed in range(3)]
     theirs = change(BitmapMasks(np.stack(masks).astype(np.uint8), *HW))
     np.testing.assert_array_equal(change(WindowMasks.of_image(windows(masks), *HW)).masks, theirs.masks)
+
+
+# Structural anchors
+
+MAP_SIDE = 3
+
+
+def with_anchors(count: int) -> dict:
+    """A sample with so many anchors, anywhere in the image; each map and window is its number."""
+    rng = np.random.default_rng(count)
+    numbers = np.arange(count)
+    return results([], np.zeros((*HW, 3), np.uint8), []) | {
+        "structure_anchors_xy": (rng.integers(0, HW[::-1], (count, 2)) + 0.5).astype(np.float32),
+        "structure_windows_xyxy": np.repeat(numbers, 4).reshape(count, 4).astype(np.int32),
+        "structure_maps": np.repeat(numbers, MAP_SIDE**2).reshape(count, MAP_SIDE, MAP_SIDE).astype(np.uint8),
+    }
+
+
+def drawn_of(sample: DetDataSample, count: int) -> list[int]:
+    """The numbers of the anchors drawn, all with their own windows and maps; the rest of `count` are empty."""
+    anchors_xy = sample.structure_anchors_xy.numpy()
+    assert anchors_xy.shape == (count, 2)
+    assert (sample.structure_windows_xyxy.shape, sample.structure_maps.shape) == ((count, 4), (count, 3, 3))
+    dtypes = [getattr(sample, f"structure_{key}").dtype for key in ("anchors_xy", "windows_xyxy", "maps")]
+    assert dtypes == [torch.float32, torch.int32, torch.uint8]
+    seen = ~np.isnan(anchors_xy).any(axis=1)
+    numbers = sample.structure_maps[:, 0, 0].tolist()
+    for index, number in enumerate(numbers):
+        assert set(sample.structure_maps[index].flatten().tolist()) == {number}
+        assert set(sample.structure_windows_xyxy[index].tolist()) == {number}
+    assert not any(number for number, is_seen in zip(numbers, seen, strict=True) if not is_seen)
+    assert np.isnan(anchors_xy[~seen]).all()
+    return [number for number, is_seen in zip(numbers, seen, strict=True) if is_seen]
+
+
+def packed_with(count: int, draw: int, stored: int = 200, geometry=GEOMETRY) -> tuple[DetDataSample, dict]:
+    given = with_anchors(stored)
+    with Sample(0, 0, draw, 0).randomness():
+        packed = Compose(sample_pipeline(geometry, photometric=None, anchors=count))(dict(given))
+    return packed["data_samples"], given
+
+
+def shown_by(sample: DetDataSample, anchors_xy: np.ndarray) -> set[int]:
+    height, width = sample.img_shape
+    homogeneous = np.column_stack([anchors_xy, np.ones(len(anchors_xy))]) @ sample.homography_matrix.T
+    x, y = homogeneous[:, 0] / homogeneous[:, 2], homogeneous[:, 1] / homogeneous[:, 2]
+    return set(np.flatnonzero((x >= 0) & (x <= width) & (y >= 0) & (y <= height)).tolist())
+
+
+@pytest.mark.parametrize("draw", range(8))
+def test_anchors_are_drawn_among_those_that_the_crop_shows_none_twice(draw):
+    sample, given = packed_with(20, draw)
+    numbers, shown = drawn_of(sample, 20), shown_by(sample, given["structure_anchors_xy"])
+    assert len(numbers) == len(set(numbers)) == 20
+    assert 20 < len(shown) < 200  # the crop shows some
+    assert set(numbers) <= shown
+    for number, xy in zip(numbers, sample.structure_anchors_xy.numpy(), strict=True):
+        np.testing.assert_array_equal(xy, given["structure_anchors_xy"][number])
+
+
+@pytest.mark.parametrize("draw", range(8))
+def test_where_the_crop_shows_too_few_anchors_all_of_them_come_and_the_rest_is_nan(draw):
+    sample, given = packed_with(190, draw)
+    numbers, shown = drawn_of(sample, 190), shown_by(sample, given["structure_anchors_xy"])
+    assert len(numbers) < 190
+    assert sorted(numbers) == sorted(shown)
+
+
+def test_each_sample_draws_anew_and_the_same_sample_the_same():
+    whole = [drawn_of(packed_with(20, draw, geometry=[])[0], 20) for draw in (0, 0, 1)]
+    assert whole[0] == whole[1]
+    assert set(whole[0]) != set(whole[2])
+    # In time every anchor is drawn, each about as often.
+    counts = np.zeros(50, dtype=int)
+    for draw in range(200):
+        counts[drawn_of(packed_with(20, draw, stored=50, geometry=[])[0], 20)] += 1
+    assert counts.sum() == 200 * 20
+    assert counts.min() > 50
+    assert counts.max() < 115
+
+
+def test_an_image_without_anchors_gets_nan_alone():
+    sample, _ = packed_with(4, 0, stored=0)
+    assert drawn_of(sample, 4) == []
+
+
+def test_samples_without_structural_targets_stay_without():
+    packed = Compose(sample_pipeline(GEOMETRY, photometric=None, anchors=4))(
+        results([], np.zeros((*HW, 3), np.uint8), [])
+    )
+    assert "structure_maps" not in packed["data_samples"]
+
+
+def test_anchors_behind_a_projective_transform_are_not_drawn():
+    given = with_anchors(60)
+    given["homography_matrix"] = np.array([[1.0, 0, 0], [0, 1, 0], [-1 / 45, 0, 1]])  # the scale is 0 in the middle
+    found = DrawAnchors(60).transform(given)
+    anchors_xy = found["structure_anchors_xy"]
+    seen = anchors_xy[~np.isnan(anchors_xy).any(axis=1)]
+    assert len(seen) > 5
+    scale = 1 - seen[:, :1] / 45
+    assert (scale > 0).all()
+    assert (seen / scale <= (90, 60)).all()
 
 
 def natural_image() -> np.ndarray:

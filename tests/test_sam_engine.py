@@ -260,23 +260,43 @@ def test_images_encoded_before_and_fresh_ones_keep_their_order() -> None:
     assert not torch.equal(mixed.features[1], fresh.features[1])  # it was kept in half precision
 
 
+@pytest.mark.parametrize(
+    "forms", [("1",), ("1b",), ("1", "1b", "2", "0b", "1m", "1bm")], ids=["point", "point and box", "mixed"]
+)
+@pytest.mark.parametrize("index", [0, 4])
 @pytest.mark.parametrize("model", ["vit", "tiny"])
-def test_decoder_features_are_what_the_hypernetworks_multiply(model: str) -> None:
+def test_decoder_tokens_are_the_image_tokens_of_the_two_way_transformer(
+    model: str, index: int, forms: tuple[str, ...]
+) -> None:
     sam = sam_of(model)
     reference = copy.deepcopy(sam)
     engine = SamEngine(sam, precision="fp32")
     images = random_images(6)
     embeddings = engine.encode(images)
-    points_xy = (np.random.default_rng(0).random((20, 2)) * (150, 96)).astype(np.float32)
-    found = torch.cat(list(engine.decoder_features(embeddings, 0, points_xy)))
-
+    rng = np.random.default_rng(0)
+    prompts = [random_prompt(rng, str(form), SHAPES_HW[index], engine.lowres_side) for form in rng.choice(forms, 24)]
     predictor = SamPredictor(reference)
-    predictor.set_image(images[0])
+    predictor.set_image(images[index])
     seen: list[torch.Tensor] = []
-    reference.mask_decoder.output_upscaling.register_forward_hook(lambda _module, _args, out: seen.append(out))
-    for point in points_xy:
-        predictor.predict(point[None], np.ones(1))
-    torch.testing.assert_close(found, torch.cat(seen), rtol=0, atol=1e-5)
+    reference.mask_decoder.transformer.register_forward_hook(lambda _module, _args, out: seen.append(out[1]))
+    for prompt in prompts:
+        predicted(predictor, prompt)
+    side = reference.prompt_encoder.image_embedding_size[0]
+    expected = [tokens[0].T.unflatten(1, (side, side)) for tokens in seen]
+    answered: list[int] = []
+    for indices, found in engine.decoder_tokens(embeddings, index, prompts):
+        assert found.dtype == torch.float32
+        answered += indices
+        wanted = torch.stack([expected[number] for number in indices])
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    assert sorted(answered) == list(range(24))
+    different = [(expected[0] - other).abs().max() for other in expected[1:]]
+    assert min(different) > 1e-3  # the prompts matter
+
+
+def test_no_prompts_no_decoder_tokens() -> None:
+    engine = SamEngine(sam_of("tiny"))
+    assert list(engine.decoder_tokens(engine.encode(random_images(0, [(9, 9)])), 0, [])) == []
 
 
 @pytest.mark.parametrize("model", ["vit", "tiny"])

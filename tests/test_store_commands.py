@@ -106,9 +106,10 @@ def tables_in(folder: Path) -> list[Path]:
     """A label store, structural targets and kept embeddings, of one image each."""
     write_label_store(folder / "labels.zarr", [tiny_row(1)], CATEGORIES, {})
     maps = np.zeros((2, MAP_SIDE, MAP_SIDE), np.uint8)
-    row = ImageTargets(1, "1.png", 50, 40, Status.OK, "", np.zeros((2, 2), np.float32), maps)
+    windows_xyxy = np.array([[0, 0, 50, 40]] * 2, np.int32)
+    row = ImageTargets(1, "1.png", 50, 40, Status.OK, "", np.zeros((2, 2), np.float32), windows_xyxy, maps)
     write_target_shard(folder / "shards", 0, [row])
-    seal_targets(folder / "shards", [[1]], folder / "structure.zarr", 2, {})
+    seal_targets(folder / "shards", [[1]], folder / "structure.zarr", {})
     shutil.rmtree(folder / "shards")
     prepare_embeddings(folder, [[1]], (4, 2, 3))
     write_embeddings(folder, 0, 0, [ImageRow(1, 50, 40, np.ones((4, 2, 3), np.float16))], (4, 2, 3))
@@ -128,7 +129,7 @@ def tables(tmp_path) -> list[Path]:
 def test_verify_names_the_columns_of_every_kind_of_table(s4m, tables):
     told = s4m("stores", "verify")
     assert (told.status, told.out) == (0, "1 results are whole\n")
-    files = {"features/c/0/0/0/0": tables[0], "instances/score/c/0": tables[1], "maps/c/0/0/0/0": tables[2]}
+    files = {"features/c/0/0/0/0": tables[0], "instances/score/c/0": tables[1], "anchors/map/c/0/0/0": tables[2]}
     for name, table in files.items():
         path = table / name
         content = path.read_bytes()

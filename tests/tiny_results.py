@@ -19,8 +19,8 @@ from pipeline.coco.reading import read_coco
 from pipeline.datasets.split import TRUTH
 from pipeline.evaluation import results as ev
 from pipeline.labels.label_writing import write_label_store
-from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status, label_from_mask
-from pipeline.structure.target_columns import MAP_SIDE, ImageTargets
+from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_mask
+from pipeline.structure.target_columns import ImageTargets
 from pipeline.structure.target_writing import seal_targets, write_target_shard
 from pipeline.workflow.workspace import Workspace
 
@@ -148,11 +148,9 @@ def _fill(
         (folder / "log.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + '\n{"iterat')
     if stage == "distill":
         # One image, which has failed.
-        nowhere = np.full((2, 2), np.nan, np.float32)
-        maps = np.zeros((2, MAP_SIDE, MAP_SIDE), np.uint8)
-        row = ImageTargets(1, "labelled.png", 64, 48, Status.FAILED, "cut off too", nowhere, maps)
+        row = ImageTargets.of_failure(1, "labelled.png", 64, 48, "cut off too")
         write_target_shard(folder / "shards", 0, [row])
-        seal_targets(folder / "shards", [[1]], folder / "structure.zarr", 2, {})
+        seal_targets(folder / "shards", [[1]], folder / "structure.zarr", {})
         shutil.rmtree(folder / "shards")
     if stage == "evaluate":
         for model in evaluation.models:

@@ -194,7 +194,11 @@ class LabelledImages(TrainingImages):
         extras = {}
         if self._structure is not None:
             targets = self._structure.by_id(labels.image_id)
-            extras = {"structure_anchors_xy": targets.anchors_xy, "structure_maps": targets.maps}
+            extras = {
+                "structure_anchors_xy": targets.anchors_xy,
+                "structure_windows_xyxy": targets.windows_xyxy,
+                "structure_maps": targets.maps,
+            }
         return LoadedImage(*_read(self._image_root, labels), labels, extras)
 
     def _labels(self, item: int) -> ImageLabels:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pipeline.detection.mask2former_head import MASKS_IN_ALL
 from pipeline.detection.registry import MODELS
-from pipeline.structure.loss import Geometry, StructuralLoss
+from pipeline.structure.loss import Geometry, ImageStructure, StructuralLoss
 
 LABELLED: Final = "labelled"
 PSEUDO_PREFIX: Final = "pseudo_"
@@ -98,12 +98,11 @@ class SemiSupervisedDetector(BaseDetector):  # type: ignore[misc]
             losses: Losses = super().loss(inputs, samples)
         features = outputs[0][taught]
         samples = [samples[index] for index in taught]
-        losses["loss_structure"] = self.structural_loss(
-            features,
-            torch.stack([sample.structure_anchors_xy for sample in samples]),
-            torch.stack([sample.structure_maps for sample in samples]),
-            _geometry(samples, features, stride),
-        )
+        targets = [
+            ImageStructure(sample.structure_anchors_xy, sample.structure_windows_xyxy, sample.structure_maps)
+            for sample in samples
+        ]
+        losses["loss_structure"] = self.structural_loss(features, targets, _geometry(samples, features, stride))
         return losses
 
 
@@ -167,7 +166,6 @@ def _geometry(samples: list[DetDataSample], features: Tensor, stride: int) -> Ge
 
     homographies = [np.asarray(sample.get("homography_matrix", np.eye(3)), dtype=np.float32) for sample in samples]
     return Geometry(
-        image_wh=sizes_wh("ori_shape"),
         homography=torch.from_numpy(np.stack(homographies)).to(features.device),
         visible_wh=sizes_wh("img_shape"),
         input_wh=(features.shape[-1] * stride, features.shape[-2] * stride),

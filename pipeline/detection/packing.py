@@ -10,7 +10,7 @@ import torch
 from mmdet.datasets.transforms import PackDetInputs
 
 from pipeline.detection.registry import SCOPE, TRANSFORMS
-from pipeline.detection.transforms import Photometric, SettleInstances
+from pipeline.detection.transforms import DrawAnchors, Photometric, SettleInstances
 
 META_KEYS = (
     "img_id",
@@ -35,8 +35,8 @@ class PackInputs(PackDetInputs):  # type: ignore[misc]
     - gt_instances: bboxes, labels, masks, weights (float32); ignored_instances: bboxes, labels, masks
     - metainfo: `META_KEYS` as far as they apply; homography_matrix (3, 3) is from pixels of the original image
       to those of the input; replaced: how many images could not be used before this one took their place
-    - where there are structural targets: structure_anchors_xy, float32 (A, 2), pixels of the original image,
-      and structure_maps, uint8 (A, side, side)
+    - where there are structural targets: structure_anchors_xy, float32 (A, 2), and structure_windows_xyxy,
+      int32 (A, 4), pixels of the original image, and structure_maps, uint8 (A, side, side)
     """
 
     mapping_table = PackDetInputs.mapping_table | {"gt_weights": "weights"}
@@ -50,22 +50,23 @@ class PackInputs(PackDetInputs):  # type: ignore[misc]
         packed: dict[str, Any] = super().transform(results)
         data_sample = packed["data_samples"]
         del data_sample.ignored_instances.weights
-        for key in ("structure_anchors_xy", "structure_maps"):
+        for key in ("structure_anchors_xy", "structure_windows_xyxy", "structure_maps"):
             if key in results:
                 data_sample.set_field(torch.tensor(results[key]), key)
         return packed
 
 
 def sample_pipeline(
-    geometry: Sequence[Mapping[str, Any]], *, photometric: Mapping[str, float] | None
+    geometry: Sequence[Mapping[str, Any]], *, photometric: Mapping[str, float] | None, anchors: int = 0
 ) -> list[dict[str, Any]]:
     """The pipeline of one source, for its dataset's `pipeline`.
 
     geometry: a detector config's `train_transforms`. photometric: jitter, grey and blur, the probabilities of
-    `Photometric`, or None for the image's own colours.
+    `Photometric`, or None for the image's own colours. anchors: structural anchors drawn for each sample.
     """
     colours = [] if photometric is None else [{"type": _named(Photometric), **photometric}]
-    return [*map(dict, geometry), {"type": _named(SettleInstances)}, *colours, {"type": _named(PackInputs)}]
+    drawn = [{"type": _named(DrawAnchors), "count": anchors}] if anchors else []
+    return [*map(dict, geometry), {"type": _named(SettleInstances)}, *drawn, *colours, {"type": _named(PackInputs)}]
 
 
 def _named(transform: type) -> str:

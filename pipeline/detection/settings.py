@@ -36,6 +36,8 @@ class TeacherSettings(TrainSettings):
     """File of weights that the training starts from. Null: as the detector config says."""
     distillation_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the structural distillation loss. 0: no such loss, and the stage `distill` is skipped."""
+    distillation_anchors: Annotated[int, Field(ge=1, le=4096)] = 128
+    """Number of anchor points that each step draws anew from those stored for an image."""
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the labelled images that the teacher does not train on. A calibrated gate is fitted on them."""
 

@@ -55,6 +55,35 @@ class SettleInstances(BaseTransform):  # type: ignore[misc]
 
 
 @TRANSFORMS.register_module()
+class DrawAnchors(BaseTransform):  # type: ignore[misc]
+    """Behind the geometry: draw `count` of the image's structural anchors among those that the input shows.
+
+    Where it shows fewer, the rest are NaN, which the loss leaves out. Samples without targets are not changed.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Replace the anchors, their windows and maps by `count` of them."""
+        if "structure_maps" not in results:
+            return results
+        anchors_xy = results["structure_anchors_xy"]
+        homography = np.asarray(results.get("homography_matrix", np.eye(3)), dtype=np.float64)
+        mapped = np.column_stack([anchors_xy, np.ones(len(anchors_xy))]) @ homography.T
+        height, width = results["img_shape"][:2]
+        # The scale is 1, or else positive for whatever a projective transform shows (as in the structural loss).
+        mapped_xy, scale = mapped[:, :2], mapped[:, 2:]
+        seen = ((mapped_xy >= 0) & (mapped_xy <= scale * (width, height)) & (scale > 0)).all(axis=1)
+        drawn = np.random.permutation(np.flatnonzero(seen))[: self.count]
+        for key, empty in (("anchors_xy", np.nan), ("windows_xyxy", 0), ("maps", 0)):
+            values = results[f"structure_{key}"]
+            results[f"structure_{key}"] = np.full((self.count, *values.shape[1:]), empty, dtype=values.dtype)
+            results[f"structure_{key}"][: len(drawn)] = values[drawn]
+        return results
+
+
+@TRANSFORMS.register_module()
 class Photometric(BaseTransform):  # type: ignore[misc]
     """Other colours and a blur, each with a probability of its own.
 

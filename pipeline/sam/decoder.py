@@ -24,11 +24,11 @@ class DecodedPrompts:
     """P decoded prompts.
 
     tokens: P x T x C, the iou token first, then the mask tokens, then the prompt's own.
-    upscaled: P x 16 h w x c, the decoder's upscaled feature map in the order that `to_grid` undoes.
+    image_tokens: P x h w x C, the image's tokens after the two-way transformer, rows first.
     """
 
     tokens: Tensor
-    upscaled: Tensor
+    image_tokens: Tensor
 
 
 class BatchedMaskDecoder(nn.Module):
@@ -73,17 +73,17 @@ class BatchedMaskDecoder(nn.Module):
             self.transformer.final_attn_token_to_image, queries + tokens, keys + self.positions, keys
         )
         queries = self.transformer.norm_final_attn(queries)
-        return DecodedPrompts(queries, self._upscale(keys))
+        return DecodedPrompts(queries, keys)
 
     def candidates(self, decoded: DecodedPrompts) -> tuple[Tensor, Tensor]:
         """The multimask answers: mask logits P x 3 x 4h x 4w and predicted IoUs P x 3."""
         kernels = [mlp(decoded.tokens[:, 1 + index]) for index, mlp in enumerate(self.mask_mlps) if index > 0]
-        logits = torch.stack(kernels, dim=1) @ decoded.upscaled.transpose(1, 2)
+        logits = torch.stack(kernels, dim=1) @ self._upscale(decoded.image_tokens).transpose(1, 2)
         predicted_iou: Tensor = self.iou_head(decoded.tokens[:, 0])
-        return self.to_grid(logits), predicted_iou[:, 1:]
+        return self._to_grid(logits), predicted_iou[:, 1:]
 
-    def to_grid(self, values: Tensor) -> Tensor:
-        """From P x K x 16 h w, in the order of `DecodedPrompts.upscaled`, to P x K x 4h x 4w."""
+    def _to_grid(self, values: Tensor) -> Tensor:
+        """Rearrange P x K x 16 h w, in the order of `_upscale`, to P x K x 4h x 4w."""
         height, width = self.grid_hw
         nested = values.reshape(*values.shape[:2], height, width, 2, 2, 2, 2)
         return nested.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(*values.shape[:2], 4 * height, 4 * width)
@@ -108,7 +108,10 @@ class BatchedMaskDecoder(nn.Module):
         return queries, layer.norm4(keys)
 
     def _upscale(self, keys: Tensor) -> Tensor:
-        """The two transposed convolutions: as their strides equal their kernels, products token by token."""
+        """Apply the two transposed convolutions to image tokens P x h w x C, giving P x 16 h w x c.
+
+        As their strides equal their kernels, they are products token by token: `_to_grid` puts these in place.
+        """
         weight, bias, eps = self.norm.weight, self.norm.bias, self.norm.eps
         features = _split(F.linear(keys, self.first_weight, self.first_bias), 4)
         features = self.first_activation(F.layer_norm(features, weight.shape, weight, bias, eps))

@@ -132,22 +132,24 @@ class SamEngine:
         return [candidates[place] for place in range(len(prompts))]
 
     @torch.inference_mode()
-    def decoder_features(
-        self, embeddings: ImageEmbeddings, image_index: int, points_xy_full: NDArray[np.float32]
-    ) -> Iterator[Tensor]:
-        """The decoder's upscaled feature maps, each point (P, 2) being a positive prompt alone, in their order.
+    def decoder_tokens(
+        self, embeddings: ImageEmbeddings, image_index: int, prompts: Sequence[Prompt]
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield what the decoder's two-way transformer makes of the image's tokens, for each prompt alone.
 
-        Some points at a time, p x c x lowres_side x lowres_side float32 on the engine's device: what the
-        decoder's mask hyper-networks multiply. A point lies at `frame.to_input_xy` times lowres_side / input_side.
+        Some prompts at a time: their indices, and p x C x h x w float32 on the engine's device, in the grid of the
+        image embedding (before the upscaling that masks are made of).
         """
         image_tokens = _tokens(embeddings.features[image_index : image_index + 1])
-        points_xy = frame.to_input_xy(points_xy_full, embeddings.image_hw[image_index], self.input_side)
-        for some in torch.split(torch.from_numpy(points_xy).to(self.device), self._prompts_at_once):
-            labels = torch.ones(len(some), 1, dtype=torch.int64, device=self.device)
-            sparse, dense = self._prompt_encoder(points=(some[:, None], labels), boxes=None, masks=None)
+        image_hw = embeddings.image_hw[image_index]
+        grid_hw = embeddings.features.shape[-2:]
+        for indices in self._batches(prompts):
+            some = [prompts[index] for index in indices]
+            tensors = prompt_tensors(some, [image_hw] * len(some), self.input_side, self.device)
+            sparse, dense = self._prompt_encoder(tensors.points, tensors.boxes, tensors.masks)
             with self._autocast():
-                upscaled = self._decoder(image_tokens.expand(len(some), -1, -1), sparse, dense).upscaled
-            yield self._decoder.to_grid(upscaled.transpose(1, 2)).float()
+                decoded = self._decoder(image_tokens.expand(len(some), -1, -1), sparse, dense)
+            yield indices, decoded.image_tokens.float().transpose(1, 2).unflatten(2, grid_hw)
 
     def full_logits(
         self,

@@ -14,7 +14,7 @@ from pipeline.sam.settings import SamSettings
 from pipeline.sam.worker import SamChoice
 from pipeline.structure.distill_work import DistillWork
 from pipeline.structure.settings import DistillSettings
-from pipeline.structure.target_columns import target_images_per_shard
+from pipeline.structure.target_columns import ANCHORS_PER_SHARD
 from pipeline.structure.target_store import StructureStore
 from pipeline.structure.target_writing import seal_targets
 from pipeline.tables.shard_files import divide
@@ -23,13 +23,12 @@ from pipeline.tables.shard_files import divide
 def distill_store(work: DistillWork, store_path: Path, provenance: Mapping[str, Any], execution: Execution) -> None:
     """Make the store of the targets of all images of a COCO file; shards of an interrupted run are used again."""
     image_ids = [image.id for image in read_coco(work.annotations).images]
-    anchors = work.settings.anchors
     fill_store(
         "distill",
         work,
-        divide(image_ids, target_images_per_shard(anchors, len(image_ids))),
+        divide(image_ids, max(1, ANCHORS_PER_SHARD // work.settings.anchors)),
         store_path,
-        lambda plan: seal_targets(work.shards_folder, plan, store_path, anchors, provenance),
+        lambda plan: seal_targets(work.shards_folder, plan, store_path, provenance),
         execution,
     )
 
@@ -53,7 +52,7 @@ def distill_work(
 
 
 def count_targets(store: StructureStore) -> dict[str, int]:
-    """Return the number of images and of anchors per image, and of images that failed, if any."""
+    """Return the number of images and anchors, and of images that failed, if any."""
     failed = store.attributes.statuses[Status.FAILED]
     counts = {"images": len(store), "anchors": store.attributes.anchors}
     return counts | ({str(Status.FAILED): failed} if failed else {})

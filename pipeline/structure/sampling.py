@@ -10,31 +10,31 @@ from pipeline.structure.target_columns import LEVELS
 
 
 def grid_positions(side: int, image_wh: Tensor) -> Tensor:
-    """Where the maps of images say something: the centres of side x side equal cells over each image.
+    """Return the positions that maps are about: the centres of side x side equal cells over each image or tile.
 
-    image_wh: ... x 2. Returns ... x side² x 2 as x, y in pixels of the image, rows first.
+    image_wh: ... x 2. Returns ... x side² x 2 as x, y in pixels of the image or tile, rows first.
     """
     centres = (torch.arange(side, device=image_wh.device) + 0.5) / side
     y, x = torch.meshgrid(centres, centres, indexing="ij")
     return torch.stack([x, y], dim=-1).flatten(0, 1) * image_wh.unsqueeze(-2)
 
 
-def sample_features(features: Tensor, places_xy: Tensor) -> Tensor:
-    """Features of unit length at places between those of a map, bilinear; beyond its rim the rim's.
+def sample_features(features: Tensor, positions_xy: Tensor) -> Tensor:
+    """Return features of unit length at any positions, bilinear between those of the feature map, clamped at its edge.
 
-    features: B x C x h x w. places_xy: B x N x 2, 0 to 1 from edge to edge of the map. Returns B x N x C float32.
+    features: B x C x h x w. positions_xy: B x N x 2, 0 to 1 from edge to edge of the map. Returns B x N x C float32.
     """
     sampled = F.grid_sample(
-        features.float(), places_xy.float().unsqueeze(2) * 2 - 1, padding_mode="border", align_corners=False
+        features.float(), positions_xy.float().unsqueeze(2) * 2 - 1, padding_mode="border", align_corners=False
     )
     return F.normalize(sampled.squeeze(3).transpose(1, 2), dim=-1)
 
 
 def quantise(similarity: Tensor) -> Tensor:
-    """-1 to 1 as 0 to 255."""
+    """Return similarities, -1 to 1, as bytes, 0 to 255."""
     return ((similarity.clamp(-1, 1) + 1) * (LEVELS / 2)).round().to(torch.uint8)
 
 
 def dequantise(maps: Tensor) -> Tensor:
-    """0 to 255, as stored, as -1 to 1 float32; at most 1/255 beside what SAM said."""
+    """Return stored bytes, 0 to 255, as similarities, -1 to 1 float32; rounding has changed them by 1/255 at most."""
     return maps.float() * (2 / LEVELS) - 1

@@ -35,4 +35,4 @@ class StructureStore(TableStore[TargetAttributes]):
         """Return the images that could not be used."""
         if self.attributes.statuses[Status.FAILED]:
             code = TARGET_STATUSES.index(Status.FAILED)
-            yield from (self[index] for index in np.flatnonzero(self.column("status") == code).tolist())
+            yield from (self[index] for index in np.flatnonzero(self.column("images/status") == code).tolist())

@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.structure.target_columns import ImageTargets, TargetAttributes, columns_from_targets, format_with_anchors
+from pipeline.structure.target_columns import TARGET_FORMAT, ImageTargets, TargetAttributes, columns_from_targets
 from pipeline.tables.sealing import seal
 from pipeline.tables.shard_files import ShardPlan, write_shard
 
 
 def write_target_shard(folder: Path, index: int, rows: Sequence[ImageTargets]) -> Path:
-    """Publish the targets of some images, atomically. StageError where the disk is full."""
-    return write_shard(format_with_anchors(len(rows[0].anchors_xy)), folder, index, columns_from_targets(rows))
+    """Write the targets of one image or more as a shard, atomically. StageError where the disk is full."""
+    return write_shard(TARGET_FORMAT, folder, index, columns_from_targets(rows))
 
 
 def seal_targets(
-    shards_folder: Path, plan: ShardPlan, store_path: Path, anchors: int, provenance: Mapping[str, Any]
+    shards_folder: Path, plan: ShardPlan, store_path: Path, provenance: Mapping[str, Any]
 ) -> TargetAttributes:
     """Make the store of all shards of a plan, see `pipeline.tables.sealing.seal`."""
-    return seal(format_with_anchors(anchors), shards_folder, plan, store_path, {}, provenance)
+    return seal(TARGET_FORMAT, shards_folder, plan, store_path, {}, provenance)

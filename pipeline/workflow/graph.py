@@ -31,8 +31,8 @@ STAGES: Final[dict[str, Stage]] = {
     stage.name: stage
     for stage in (
         Stage("split", "choose the labelled, unlabelled and validation images"),
-        Stage("distill", "compute SAM's structural targets for the labelled images", version=3),
-        Stage("train-teacher", "train the teacher on the labelled images", version=2),
+        Stage("distill", "compute SAM's structural targets for the labelled images", version=4),
+        Stage("train-teacher", "train the teacher on the labelled images", version=3),
         Stage("predict", "let the teacher label the unlabelled images"),
         Stage("refine", "sharpen the teacher's masks with SAM", version=2),
         Stage("augment", "paste refined instances into composites"),

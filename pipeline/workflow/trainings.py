@@ -38,7 +38,11 @@ def teacher_training(
     dataset = _labelled(experiment, labelled) | {
         "structure": None if structure is None else str((structure / TARGETS).absolute()),
         "image_ids": [image_id for image_id in ids if image_id not in held_out],
-        "pipeline": sample_pipeline(detector.train_transforms(teacher.crop_px), photometric=None),
+        "pipeline": sample_pipeline(
+            detector.train_transforms(teacher.crop_px),
+            photometric=None,
+            anchors=0 if structure is None else teacher.distillation_anchors,
+        ),
     }
     return Training(
         detector=detector,
