@@ -65,6 +65,7 @@ SETTINGS: dict[str, tuple[object, frozenset[str]]] = {
     "refine.largest_component": (False, REFINE),
     "refine.fill_holes": (True, REFINE),
     "refine.separate": (True, REFINE),
+    "refine.separate_by": ("product", REFINE),
     "refine.gate": ("none", REFINE),
     "refine.min_agreement": (0.6, REFINE),
     "refine.min_predicted_iou": (0.6, REFINE),

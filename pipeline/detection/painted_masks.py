@@ -47,7 +47,7 @@ class Prediction:
 
     label: its index among the model's classes.
     class_score: the probability of its class.
-    mask_score: the mean probability inside its mask; 0 for an empty mask.
+    mask_score: the mean probability inside its mask, of pixels or of the cells of a box; 0 for an empty mask.
     ranked_by_mask: whether the detector ranks instances by the product of both scores, not by the class score alone.
     box_xyxy: the detector's, in pixels of the image.
     """
