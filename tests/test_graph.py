@@ -51,6 +51,7 @@ SETTINGS: dict[str, tuple[object, frozenset[str]]] = {
     "teacher.distillation_weight": (0.5, TEACHER),
     "teacher.held_out": (0.2, TEACHER),
     "predict.score_threshold": (0.5, PREDICT),
+    "predict.mask_threshold": (0.5, PREDICT),
     "predict.max_instances": (10, PREDICT),
     "predict.flip_test": (True, PREDICT),
     "refine.preset": ("samrefiner", NOTHING),  # what it fills in counts, under its own keys

@@ -113,7 +113,7 @@ def test_a_cut_off_a_missing_and_a_foreign_shard_are_refused(tmp_path):
         with pytest.raises(StoreError, match="is damaged"):
             read_shard(LABEL_FORMAT, tmp_path, 0, IDS)
     path.write_bytes(content.replace(b'"version":3', b'"version":2', 1))
-    with pytest.raises(StoreError, match="a shard of s4m-labels 1; this program writes and reads s4m-labels 2"):
+    with pytest.raises(StoreError, match="a shard of s4m-labels 2; this program writes and reads s4m-labels 3"):
         read_shard(LABEL_FORMAT, tmp_path, 0, IDS)
     path.write_bytes(write_label_shard(tmp_path / "other", 0, [tiny_row(8)]).read_bytes())
     with pytest.raises(StoreError, match="it does not hold what it should"):

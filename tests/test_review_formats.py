@@ -34,8 +34,9 @@ def review(tmp_path):
         for place in range(4):
             mask = random_mask(rng)
             decision = Decision.DROPPED if place == 1 else Decision.SAM
-            label = label_from_mask(mask & (place != 3), 3 + 4 * (place % 2), 0.5, decision)
+            label = label_from_mask(mask & (place != 3), 3 + 4 * (place % 2), 0.5 + place / 100, decision)
             measured = replace(label, agreement=0.1 * (1 + place), predicted_iou=0.9, gate_confidence=0.0)
+            measured = replace(measured, mask_score=None if place == 2 else 0.75 + place / 100)
             instances.append(measured)
         rows.append(ImageLabels.of_instances(image_id, name, WIDTH, HEIGHT, tuple(instances)))
         path = tmp_path / "pictures" / name
