@@ -16,6 +16,7 @@ from pipeline.coco.reading import read_coco
 from pipeline.compute.execution import ShardProgress
 from pipeline.compute.settings import ComputeSettings
 from pipeline.errors import DatasetError, S4MError, StageError
+from pipeline.labels.dataset_rows import Scores
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import Decision, ImageLabels, label_from_mask
@@ -182,9 +183,18 @@ def test_a_file_is_refined_from_python_and_an_interrupted_call_goes_on(made, tmp
         refine_coco_file(made.annotations, made.image_root, target, settings)
 
 
+@pytest.mark.parametrize("name", ["score", "mask_score"])
 @pytest.mark.parametrize("score", [1.5, -0.1, "high", True, None])
-def test_a_score_that_is_none_is_refused(made, score):
-    made.content["annotations"][2]["score"] = score
+def test_a_score_that_is_none_is_refused(made, name, score):
+    made.content["annotations"][2][name] = score
     write_json(made.annotations, made.content)
-    with pytest.raises(DatasetError, match="annotation 3, score: given"):
+    with pytest.raises(DatasetError, match=f"annotation 3, {name}: given"):
         read_scores(made.annotations)
+
+
+def test_class_and_mask_scores_are_read_apart(made):
+    made.content["annotations"][0] |= {"score": 0.5, "mask_score": 0.25}
+    made.content["annotations"][1] |= {"mask_score": 0.75}
+    write_json(made.annotations, made.content)
+    scores = read_scores(made.annotations)
+    assert (scores[1], scores[2]) == (Scores(0.5, 0.25), Scores(1.0, 0.75))

@@ -94,10 +94,12 @@ def folder_of(path, rows: list[ImageLabels]) -> LabelledFolder:
 def one_of_each() -> tuple[InstanceLabel, ...]:
     """An instance a decision, side by side: category 7, 3 and 7, score and gate's confidence of its own."""
     kinds = [(Decision.SAM, 7, 0.75, 0.5), (Decision.TEACHER, 3, 0.5, 0.25), (Decision.DROPPED, 7, 0.25, 0.0)]
+    mask_scores = (0.25, None, 0.5)
     return tuple(
         replace(
             label_from_mask(rectangle((40, 60), 20 * place, 5, 20 * place + 10, 15), category, score, decision),
             gate_confidence=confidence,
+            mask_score=mask_scores[place],
         )
         for place, (decision, category, score, confidence) in enumerate(kinds)
     )
@@ -202,7 +204,16 @@ def test_each_sample_draws_its_own_structural_anchors_among_those_that_it_shows(
     assert "structure_maps" not in plain[first()]["data_samples"]
 
 
-@pytest.mark.parametrize(("weight", "expected"), [("none", [1, 1]), ("score", [0.75, 0.5]), ("gate", [0.5, 0.25])])
+@pytest.mark.parametrize(
+    ("weight", "expected"),
+    [
+        ("none", [1, 1]),
+        ("score", [0.75, 0.5]),
+        ("mask_score", [0.25, 1]),
+        ("product", [0.1875, 0.5]),
+        ("gate", [0.5, 0.25]),
+    ],
+)
 def test_stored_labels_weigh_and_ignore(tmp_path, weight, expected):
     folder = folder_of(tmp_path, [ImageLabels.of_instances(1, "1.png", 60, 40, one_of_each())])
     sample = stored(folder, instance_weight=weight)[first()]["data_samples"]
@@ -221,6 +232,15 @@ def test_labels_without_a_gate_cannot_be_weighed_by_it(tmp_path):
     folder = folder_of(tmp_path, [ImageLabels.of_instances(1, "1.png", 60, 40, instances)])
     with pytest.raises(StageError, match="student.instance_weight cannot be gate"):
         stored(folder, instance_weight="gate")
+
+
+def test_labels_without_mask_scores_cannot_be_weighed_by_them(tmp_path):
+    instances = tuple(replace(each, mask_score=None) for each in one_of_each())
+    folder = folder_of(tmp_path, [ImageLabels.of_instances(1, "1.png", 60, 40, instances)])
+    with pytest.raises(StageError, match="student.instance_weight cannot be mask_score"):
+        stored(folder, instance_weight="mask_score")
+    weights = stored(folder, instance_weight="product")[first()]["data_samples"].gt_instances.weights
+    assert weights.tolist() == [0.75, 0.5]
 
 
 def test_failed_images_are_left_out_and_empty_ones_stay(tmp_path):

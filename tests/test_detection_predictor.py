@@ -14,7 +14,7 @@ from mmdet.datasets.transforms import PackDetInputs, Resize
 from pycocotools import mask as coco_mask
 
 from pipeline.detection.flip import merge, mirrored_back
-from pipeline.detection.painted_masks import PaintedMask, Prediction, QueryMask, RegionMask
+from pipeline.detection.painted_masks import MeanMask, MirroredMask, PaintedMask, Prediction, QueryMask, RegionMask
 from pipeline.detection.predictor import Predictor, build_predictor
 from pipeline.detection.published import WEIGHTS, DetectorChoice, build_published, read_published
 from pipeline.errors import StageError
@@ -77,7 +77,7 @@ def test_detections_are_those_of_mmdetection(published):
         assert [each.label for each in found] == expected.labels.tolist()
         # Mask2Former's is a mean over pixels, which PyTorch rounds by how many masks are worked on at once.
         rounding = 2e-7 if published.name == "mask2former" else 0.0
-        assert [each.score for each in found] == pytest.approx(expected.scores.tolist(), rel=rounding, abs=0)
+        assert [each.ranking_score for each in found] == pytest.approx(expected.scores.tolist(), rel=rounding, abs=0)
         assert [list(each.box_xyxy) for each in found] == expected.bboxes.tolist()
         masks = [each.source.paint().mask for each in found]
         assert np.array_equal(masks, expected.masks.numpy())
@@ -95,6 +95,30 @@ def test_probabilities_part_at_the_threshold_where_the_mask_does(published):
             assert np.array_equal((painted.probability > painted.threshold)[certain], painted.mask[certain])
 
 
+def test_the_mask_score_is_the_mean_probability_inside_the_mask(published):
+    compared = 0
+    for found in predictor_of(published).predict(pictures()):
+        for each in found:
+            if isinstance(each.source, RegionMask):  # of the cells that the detector predicts, which pixels blend
+                probability = each.source.cells.numpy()
+                inside = probability >= each.source.threshold
+            else:
+                painted = each.source.paint()
+                probability, inside = painted.probability, painted.mask
+            compared += bool(inside.any())
+            expected = probability[inside].mean() if inside.any() else 0.0
+            assert each.mask_score == pytest.approx(expected, rel=1e-5)
+    assert compared > 5
+
+
+def test_a_painted_mask_has_the_digits_of_what_is_nearly_certain():
+    mask = QueryMask(torch.tensor([[9.0, 14.0], [-9.0, -14.0]]), (2, 2), (2, 2), (2, 2))
+    merged = MeanMask(mask, mask)
+    for painted in (mask.paint(), merged.paint(), MirroredMask(MirroredMask(mask)).paint()):
+        logits = np.log(painted.probability) - np.log(painted.complement)
+        assert logits == pytest.approx(np.array([[9, 14], [-9, -14]]), abs=1e-4)
+
+
 def test_a_mask_holds_no_more_than_its_cells(published):
     (found, *_) = predictor_of(published).predict([np.zeros((64, 512, 3), dtype=np.uint8)])
     assert found
@@ -108,19 +132,19 @@ def test_images_do_not_depend_on_those_beside_them(published):
     together = predictor_of(published).predict(images)
     for image, found in zip(images, together, strict=True):
         (alone,) = predictor_of(published).predict([image])
-        assert [(each.label, each.score, each.box_xyxy) for each in alone] == [
-            (each.label, each.score, each.box_xyxy) for each in found
+        assert [(each.label, each.class_score, each.mask_score, each.box_xyxy) for each in alone] == [
+            (each.label, each.class_score, each.mask_score, each.box_xyxy) for each in found
         ]
 
 
 def test_a_least_score_leaves_out_what_is_below(published):
     predictor = predictor_of(published)
     (everything,) = predictor.predict(pictures()[:1])
-    least = float(np.median([each.score for each in everything]))
+    least = float(np.median([each.class_score for each in everything]))
     (some,) = predictor.predict(pictures()[:1], least)
-    wanted = [(each.label, pytest.approx(each.score)) for each in everything if each.score >= least]
+    wanted = [(each.label, pytest.approx(each.class_score)) for each in everything if each.class_score >= least]
     assert 0 < len(wanted) < len(everything)
-    assert [(each.label, each.score) for each in some if each.score >= least] == wanted
+    assert [(each.label, each.class_score) for each in some if each.class_score >= least] == wanted
 
 
 @pytest.mark.slow
@@ -143,7 +167,7 @@ def test_predicting_twice_on_a_symmetric_image_keeps_the_sum_of_scores(published
     symmetric = np.concatenate([image, image[:, ::-1]], axis=1)
     predictor = predictor_of(published)
     (once,), (twice,) = predictor.predict([symmetric]), predictor.predict_twice([symmetric])
-    assert sum(each.score for each in twice) == pytest.approx(sum(each.score for each in once))
+    assert sum(each.class_score for each in twice) == pytest.approx(sum(each.class_score for each in once))
 
 
 @pytest.mark.parametrize(
@@ -181,18 +205,18 @@ class Drawn:
     probability: np.ndarray
 
     def paint(self) -> PaintedMask:
-        return PaintedMask(self.probability, self.probability > 0.5, 0.5)
+        return PaintedMask(self.probability, 1 - self.probability, self.probability > 0.5, 0.5)
 
 
 def drawn(label: int, score: float, columns: slice, value: float = 1.0) -> Prediction:
     probability = np.zeros((4, 20), dtype=np.float32)
     probability[:, columns] = value
-    return Prediction(label, score, (columns.start, 0, columns.stop, 4), Drawn(probability))
+    return Prediction(label, score, value, True, (columns.start, 0, columns.stop, 4), Drawn(probability))
 
 
 def test_what_both_images_show_is_averaged():
     (both,) = merge([drawn(0, 0.9, slice(0, 10), 0.8)], [drawn(0, 0.7, slice(0, 8), 0.6)])
-    assert both.score == pytest.approx(0.8)
+    assert (both.class_score, both.mask_score) == pytest.approx((0.8, 0.7))
     assert both.box_xyxy == (0, 0, 9, 4)
     painted = both.source.paint()
     assert painted.probability[0, [0, 9, 12]] == pytest.approx([0.7, 0.4, 0.0])
@@ -201,7 +225,7 @@ def test_what_both_images_show_is_averaged():
 
 def test_what_one_image_shows_keeps_half_its_score():
     merged = merge([drawn(0, 0.8, slice(0, 5))], [drawn(0, 0.6, slice(10, 15))])
-    assert [each.score for each in merged] == pytest.approx([0.4, 0.3])
+    assert [(each.class_score, each.mask_score) for each in merged] == [(0.4, 1.0), (0.3, 1.0)]
     assert merged[1].source.paint().mask[0].nonzero()[0].tolist() == [10, 11, 12, 13, 14]
 
 
@@ -218,13 +242,13 @@ def test_the_best_by_score_chooses_first_and_the_nearest():
     direct = [drawn(0, 0.5, slice(0, 10)), drawn(0, 0.9, slice(0, 9))]
     mirrored = [drawn(0, 0.3, slice(0, 8)), drawn(0, 0.2, slice(0, 10))]
     first, second = merge(direct, mirrored)
-    assert first.score == pytest.approx((0.9 + 0.2) / 2)  # IoU 0.9, before 8/9
-    assert second.score == pytest.approx((0.5 + 0.3) / 2)
+    assert first.class_score == pytest.approx((0.9 + 0.2) / 2)  # IoU 0.9, before 8/9
+    assert second.class_score == pytest.approx((0.5 + 0.3) / 2)
 
 
 def test_empty_masks_and_sides_are_merged_with_nothing():
     nothing = drawn(0, 0.8, slice(5, 5))
-    assert [each.score for each in merge([nothing], [nothing])] == [0.4, 0.4]
+    assert [each.class_score for each in merge([nothing], [nothing])] == [0.4, 0.4]
     assert merge([], []) == []
     assert len(merge([], [drawn(0, 0.8, slice(0, 5))])) == 1
 

@@ -51,6 +51,7 @@ SETTINGS: dict[str, tuple[object, frozenset[str]]] = {
     "teacher.distillation_weight": (0.5, TEACHER),
     "teacher.held_out": (0.2, TEACHER),
     "predict.score_threshold": (0.5, PREDICT),
+    "predict.mask_threshold": (0.5, PREDICT),
     "predict.max_instances": (10, PREDICT),
     "predict.flip_test": (True, PREDICT),
     "refine.preset": ("samrefiner", NOTHING),  # what it fills in counts, under its own keys
@@ -65,6 +66,7 @@ SETTINGS: dict[str, tuple[object, frozenset[str]]] = {
     "refine.largest_component": (False, REFINE),
     "refine.fill_holes": (True, REFINE),
     "refine.separate": (True, REFINE),
+    "refine.separate_by": ("product", REFINE),
     "refine.gate": ("none", REFINE),
     "refine.min_agreement": (0.6, REFINE),
     "refine.min_predicted_iou": (0.6, REFINE),

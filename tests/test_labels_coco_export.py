@@ -39,6 +39,7 @@ def test_a_dataset_has_the_masks_boxes_and_measures_of_the_store(labels, tmp_pat
         assert annotation["bbox"] == coco_mask.toBbox(row.rle(instance)).tolist()
         assert (annotation["area"], annotation["iscrowd"]) == (instance.area, 0)
         assert np.float32(annotation["score"]) == np.float32(instance.score)
+        assert annotation.get("mask_score") == pytest.approx(instance.mask_score)
         assert annotation["decision"] == instance.decision
         assert annotation.get("candidate") == instance.candidate
         assert annotation.get("gate_confidence") == pytest.approx(instance.gate_confidence)
@@ -64,6 +65,7 @@ def test_a_results_list_is_one_that_pycocotools_loads(labels, tmp_path):
         assert (entry["image_id"], entry["category_id"]) == (row.image_id, instance.category_id)
         assert (entry["decision"], entry["area"]) == (instance.decision, instance.area)
         assert np.float32(entry["score"]) == np.float32(instance.score)
+        assert entry.get("mask_score") == pytest.approx(instance.mask_score)
         assert entry.get("candidate") == instance.candidate
         assert entry.get("gate_confidence") == pytest.approx(instance.gate_confidence)
     loaded = COCO(tmp_path / "labels.json").loadRes(results)
@@ -118,6 +120,7 @@ def test_what_was_exported_comes_back(labels, tmp_path, form):
         expected = [each for each in row.instances if form == "dataset" or each.decision is not Decision.DROPPED]
         assert [each.rle_counts for each in again.instances] == [each.rle_counts for each in expected]
         assert [each.category_id for each in again.instances] == [each.category_id for each in expected]
+        assert [each.mask_score for each in again.instances] == pytest.approx([each.mask_score for each in expected])
         assert [each.box_xyxy for each in again.instances] == [each.box_xyxy for each in expected]
         assert [np.float32(each.score) for each in again.instances] == [np.float32(each.score) for each in expected]
         assert [each.decision is Decision.DROPPED for each in again.instances] == [

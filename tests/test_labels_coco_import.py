@@ -97,6 +97,10 @@ BAD_RESULTS = {
     "[1].score: is 1.5, not a confidence between 0 and 1": {"score": 1.5},
     "[1].score: is -0.1, not a confidence between 0 and 1": {"score": -0.1},
     "[1].score: expected a number or null, got text": {"score": "high"},
+    "[1].mask_score: is 1.5, not a confidence between 0 and 1": {"mask_score": 1.5},
+    "[1].mask_score: is -0.1, not a confidence between 0 and 1": {"mask_score": -0.1},
+    "[1].mask_score: expected a number or null, got text": {"mask_score": "high"},
+    "[1].mask_score: expected a number or null, got true/false": {"mask_score": True},
     "[1].segmentation: is missing: boxes alone cannot be refined: export masks, as RLE or polygons": {
         "segmentation": []
     },

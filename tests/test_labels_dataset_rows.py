@@ -8,7 +8,7 @@ import pytest
 from pipeline.coco.model import CocoDataset
 from pipeline.coco.reading import read_coco
 from pipeline.labels.coco_import import read_detections
-from pipeline.labels.dataset_rows import dataset_rows, without_ignored
+from pipeline.labels.dataset_rows import Scores, dataset_rows, without_ignored
 from pipeline.labels.rows import Decision, Status
 from pipeline.refinement.coco_file import rows_to_refine
 from tests.tiny_coco import run_lengths, tiny_coco, write_json
@@ -29,13 +29,13 @@ def dataset(tmp_path) -> CocoDataset:
 def test_rows_are_the_annotations(tmp_path):
     tiny = tiny_coco(tmp_path)
     dataset = read_coco(tiny.annotations)
-    found = [(row, each) for row in dataset_rows(dataset, {2: 0.25}) for each in row.instances]
+    found = [(row, each) for row in dataset_rows(dataset, {2: Scores(0.25, 0.5)}) for each in row.instances]
     assert len(found) == len(tiny.masks)
     for (row, instance), annotation in zip(found, dataset.annotations, strict=True):
         assert (row.mask(instance) == tiny.masks[annotation.id]).all()
         assert instance.area == tiny.masks[annotation.id].sum()
         assert (instance.category_id, instance.decision) == (annotation.category_id, Decision.TEACHER)
-        assert instance.score == (0.25 if annotation.id == 2 else 1.0)
+        assert (instance.score, instance.mask_score) == ((0.25, 0.5) if annotation.id == 2 else (1.0, None))
 
 
 def test_a_crowd_is_a_dropped_instance_and_a_mask_without_a_pixel_is_none(dataset):

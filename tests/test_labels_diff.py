@@ -54,8 +54,21 @@ def test_a_difference_is_counted_by_kind(tmp_path):
     assert difference.iou_counts == [0, 0, 0, 0, 1, 0, 0, 1]
     assert difference.mean_iou == pytest.approx(0.9)
     table = diff_table(difference, ("teacher", "refined"))
+    assert (difference.scores.pairs, difference.scores.mean, difference.mask_scores.pairs) == (2, 0, 0)
     for line in ("images only in refined 1", "teacher -> sam 1", "mean IoU of matched 0.9000", "IoU identical 1 50.0%"):
         assert line in [" ".join(each.split()) for each in table.splitlines()]
+
+
+def test_class_and_mask_scores_are_compared_apart(tmp_path):
+    label = box_label(0, 0, 10, 10, TEACHER)
+    other = box_label(20, 0, 30, 10, TEACHER)
+    first = row(1, replace(label, mask_score=0.5), other)
+    second = row(1, replace(label, score=0.25, mask_score=0.875), replace(other, mask_score=0.25))
+    difference = diff(tiny_store(tmp_path / "a.zarr", [first]), tiny_store(tmp_path / "b.zarr", [second]))
+    assert (difference.scores.pairs, difference.scores.mean) == (2, 0.125)
+    assert (difference.mask_scores.pairs, difference.mask_scores.mean) == (1, 0.375)
+    table = [" ".join(each.split()) for each in diff_table(difference).splitlines()]
+    assert {"mean change of score 0.1250", "of mask score 0.3750"} <= set(table)
 
 
 def test_a_store_does_not_differ_from_itself(tmp_path):

@@ -174,7 +174,18 @@ def test_what_is_no_store_of_this_format_is_refused(labels, tmp_path):
         ("{", "these are no labels, or they are damaged"),
         ({"attributes": {}}, "these are no labels, or they are damaged"),
         ({"attributes": group["attributes"] | {"format": "pictures"}}, "of the format 'pictures'"),
-        ({"attributes": group["attributes"] | {"version": 1}}, "of format version 1, this program reads version 2"),
+        (
+            {"attributes": group["attributes"] | {"version": 1}},
+            "of format version 1, this program reads versions 2 and 3",
+        ),
+        (
+            {"attributes": group["attributes"] | {"version": 4}},
+            "of format version 4, this program reads versions 2 and 3",
+        ),
+        (
+            {"attributes": group["attributes"] | {"version": 2}},
+            "column_digests does not have the columns of the format",
+        ),
         ({"attributes": group["attributes"] | {"rows": None}}, "the attributes are damaged"),
     ):
         (path / "zarr.json").write_text(changed if isinstance(changed, str) else json.dumps(changed))

@@ -6,7 +6,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,12 @@ import pytest
 from PIL import Image
 
 import stages.predict
+from pipeline.coco.model import CocoCategory, CocoImage
 from pipeline.compute.execution import Execution
 from pipeline.compute.shards import Shard
 from pipeline.detection import predict_work as predict_job
 from pipeline.detection import predicting
+from pipeline.detection.painted_masks import PaintedMask, Prediction
 from pipeline.detection.predict_work import PredictWork
 from pipeline.detection.predictor import build_predictor
 from pipeline.detection.published import DetectorChoice
@@ -113,8 +115,9 @@ def test_labels_are_the_teachers_with_soft_masks(predict):
         assert instance.decision is Decision.TEACHER
         assert instance.category_id in (3, 7)
         assert instance.score >= 0.5
+        assert 0.5 < instance.mask_score <= 1
         assert instance.soft_mask is not None
-        assert instance.soft_mask.probabilities.shape == (SOFT_MASK_SIDE, SOFT_MASK_SIDE)
+        assert instance.soft_mask.codes.shape == (SOFT_MASK_SIDE, SOFT_MASK_SIDE)
         x0, y0, x1, y1 = instance.soft_mask.crop_box_xyxy
         mask = row.mask(instance)[y0:y1, x0:x1]
         assert mask.sum() == instance.area  # the crop holds all of it
@@ -151,6 +154,46 @@ def test_the_best_are_kept_the_best_first(predict):
     assert scores == sorted(scores, reverse=True)
     assert len(scores) > 3
     assert few == everything[:3]
+
+
+def test_the_mask_threshold_is_on_the_mask_score(predict):
+    everything = predict(image1=noise(1))[0].instances
+    least = float(np.median([each.mask_score for each in everything]))
+    kept = predict(f"predict.mask_threshold={least}", name="kept", image1=noise(1))[0].instances
+    assert 0 < len(kept) < len(everything)
+    assert kept == tuple(each for each in everything if each.mask_score >= least)
+
+
+@dataclass(frozen=True)
+class Square:
+    """A mask that is there already."""
+
+    def paint(self) -> PaintedMask:
+        probability = np.full((4, 20), 0.75, np.float32)
+        return PaintedMask(probability, 1 - probability, probability > 0.5, 0.5)
+
+
+class FakePredictor:
+    """Finds instances that mask scores bring into another order."""
+
+    categories = (CocoCategory(3, "three"),)
+
+    def predict(self, images, min_score=0.0):
+        scores = [(0.9, 0.6), (0.8, 0.9), (0.6, 1.0), (0.9, 0.4)]
+        return [[Prediction(0, *both, True, (0.0, 0.0, 20.0, 4.0), Square()) for both in scores] for _ in images]
+
+
+@pytest.mark.parametrize(
+    ("measured", "scores", "mask_scores"),
+    [(False, [0.9, 0.8], [0.6, 0.9]), (True, [0.72, 0.54], [None, None])],
+    ids=["to refine", "measured"],
+)
+def test_labels_have_both_scores_apart_and_what_is_measured_the_detectors_own(measured, scores, mask_scores):
+    work = PredictWork(Path(), Path(), Path(), DetectorChoice(Path(), "cpu", "fp32", 1), 0.7, 10, 0.5, measured)
+    image = (CocoImage(1, "1.png", 20, 4), np.zeros((4, 20, 3), np.uint8))
+    (row,) = work._predicted([image], FakePredictor())
+    assert [each.score for each in row.instances] == pytest.approx(scores)
+    assert [each.mask_score for each in row.instances] == mask_scores
 
 
 def test_masks_without_a_pixel_are_passed_over_and_do_not_count(predict, monkeypatch):
@@ -265,7 +308,8 @@ def test_what_is_measured_has_the_detectors_own_boxes_and_no_soft_masks(predict,
     for label, detection in zip(label_row.instances, measured_row.instances, strict=True):
         assert detection.box_xyxy in boxes
         assert detection.soft_mask is None
-        assert replace(label, box_xyxy=detection.box_xyxy, soft_mask=None) == detection
+        assert detection.mask_score is None
+        assert replace(label, box_xyxy=detection.box_xyxy, mask_score=None, soft_mask=None) == detection
 
 
 @pytest.mark.slow

@@ -97,7 +97,7 @@ def test_a_huge_image_needs_memory_for_one_mask_not_for_all():
     height, width, count = 6_000, 8_000, 60
     image = np.zeros((height, width, 3), np.uint8)
     grid = np.zeros((64, 64), np.uint8)
-    grid[16:48, 16:48] = 255
+    grid[16:48, 16:48] = 200
     labels = []
     for index in range(count):
         x, y = 100 + 120 * index, 100 + 90 * index
@@ -124,7 +124,7 @@ def test_a_mask_as_large_as_a_huge_image():
     height, width = 3_000, 4_000
     image = np.ones((height, width, 3), np.uint8)
     rle = coco_mask.frPyObjects({"size": [height, width], "counts": [0, height * width]}, height, width)
-    soft_mask = SoftMask((0, 0, width, height), np.full((64, 64), 250, np.uint8))
+    soft_mask = SoftMask((0, 0, width, height), np.full((64, 64), 200, np.uint8))
     label = replace(label_from_rle(rle, 1, 0.9, Decision.TEACHER), soft_mask=soft_mask)
 
     class AllOfIt(FakeEngine):

@@ -217,6 +217,28 @@ def test_separate_gives_shared_pixels_to_the_higher_score(gate):
     assert refined[0].box_xyxy[2] < labels[0].box_xyxy[2]
 
 
+@pytest.mark.parametrize(("separate_by", "winner"), [("class", 1), ("mask", 0), ("product", 0)])
+def test_separate_compares_the_score_that_is_asked_for(separate_by, winner):
+    mask = disc(HEIGHT, WIDTH, 60, 60, 20)
+    first = replace(teacher_label(mask, score=0.8), mask_score=0.9)
+    second = replace(teacher_label(mask, score=0.9), mask_score=0.5)
+    settings = RefineSettings(preset="s4m", points=3, separate=True, separate_by=separate_by)
+    image = paint(HEIGHT, WIDTH, [mask])
+    refined = refine([refine_input(image, [first, second])], settings)[0]
+    assert refined[winner].decision is Decision.SAM
+    assert refined[1 - winner].decision is Decision.DROPPED
+    assert [each.mask_score for each in refined] == [0.9, 0.5]
+
+
+def test_an_unknown_mask_score_counts_as_one():
+    mask = disc(HEIGHT, WIDTH, 60, 60, 20)
+    labels = [replace(teacher_label(mask, score=0.9), mask_score=0.99), teacher_label(mask, score=0.8)]
+    settings = RefineSettings(preset="s4m", points=3, separate=True, separate_by="mask")
+    first, second = refine([refine_input(paint(HEIGHT, WIDTH, [mask]), labels)], settings)[0]
+    assert (first.decision, second.decision) == (Decision.DROPPED, Decision.SAM)
+    assert second.mask_score is None
+
+
 def test_an_instance_of_which_nothing_is_left_is_dropped():
     mask = disc(HEIGHT, WIDTH, 60, 60, 20)
     labels = [teacher_label(mask, score=0.8), teacher_label(mask, score=0.9)]

@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.masks.logit_codes import log_odds
+from pipeline.masks.soft_masks import make_soft_mask
 from pipeline.refinement import prompts
 from pipeline.refinement.geometry import LowresFrame
 from pipeline.refinement.settings import RefineSettings
-from pipeline.refinement.soft import SoftView
+from pipeline.refinement.soft import SoftView, soft_view
 
 
 def view_of(probability, x0=0.0, y0=0.0, cell=1.0):
-    return SoftView(np.asarray(probability, np.float32), x0, y0, cell, cell)
+    values = np.asarray(probability, np.float32)
+    return SoftView(values, log_odds(values, 1 - values), x0, y0, cell, cell)
 
 
 def block(shape, x0, y0, x1, y1, value=1.0):
@@ -34,6 +37,26 @@ def test_sampled_points_follow_the_softmax_of_the_logits():
         counts[tuple(point.tolist())] += 1
     # Odds of 9 and 3: the softmax of the logits is 3 to 1; 5 standard deviations are allowed.
     assert counts[1.5, 1.5] / 2_000 == pytest.approx(0.75, abs=0.05)
+
+
+def test_points_of_a_stored_soft_mask_follow_the_softmax_of_the_raw_logits():
+    logits = np.full((64, 64), -12, np.float64)
+    logits[20:40, 20:40] = 8
+    logits[[24, 24, 35, 35], [24, 35, 24, 35]] = 12
+    probability, complement = ((1 / (1 + np.exp(sign * logits))).astype(np.float32) for sign in (-1, 1))
+    view = soft_view(make_soft_mask(probability, (0, 0, 64, 64), complement))
+    peaks = {(column + 0.5, row + 0.5) for row, column in zip(*np.nonzero(logits == 12), strict=True)}
+    draws = 2_000
+    hits = 0
+    for seed in range(draws):
+        (point,) = prompts.sampled_points(view, 1, rng(seed))
+        assert logits[int(point[1]), int(point[0])] > 0
+        hits += tuple(point.tolist()) in peaks
+    weights = np.exp(logits)
+    expected = weights[logits == 12].sum() / weights.sum()
+    assert 0.3 < expected < 0.4  # of the cells inside the peaks are one in a hundred
+    # 4 standard deviations of the draws, and 3 % of the odds for the rounding of stored logits.
+    assert hits / draws == pytest.approx(expected, abs=0.05)
 
 
 def test_sampled_points_are_different_cells_inside():
@@ -152,7 +175,7 @@ def test_every_prompt_exists_for_odd_masks(probability):
 
 
 def test_prompts_stay_within_the_picture():
-    beyond = SoftView(np.ones((60, 60), np.float32), -10, -10, 1, 1)
+    beyond = view_of(np.ones((60, 60)), -10, -10)
     frame = LowresFrame(40, 40, 128, 64)
     settings = RefineSettings(preset="s4m", points=30, box="tight")
     prompt = prompts.build_prompt(beyond, np.zeros((64, 64), np.float32), frame, settings, rng())

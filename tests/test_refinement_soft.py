@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from pipeline.masks.logit_codes import LOGITS, PROBABILITIES, codes_of_bytes, encode_logits
 from pipeline.masks.soft_masks import SoftMask, crop_probability, make_soft_mask, paint_soft_mask, soften
 from pipeline.masks.windows import Window
 from pipeline.refinement.geometry import LowresFrame
@@ -112,6 +113,51 @@ def test_a_soft_mask_that_never_reaches_a_half_still_has_an_inside():
     faint = np.zeros((64, 64), np.uint8)
     faint[20:40, 20:40] = 90
     faint[10:20, 10:20] = 30
-    inside = soft_view(SoftMask((0, 0, 64, 64), faint)).inside()
+    inside = soft_view(SoftMask((0, 0, 64, 64), codes_of_bytes(faint))).inside()
     np.testing.assert_array_equal(inside, faint == 90)
     assert not soft_view(SoftMask((0, 0, 64, 64), np.zeros((64, 64), np.uint8))).inside().any()
+
+
+def test_logits_survive_in_eight_bits():
+    logits = np.linspace(-16, 16, 3_201, dtype=np.float32)
+    found = LOGITS[encode_logits(logits)]
+    error = np.abs(found - logits)
+    for most, limit in ((1, 0.02), (8, 0.12), (12, 0.21), (16, 0.33)):
+        assert error[np.abs(logits) <= most].max() < limit
+    certain = np.abs(logits) > 0.02
+    assert np.array_equal((found > 0)[certain], (logits > 0)[certain])
+    assert np.array_equal(encode_logits(LOGITS), np.arange(256))
+    assert (PROBABILITIES[0], PROBABILITIES[255]) == (0, 1)
+    assert LOGITS[encode_logits(np.array([-40, 40], np.float32))].tolist() == [-16, 16]
+
+
+def test_probabilities_in_eight_bits_stay_what_they_were():
+    stored = np.arange(256, dtype=np.uint8)
+    codes = codes_of_bytes(stored)
+    assert np.abs(PROBABILITIES[codes] - stored / np.float32(255)).max() < 0.0045
+    assert (np.diff(codes.astype(int)) >= 0).all()
+    assert np.array_equal(codes > 127, stored > 127)
+    assert codes[0] == 0
+    assert LOGITS[codes[255]] == pytest.approx(6.2, abs=0.15)  # a step is 0.16 there
+
+
+@pytest.mark.parametrize("side", [40, 64, 300])
+def test_large_logits_of_a_detector_survive_being_stored(side):
+    logits = np.full((side, side), -11.0)
+    logits[side // 4 : -side // 4, side // 4 : -side // 4] = 13
+    probability, complement = ((1 / (1 + np.exp(sign * logits))).astype(np.float32) for sign in (-1, 1))
+    soft_mask = make_soft_mask(probability, (0, 0, side, side), complement)
+    view = soft_view(soft_mask)
+    rows, columns = view.logits.shape
+    for shown in (soft_mask.logits[[2, 32], [2, 32]], view.logits[[2, rows // 2], [2, columns // 2]]):
+        assert shown == pytest.approx([-11, 13], abs=0.25)
+    np.testing.assert_array_equal(view.logits > 0, view.probability > 0.5)
+
+
+def test_a_softened_mask_is_about_as_sure_all_over_its_inside():
+    mask = disc(200, 200, 100, 100, 80)
+    view = soft_view(soften(encode(mask)))
+    inside = view.logits[view.inside()]
+    assert 6 < inside.max() < 6.5  # at any depth: 80 pixels are 14 times the width of the edge
+    weights = np.exp(inside.astype(np.float64))
+    assert weights.max() / weights.sum() < 4 / len(weights)  # of cells far apart none is preferred

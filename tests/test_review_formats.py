@@ -34,8 +34,9 @@ def review(tmp_path):
         for place in range(4):
             mask = random_mask(rng)
             decision = Decision.DROPPED if place == 1 else Decision.SAM
-            label = label_from_mask(mask & (place != 3), 3 + 4 * (place % 2), 0.5, decision)
+            label = label_from_mask(mask & (place != 3), 3 + 4 * (place % 2), 0.5 + place / 100, decision)
             measured = replace(label, agreement=0.1 * (1 + place), predicted_iou=0.9, gate_confidence=0.0)
+            measured = replace(measured, mask_score=None if place == 2 else 0.75 + place / 100)
             instances.append(measured)
         rows.append(ImageLabels.of_instances(image_id, name, WIDTH, HEIGHT, tuple(instances)))
         path = tmp_path / "pictures" / name
@@ -73,6 +74,8 @@ def test_coco_holds_all_instances_of_the_images_and_marks_those_to_look_at(revie
     marks = [each["review"] for each in json.loads(path.read_text())["annotations"] if "review" in each]
     assert sorted(mark["rank"] for mark in marks if "rank" in mark) == [1, 2, 3, 4, 5]
     assert all(mark["reason"] for mark in marks)
+    written = [each.get("mask_score") for each in json.loads(path.read_text())["annotations"]]
+    assert written == pytest.approx(mask_scores(review), abs=1e-6)
 
 
 def test_cvat_masks_are_the_masks(review, tmp_path):
@@ -87,9 +90,19 @@ def test_cvat_masks_are_the_masks(review, tmp_path):
     same_masks(found, shown(review))
     ranks = [each.text for each in root.iter("attribute") if each.get("name") == "review"]
     assert sorted(text for text in ranks if text != "not ranked") == ["1", "2", "3", "4", "5"]
+    attributes = [{each.get("name"): each.text for each in mask.iter("attribute")} for mask in root.iter("mask")]
+    assert [each.get("mask_score") for each in attributes] == [
+        None if score is None else f"{score:.4f}" for score in mask_scores(review)
+    ]
+    assert all(0 <= float(each["score"]) <= 1 for each in attributes)
     labels = json.loads((folder / "labels.json").read_text())
     assert [each["name"] for each in labels] == ["cat", "Hündin"]
-    assert [each["name"] for each in labels[0]["attributes"]] == ["review", "reason"]
+    assert [each["name"] for each in labels[0]["attributes"]] == ["review", "reason", "score", "mask_score"]
+
+
+def mask_scores(review) -> list[float | None]:
+    """Of all instances that are shown, in their order."""
+    return [each.mask_score for image in review.images for each in image.labels.instances if each.area]
 
 
 def cvat_mask(element: ET.Element) -> np.ndarray:
@@ -129,6 +142,13 @@ def test_label_studio_polygons_are_the_masks(review, tmp_path):
         ]
         assert {each["from_name"] for each in prediction["result"]} == {control.get("name")}
     same_masks(found, shown(review))
+    regions = [
+        region
+        for task in json.loads((folder / "tasks.json").read_text())
+        for region in task["predictions"][0]["result"]
+    ]
+    told = [region.get("meta", {"text": [""]})["text"][-1].partition("mask score ")[2] for region in regions]
+    assert told == ["" if score is None else f"{score:.4f}" for score in mask_scores(review)]
 
 
 def polygon_mask(region) -> np.ndarray:
@@ -142,6 +162,15 @@ def test_the_list_is_for_people_and_failed_images_lie_apart(review, tmp_path):
     rows = list(csv.DictReader((folder / "review.csv").read_text().splitlines(keepends=True)))
     assert [row["rank"] for row in rows][:6] == ["1", "2", "3", "4", "5", ""]
     assert {row["file_name"] for row in rows} == set(shown(review))
+    scores = {
+        (str(image.labels.image_id), f"{each.score:.4f}"): each.mask_score
+        for image in review.images
+        for each in image.labels.instances
+    }
+    for row in rows:
+        known = scores[row["image_id"], row["score"]]
+        assert row["mask_score"] == ("" if known is None else f"{known:.4f}")
+    assert {row["mask_score"] == "" for row in rows} == {True, False}
     (failed,) = csv.DictReader((folder / "failed.csv").open(newline=""))
     assert failed["image_id"] == "4"
     assert "cut off in the middle" in failed["reason"]

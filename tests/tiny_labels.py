@@ -50,6 +50,7 @@ def tiny_instance(rng: np.random.Generator, *, soft_mask: bool = True) -> Instan
     category_id = int(rng.choice([3, 7]))
     decision = Decision(rng.choice(list(Decision)))
     label = label_from_mask(mask, category_id, float32(rng.uniform()), decision)
+    label = replace(label, mask_score=label.score / 2 if label.area % 2 else None)
     if decision is Decision.TEACHER:
         return replace(label, soft_mask=make_soft_mask(mask * 0.8, label.box_xyxy)) if soft_mask else label
     measures = [float32(value) for value in rng.uniform(0, 1, 4)]

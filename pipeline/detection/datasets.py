@@ -40,7 +40,7 @@ from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
 from pipeline.structure.target_store import StructureStore
 
 LABELLED: Final = "labelled"
-InstanceWeight = Literal["none", "score", "gate"]
+InstanceWeight = Literal["none", "score", "mask_score", "product", "gate"]
 
 _UNUSABLE_IN_A_ROW = 100
 _COPIES_KEPT = 2  # where one pass over the composites ends and the next begins, both are asked for
@@ -145,6 +145,10 @@ class TrainingImages(Dataset[dict[str, Any]]):
         match self._instance_weight:
             case "score":
                 return instance.score
+            case "mask_score":
+                return instance.mask_score_or_one
+            case "product":
+                return instance.score * instance.mask_score_or_one
             case "gate":
                 return 1.0 if instance.gate_confidence is None else instance.gate_confidence  # None: people's own
             case "none":
@@ -336,12 +340,18 @@ def _built(config: Mapping[str, Any]) -> TrainingImages:
 
 
 def _require_weights(store: LabelStore, instance_weight: InstanceWeight) -> None:
-    if instance_weight != "gate" or not store.attributes.instances:
+    """Raise StageError if no instance of a store has the measure that weighs it."""
+    if not store.attributes.instances:
         return
-    if np.isnan(store.column("instances/gate_confidence")).all():
+    if instance_weight == "gate" and np.isnan(store.column("instances/gate_confidence")).all():
         raise StageError(
             f"{store.path}: these labels went through no gate, so that student.instance_weight cannot be gate: "
             "set it to score or none, or refine the labels."
+        )
+    if instance_weight == "mask_score" and np.isnan(store.mask_scores()).all():
+        raise StageError(
+            f"{store.path}: these labels have no mask scores, so that student.instance_weight cannot be mask_score: "
+            "set it to score or none, or give results with mask scores."
         )
 
 

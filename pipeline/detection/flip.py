@@ -17,7 +17,7 @@ MIN_IOU = 0.5
 """Masks of the same class with at least this IoU belong to one object."""
 
 LONE_SCORE_FACTOR = 0.5
-"""An object found in only one of the two images keeps this share of its score: the mean with a score of 0."""
+"""An object found in only one of the two images keeps this share of its class score: the mean with a score of 0."""
 
 
 def mirrored_back(prediction: Prediction, width: int) -> Prediction:
@@ -29,13 +29,13 @@ def mirrored_back(prediction: Prediction, width: int) -> Prediction:
 def merge(direct: Sequence[Prediction], mirrored: Sequence[Prediction]) -> list[Prediction]:
     """Merge the predictions on an image with those on its mirror image, already mirrored back.
 
-    In the order of scores, each direct prediction is paired with the free one of its class that overlaps it most.
-    A pair has the mean score, box and probability of both.
+    In the order of class scores, each direct prediction is paired with the free one of its class that overlaps it most.
+    A pair has the mean of both class scores, mask scores, boxes and probabilities.
     """
     overlaps = _overlaps(direct, mirrored)
     free = set(range(len(mirrored)))
     merged = []
-    for index in sorted(range(len(direct)), key=lambda each: -direct[each].score):
+    for index in sorted(range(len(direct)), key=lambda each: -direct[each].class_score):
         one = direct[index]
         partners = [
             each for each in sorted(free) if mirrored[each].label == one.label and overlaps[index, each] >= MIN_IOU
@@ -46,8 +46,15 @@ def merge(direct: Sequence[Prediction], mirrored: Sequence[Prediction]) -> list[
         partner = max(partners, key=lambda each: overlaps[index, each])
         free.remove(partner)
         other = mirrored[partner]
-        box_xyxy, source = _mean_box(one.box_xyxy, other.box_xyxy), MeanMask(one.source, other.source)
-        merged.append(replace(one, score=(one.score + other.score) / 2, box_xyxy=box_xyxy, source=source))
+        merged.append(
+            replace(
+                one,
+                class_score=(one.class_score + other.class_score) / 2,
+                mask_score=(one.mask_score + other.mask_score) / 2,
+                box_xyxy=_mean_box(one.box_xyxy, other.box_xyxy),
+                source=MeanMask(one.source, other.source),
+            )
+        )
     return merged + [_lone(mirrored[each]) for each in sorted(free)]
 
 
@@ -57,7 +64,7 @@ def _mean_box(one: BoxXyxy, other: BoxXyxy) -> BoxXyxy:
 
 
 def _lone(prediction: Prediction) -> Prediction:
-    return replace(prediction, score=prediction.score * LONE_SCORE_FACTOR)
+    return replace(prediction, class_score=prediction.class_score * LONE_SCORE_FACTOR)
 
 
 def _overlaps(direct: Sequence[Prediction], mirrored: Sequence[Prediction]) -> NDArray[np.float64]:

@@ -38,7 +38,9 @@ def import_labels(
     # The results may also be of labelled images, which may have been unlabelled before.
     detections = read_detections(results, every_image(data), dataset.categories)
     labels = (
-        best_instances(detections.labels(image), settings.score_threshold, settings.max_instances)
+        best_instances(
+            detections.labels(image), settings.score_threshold, settings.mask_threshold, settings.max_instances
+        )
         for image in dataset.images
     )
     write_label_store(store_path, labels, dataset.categories, provenance)

@@ -23,10 +23,12 @@ from pipeline.masks.windows import BoxXyxy
 class PaintedMask:
     """A mask at the size of the image.
 
-    probability: float32 (height, width), 0 to 1. mask: bool (height, width). threshold: the least probability in it.
+    probability: float32 (height, width), 0 to 1. complement: 1 - probability, with all its digits where the probability
+    is nearly 1. mask: bool (height, width). threshold: the least probability in it.
     """
 
     probability: NDArray[np.float32]
+    complement: NDArray[np.float32]
     mask: NDArray[np.bool_]
     threshold: float
 
@@ -41,12 +43,27 @@ class SoftMaskSource(Protocol):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Prediction:
-    """One instance. label: its index among the model's classes. box_xyxy: the detector's, in pixels of the image."""
+    """One instance.
+
+    label: its index among the model's classes.
+    class_score: the probability of its class.
+    mask_score: the mean probability inside its mask, of pixels or of the cells of a box; 0 for an empty mask.
+    ranked_by_mask: whether the detector ranks instances by the product of both scores, not by the class score alone.
+    box_xyxy: the detector's, in pixels of the image.
+    """
 
     label: int
-    score: float
+    class_score: float
+    mask_score: float
+    ranked_by_mask: bool
     box_xyxy: BoxXyxy
     source: SoftMaskSource
+
+    @property
+    def ranking_score(self) -> float:
+        """Return the score that the detector ranks the instance by, rounded to 32 bits as its own are."""
+        factor = np.float32(self.mask_score if self.ranked_by_mask else 1.0)
+        return float(np.float32(self.class_score) * factor)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -66,7 +83,9 @@ class RegionMask:
         mask = torch.zeros(self.size_hw, dtype=torch.bool, device=self.cells.device)
         probability[region] = values[0]
         mask[region] = values[0] >= self.threshold
-        return PaintedMask(probability.cpu().numpy(), mask.cpu().numpy(), self.threshold)
+        return PaintedMask(
+            probability.cpu().numpy(), (1 - probability).cpu().numpy(), mask.cpu().numpy(), self.threshold
+        )
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -90,7 +109,10 @@ class QueryMask:
     def paint(self) -> PaintedMask:
         """Paint a mask where the logits are positive."""
         logits = self.logits()
-        return PaintedMask(logits.sigmoid().cpu().numpy(), (logits > 0).cpu().numpy(), 0.5)
+        probability, complement, mask = (
+            each.cpu().numpy() for each in (logits.sigmoid(), (-logits).sigmoid(), logits > 0)
+        )
+        return PaintedMask(probability, complement, mask, 0.5)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -102,7 +124,8 @@ class MirroredMask:
     def paint(self) -> PaintedMask:
         """Paint the other mask, mirrored."""
         painted = self.mirrored.paint()
-        return PaintedMask(painted.probability[:, ::-1], painted.mask[:, ::-1], painted.threshold)
+        probability, complement = (each[:, ::-1] for each in (painted.probability, painted.complement))
+        return PaintedMask(probability, complement, painted.mask[:, ::-1], painted.threshold)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -116,7 +139,8 @@ class MeanMask:
         """Paint the mean of the probabilities, and a mask where it reaches the first one's threshold."""
         first, second = self.first.paint(), self.second.paint()
         probability = (first.probability + second.probability) * np.float32(0.5)
-        return PaintedMask(probability, probability >= first.threshold, first.threshold)
+        complement = (first.complement + second.complement) * np.float32(0.5)
+        return PaintedMask(probability, complement, probability >= first.threshold, first.threshold)
 
 
 def _resized(values: Tensor, size_hw: tuple[int, int]) -> Tensor:

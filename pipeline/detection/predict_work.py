@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 class PredictWork:
     """A detector's labels of images, shard by shard (see `pipeline.compute.shards.ShardWork`).
 
-    measured: detections to measure, with the detector's own boxes and without soft masks; else labels to refine,
-    with the boxes of their masks.
+    score_threshold, mask_threshold: the least class score and mask score.
+    measured: detections to measure, with the score that the detector ranks them by, its own boxes, and without mask
+    scores and soft masks; else labels to refine, with class score and mask score and the boxes of their masks.
     """
 
     annotations: Path
@@ -42,6 +43,7 @@ class PredictWork:
     detector: DetectorChoice
     score_threshold: float
     max_instances: int
+    mask_threshold: float = 0.0
     measured: bool = False
 
     def compute(self, shard: Shard) -> list[ImageLabels]:
@@ -94,21 +96,29 @@ class PredictWork:
     ) -> ImageLabels:
         """Return the labels of an image, the best score first; empty masks are left out."""
         instances: list[InstanceLabel] = []
-        for prediction in sorted(predictions, key=lambda each: -each.score):
-            if prediction.score < self.score_threshold or len(instances) == self.max_instances:
+        for prediction in sorted(filter(self._is_wanted, predictions), key=lambda each: -self._score(each)):
+            if len(instances) == self.max_instances:
                 break
             label = self._label(prediction, categories[prediction.label].id)
             if label.area:
                 instances.append(label)
         return ImageLabels.of_instances(image.id, image.file_name, image.width, image.height, tuple(instances))
 
+    def _is_wanted(self, prediction: Prediction) -> bool:
+        return prediction.class_score >= self.score_threshold and prediction.mask_score >= self.mask_threshold
+
+    def _score(self, prediction: Prediction) -> float:
+        return prediction.ranking_score if self.measured else prediction.class_score
+
     def _label(self, prediction: Prediction, category_id: int) -> InstanceLabel:
         painted = prediction.source.paint()
-        score = min(prediction.score, 1.0)  # rounding may lift a mean of probabilities above 1
+        # Rounding may lift a probability and a mean of probabilities above 1.
+        score, mask_score = min(self._score(prediction), 1.0), min(prediction.mask_score, 1.0)
         label = label_from_mask(painted.mask, category_id, score, Decision.TEACHER)
         if self.measured:
             return replace(label, box_xyxy=prediction.box_xyxy)
-        return replace(label, soft_mask=make_soft_mask(painted.probability, label.box_xyxy))
+        soft_mask = make_soft_mask(painted.probability, label.box_xyxy, painted.complement)
+        return replace(label, mask_score=mask_score, soft_mask=soft_mask)
 
 
 def _failure(image: CocoImage, reason: str) -> ImageLabels:

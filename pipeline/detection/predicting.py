@@ -50,6 +50,7 @@ def label_images(what: str, images: ImagesToLabel, labeller: Labeller, store: Ne
             labeller.folder.absolute(), compute.device, compute.precision, compute.batch_images, settings.flip_test
         ),
         score_threshold=settings.score_threshold,
+        mask_threshold=settings.mask_threshold,
         max_instances=settings.max_instances,
         measured=labeller.measured,
     )

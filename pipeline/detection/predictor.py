@@ -166,10 +166,18 @@ def _region_instances(
         cells = logits.sigmoid()[torch.arange(len(each), device=logits.device), channels]
         boxes_xyxy = each.bboxes / each.bboxes.new_tensor(sample.scale_factor).repeat((1, 2))
         threshold = heads.test_cfg.mask_thr_binary
+        # Cells divide the box evenly: their mean inside is that of the mask, without painting it.
+        inside = cells >= threshold
+        mask_scores = (cells * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
         masks = [RegionMask(*mask, sample.ori_shape, threshold) for mask in zip(cells, boxes_xyxy, strict=True)]
         boxes = map(tuple, boxes_xyxy.tolist())
-        values = zip(each.labels.tolist(), each.scores.tolist(), boxes, masks, strict=True)
-        predictions.append([Prediction(*of_one) for of_one in values])
+        values = zip(each.labels.tolist(), each.scores.tolist(), mask_scores.tolist(), boxes, masks, strict=True)
+        predictions.append(
+            [
+                Prediction(label, class_score, mask_score, False, box, mask)
+                for label, class_score, mask_score, box, mask in values
+            ]
+        )
     return predictions
 
 
@@ -195,12 +203,12 @@ def _query_instances(
 
 
 def _query_prediction(label: int, class_score: float, source: QueryMask) -> Prediction:
-    """Return a prediction with the box of its mask; its score is the class score times the mask's mean probability."""
+    """Return a prediction with the box of its mask."""
     logits = source.logits()
     inside = logits > 0
-    mask_score = (logits.sigmoid() * inside).sum() / (inside.sum(dtype=torch.float32) + 1e-6)
+    mask_score = float((logits.sigmoid() * inside).sum() / (inside.sum(dtype=torch.float32) + 1e-6))
     rows, columns = inside.any(1).nonzero(), inside.any(0).nonzero()
     box_xyxy: BoxXyxy = (0.0, 0.0, 0.0, 0.0)
     if len(rows):
         box_xyxy = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
-    return Prediction(label, float(mask_score * class_score), box_xyxy, source)
+    return Prediction(label, class_score, mask_score, True, box_xyxy, source)

@@ -46,9 +46,11 @@ class PredictSettings(Settings):
     """The teacher's labels on the unlabelled images."""
 
     score_threshold: Share = 0.7
-    """Leave out predicted instances whose class score is below this."""
+    """Leave out predicted instances whose class score, the probability of their class alone, is below this."""
+    mask_threshold: Share = 0.0
+    """Leave out predicted instances whose mask score, the mean probability inside their mask, is below this."""
     max_instances: Annotated[int, Field(ge=1, le=1000)] = 100
-    """Keep at most this many instances in an image, those with the highest scores."""
+    """Keep at most this many instances in an image, those with the highest class scores."""
     flip_test: bool = False
     """Predict on the mirrored image as well, and merge both predictions."""
     results: FilePath | None = None
@@ -83,8 +85,8 @@ class StudentSettings(TrainSettings):
     """Kinds of images in a batch, in relative amounts: 2, 1, 1 is half of the first kind, a quarter of each other."""
     pseudo_weight: Annotated[float, Field(ge=0)] = 2.0
     """Factor for the losses on pseudo-labelled images and composites."""
-    instance_weight: Literal["none", "score", "gate"] = "none"
-    """Multiply the losses of a pseudo-labelled instance by 1, by its class score, or by the gate's confidence in it."""
+    instance_weight: Literal["none", "score", "mask_score", "product", "gate"] = "none"
+    """Multiply the losses of a pseudo-labelled instance by 1, its class score, mask score, both, or gate confidence."""
     ignore_dropped: bool = True
     """Leave the pixels of instances that the gate dropped out of the loss, instead of treating them as background."""
     ema_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0004

@@ -63,6 +63,7 @@ class ComparedImage:
                 truth_id=truth.id,
                 truth_category_id=truth.category_id,
                 score=after.score,
+                mask_score=after.mask_score,
                 decision=after.decision,
                 box_xyxy=(float(min(x0s)), float(min(y0s)), float(max(x1s)), float(max(y1s))),
                 iou_before=float(self.ious_before[position, truth_index]),

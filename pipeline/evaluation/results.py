@@ -132,6 +132,7 @@ class InstanceChange(msgspec.Struct, frozen=True):
     position: its index in the image, in the stores of `predict` and of `refine`.
     box_xyxy: box around the truth and both masks, in pixels of the full image.
     truth_id, truth_category_id: id and class of the annotation that it is measured against.
+    score, mask_score: of class and mask; the second is null where it is not known.
     Boundary IoU is null if it was not measured.
     """
 
@@ -148,6 +149,7 @@ class InstanceChange(msgspec.Struct, frozen=True):
     iou_after: float
     boundary_iou_before: float | None
     boundary_iou_after: float | None
+    mask_score: float | None = None
 
 
 class PseudoLabelResult(msgspec.Struct, frozen=True):

@@ -54,6 +54,8 @@ def _instance_problems(instance: InstanceLabel, width: int, height: int) -> Iter
         yield "category_id", "does not fit into 64 bits"
     if not 0 <= instance.score <= 1:
         yield "score", f"is {instance.score}, not a confidence between 0 and 1"
+    if instance.mask_score is not None and not 0 <= instance.mask_score <= 1:
+        yield "mask_score", f"is {instance.mask_score}, not between 0 and 1; None if it is not known"
     x0, y0, x1, y1 = instance.box_xyxy
     if not (all(map(isfinite, instance.box_xyxy)) and x0 <= x1 and y0 <= y1):
         yield "box_xyxy", f"is {instance.box_xyxy}, not left, top, right, bottom"
@@ -80,9 +82,9 @@ def _soft_mask_problems(soft_mask: SoftMask, width: int, height: int) -> Iterato
     x0, y0, x1, y1 = soft_mask.crop_box_xyxy
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
         yield "soft_mask.crop_box_xyxy", f"is {soft_mask.crop_box_xyxy} in an image of {width}x{height}"
-    shape, dtype = soft_mask.probabilities.shape, soft_mask.probabilities.dtype
+    shape, dtype = soft_mask.codes.shape, soft_mask.codes.dtype
     if shape != (SOFT_MASK_SIDE, SOFT_MASK_SIDE) or dtype != "uint8":
-        yield "soft_mask.probabilities", f"is {dtype} {shape}, not uint8 {(SOFT_MASK_SIDE, SOFT_MASK_SIDE)}"
+        yield "soft_mask.codes", f"is {dtype} {shape}, not uint8 {(SOFT_MASK_SIDE, SOFT_MASK_SIDE)}"
 
 
 def _rle_sum_problems(row: ImageLabels) -> Iterator[tuple[str, str]]:

@@ -28,6 +28,7 @@ class LabelAnnotation(CocoAnnotation, frozen=True, gc=False, omit_defaults=True,
 
     score: float
     decision: str
+    mask_score: float | None = None
     predicted_iou: float | None = None
     stability: float | None = None
     agreement: float | None = None
@@ -45,6 +46,7 @@ class LabelResult(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     segmentation: RleJson
     area: int
     decision: str
+    mask_score: float | None = None
     predicted_iou: float | None = None
     stability: float | None = None
     agreement: float | None = None
@@ -140,7 +142,7 @@ def _results(labels: ImageLabels) -> Iterator[LabelResult]:
 
 
 def _measures(instance: InstanceLabel) -> dict[str, Any]:
-    names = ("score", "predicted_iou", "stability", "agreement", "gate_confidence")
+    names = ("score", "mask_score", "predicted_iou", "stability", "agreement", "gate_confidence")
     measured = {name: value for name in names if (value := getattr(instance, name)) is not None}
     shortest = {name: _shortest(value) for name, value in measured.items()}
     return {"decision": str(instance.decision), "candidate": instance.candidate, **shortest}

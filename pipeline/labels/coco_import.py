@@ -2,9 +2,10 @@
 
 A results list names images and categories by the ids of the dataset that the labels are for. A dataset has its own
 ids: its images are matched by file name and its categories by name. A dataset may leave out scores, which are 1 then.
+Both may have mask scores under `mask_score`, apart from the class scores under `score`.
 Boxes and areas are computed from the masks; `dataset_rows` says what crowds and masks without a pixel become. Every
 mask counts as the teacher's. Of instances with the same mask and category, which detectors without suppression
-return, the one with the highest score is kept.
+return, the one with the highest class score is kept.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pipeline.coco.json_text import field_problem, read_json_object
 from pipeline.coco.model import CocoCategory, CocoImage, Id
 from pipeline.coco.segmentation import SegmentationChecker, decode_segmentation, to_rle
 from pipeline.errors import DatasetError, Problem
-from pipeline.labels.dataset_rows import label_from_annotation, row_of_image
+from pipeline.labels.dataset_rows import Scores, label_from_annotation, row_of_image
 from pipeline.labels.rows import ImageLabels, InstanceLabel
 
 _ABSENT = (b"null", b"[]", b"{}")
@@ -39,6 +40,7 @@ class _EntryJson(msgspec.Struct, frozen=True, gc=False):
     category_id: Id
     segmentation: msgspec.Raw = msgspec.Raw(b"null")
     score: float | None = None
+    mask_score: float | None = None
     iscrowd: int = 0
 
 
@@ -61,7 +63,7 @@ class _File:
 @dataclass(frozen=True, slots=True)
 class _Detection:
     category_id: int
-    score: float
+    scores: Scores
     is_crowd: bool
     segmentation: msgspec.Raw
 
@@ -102,7 +104,7 @@ def read_detections(path: Path, images: Sequence[CocoImage], categories: Sequenc
 
 def _instance(detection: _Detection, image: CocoImage) -> InstanceLabel:
     rle = to_rle(decode_segmentation(detection.segmentation), image.width, image.height)
-    return label_from_annotation(rle, detection.category_id, detection.score, is_crowd=detection.is_crowd)
+    return label_from_annotation(rle, detection.category_id, detection.scores, is_crowd=detection.is_crowd)
 
 
 def _opened(
@@ -212,10 +214,10 @@ class _EntryReader:
         for index, entry in entries:
             image = self._known(index, "image_id", entry.image_id, self._file.image_by_id)
             category_id = self._known(index, "category_id", entry.category_id, self._file.category_by_id)
-            score = self._score(index, entry.score)
+            scores = Scores(self._score(index, entry.score), self._mask_score(index, entry.mask_score))
             if image is not None and category_id is not None:
                 self._check_segmentation(index, entry.segmentation, image)
-                detection = _Detection(category_id, score, bool(entry.iscrowd), entry.segmentation)
+                detection = _Detection(category_id, scores, bool(entry.iscrowd), entry.segmentation)
                 self._add(detection, image, by_image[image.id])
         self._checker.finish()
         return by_image
@@ -247,6 +249,11 @@ class _EntryReader:
             self._refuse(index, "score", f"is {score:g}, not a confidence between 0 and 1")
         return score
 
+    def _mask_score(self, index: int, mask_score: float | None) -> float | None:
+        if mask_score is not None and not 0 <= mask_score <= 1:
+            self._refuse(index, "mask_score", f"is {mask_score:g}, not a confidence between 0 and 1")
+        return mask_score
+
     def _check_segmentation(self, index: int, text: msgspec.Raw, image: CocoImage) -> None:
         if bytes(text) in _ABSENT:
             self._refuse(index, "segmentation", f"is missing: {_MASKS_NEEDED}")
@@ -261,5 +268,5 @@ class _EntryReader:
             known.append(detection)
             return
         self.repeated += 1
-        if detection.score > known[index].score:
+        if detection.scores.score > known[index].scores.score:
             known[index] = detection

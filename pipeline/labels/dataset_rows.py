@@ -11,6 +11,7 @@ A mask without a pixel is not an instance either, and is left out of its row.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -18,27 +19,38 @@ from pipeline.coco.model import CocoDataset, CocoImage
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_rle
 from pipeline.masks.run_lengths import CompressedRle
 
-_NO_SCORES: Final[Mapping[int, float]] = MappingProxyType({})
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Class score and mask score of an annotation, 0 to 1. Without a class score, as people's own are, it is 1."""
+
+    score: float = 1.0
+    mask_score: float | None = None
 
 
-def dataset_rows(dataset: CocoDataset, scores: Mapping[int, float] = _NO_SCORES) -> Iterator[ImageLabels]:
+_UNSCORED: Final = Scores()
+_NO_SCORES: Final[Mapping[int, Scores]] = MappingProxyType({})
+
+
+def dataset_rows(dataset: CocoDataset, scores: Mapping[int, Scores] = _NO_SCORES) -> Iterator[ImageLabels]:
     """Yield the labels of every image of a dataset, with the teacher's decision; crowds are dropped instances.
 
-    scores: by annotation id; 1 for an annotation that is not in it.
+    scores: by annotation id, of the annotations that have some.
     """
     for image in dataset.images:
         labels = (
             label_from_annotation(
-                dataset.rle(each), each.category_id, scores.get(each.id, 1.0), is_crowd=bool(each.iscrowd)
+                dataset.rle(each), each.category_id, scores.get(each.id, _UNSCORED), is_crowd=bool(each.iscrowd)
             )
             for each in dataset.annotations_by_image[image.id]
         )
         yield row_of_image(image, labels)
 
 
-def label_from_annotation(rle: CompressedRle, category_id: int, score: float, *, is_crowd: bool) -> InstanceLabel:
+def label_from_annotation(rle: CompressedRle, category_id: int, scores: Scores, *, is_crowd: bool) -> InstanceLabel:
     """Return an annotation as a label: a teacher's mask, or a dropped instance for a crowd."""
-    return label_from_rle(rle, category_id, score, Decision.DROPPED if is_crowd else Decision.TEACHER)
+    label = label_from_rle(rle, category_id, scores.score, Decision.DROPPED if is_crowd else Decision.TEACHER)
+    return replace(label, mask_score=scores.mask_score)
 
 
 def row_of_image(image: CocoImage, labels: Iterable[InstanceLabel]) -> ImageLabels:

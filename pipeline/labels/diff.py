@@ -23,6 +23,25 @@ IOU_EDGES = (MATCH_MIN_IOU, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 
 
 @dataclass
+class ScoreChange:
+    """By how much a score differs between two labels of an object. pairs: those in which both scores are known."""
+
+    pairs: int = 0
+    difference_sum: float = 0.0
+
+    def add(self, first: float | None, second: float | None) -> None:
+        """Count a pair, unless a score is not known."""
+        if first is not None and second is not None:
+            self.pairs += 1
+            self.difference_sum += abs(second - first)
+
+    @property
+    def mean(self) -> float:
+        """Return the mean absolute difference; NaN without pairs."""
+        return self.difference_sum / self.pairs if self.pairs else float("nan")
+
+
+@dataclass
 class LabelDiff:
     """The changes from a first store to a second, counted image by image; instances of one category match by mask.
 
@@ -31,6 +50,7 @@ class LabelDiff:
     matched: pairs of instances; added, removed: instances of one store without a partner in the other.
     iou_counts: matched pairs by IoU, a bin for each edge of `IOU_EDGES`.
     decisions: the number of matched pairs by their two decisions, equal ones included.
+    scores, mask_scores: by how much these differ, over the matched pairs in which both are known.
     """
 
     images: int = 0
@@ -43,6 +63,8 @@ class LabelDiff:
     iou_counts: list[int] = field(default_factory=lambda: [0] * len(IOU_EDGES))
     iou_sum: float = 0.0
     decisions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    scores: ScoreChange = field(default_factory=ScoreChange)
+    mask_scores: ScoreChange = field(default_factory=ScoreChange)
 
     def add(self, first: ImageLabels, second: ImageLabels) -> None:
         """Count an image that both stores have."""
@@ -53,7 +75,10 @@ class LabelDiff:
         for index, other_index, iou in pairs:
             self.iou_sum += iou
             self.iou_counts[bisect_right(IOU_EDGES, iou) - 1] += 1
-            self.decisions[str(first.instances[index].decision), str(second.instances[other_index].decision)] += 1
+            one, other = first.instances[index], second.instances[other_index]
+            self.decisions[str(one.decision), str(other.decision)] += 1
+            self.scores.add(one.score, other.score)
+            self.mask_scores.add(one.mask_score, other.mask_score)
         self.matched += len(pairs)
         self.removed += len(first.instances) - len(pairs)
         self.added += len(second.instances) - len(pairs)
@@ -110,6 +135,8 @@ def diff_table(difference: LabelDiff, names: tuple[str, str] = ("first", "second
         _line(f"instances only in {second}", difference.added),
         *(_line(f"  {old} -> {new}", count) for (old, new), count in sorted(difference.decisions.items())),
         f"{'mean IoU of matched':<24}{difference.mean_iou:>12.4f}",
+        f"{'mean change of score':<24}{difference.scores.mean:>12.4f}",
+        f"{'  of mask score':<24}{difference.mask_scores.mean:>12.4f}",
     ]
     uppers = (*IOU_EDGES[1:], None)
     for low, high, count in zip(IOU_EDGES, uppers, difference.iou_counts, strict=True):

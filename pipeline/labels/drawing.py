@@ -76,6 +76,7 @@ def draw_panels(
 ) -> RgbImage:
     """Draw the image once for each panel, with outlines, category names and scores; each category has one colour.
 
+    The first score is that of the class; that of the mask follows where it is known.
     Dropped instances have dashed outlines. Names and scores that would overlap others are left out.
     colours: of all categories, for several drawings in the same colours; by default chosen for this one.
     """
@@ -157,6 +158,8 @@ def _write_labels(
     taken: list[Box] = []
     for instance in sorted(instances, key=lambda each: -each.score):
         text = f"{instance.score:.2f}"
+        if instance.mask_score is not None:
+            text += f" mask {instance.mask_score:.2f}"
         if len(names) > 1:  # a single category stands in the legend
             text = f"{names[instance.category_id]} {text}"
         if tells_decisions and instance.decision is not Decision.SAM:

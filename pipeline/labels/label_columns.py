@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.coco.model import CocoCategory
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
+from pipeline.masks.logit_codes import codes_of_bytes
 from pipeline.masks.soft_masks import SOFT_MASK_SIDE, SoftMask
 from pipeline.tables.columns import (
     Column,
@@ -32,6 +34,8 @@ STATUSES: Final = (Status.OK, Status.EMPTY, Status.FAILED)
 DECISIONS: Final = (Decision.SAM, Decision.TEACHER, Decision.DROPPED)
 """On disk a decision is its index in this tuple."""
 NO_CANDIDATE: Final = -1
+MASK_SCORE_VERSION: Final = 3
+"""The first version that has mask scores."""
 
 
 class LabelAttributes(TableAttributes, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,9 +64,71 @@ class LabelAttributes(TableAttributes, frozen=True, kw_only=True, forbid_unknown
 _STATUS_MEANING = ", ".join(f"{code} {name}" for code, name in enumerate(STATUSES))
 _DECISION_MEANING = ", ".join(f"{code} {name}" for code, name in enumerate(DECISIONS))
 
-LABEL_FORMAT: Final = TableFormat(
+_COLUMNS: Final = (
+    Column("images/id", "image", "int64", "the image's id in the dataset"),
+    Column("images/width", "image", "int32", "pixels; 0 where a failed image has no known size"),
+    Column("images/height", "image", "int32", "pixels; 0 where a failed image has no known size"),
+    Column("images/status", "image", "uint8", _STATUS_MEANING),
+    *text_columns("images/file_name", "image", "file name", "file names, UTF-8, end to end"),
+    *text_columns("images/message", "image", "message", "why images failed, UTF-8, end to end"),
+    Column("images/instance_offsets", "image", "int64", "the first instance of each image", points_into="instance"),
+    Column("instances/category_id", "instance", "int64", "the category's id in the dataset"),
+    Column("instances/score", "instance", "float32", "the detector's confidence in the class, 0 to 1"),
+    Column("instances/mask_score", "instance", "float32", "the detector's confidence in its mask, 0 to 1, or NaN"),
+    Column(
+        "instances/box_xyxy",
+        "instance",
+        "float32",
+        "left, top, right, bottom in pixels, right and bottom exclusive",
+        row_shape=(4,),
+    ),
+    Column("instances/area", "instance", "int32", "pixels of the mask"),
+    Column("instances/decision", "instance", "uint8", f"whose mask it is: {_DECISION_MEANING}"),
+    Column("instances/predicted_iou", "instance", "float32", "SAM's own estimate of its IoU, or NaN"),
+    Column("instances/stability", "instance", "float32", "IoU under a shifted threshold, or NaN"),
+    Column("instances/agreement", "instance", "float32", "IoU of SAM's mask and the teacher's, or NaN"),
+    Column("instances/candidate", "instance", "int8", "which of SAM's candidates was chosen, or -1"),
+    Column("instances/gate_confidence", "instance", "float32", "how sure the gate is of the mask, 0 to 1, or NaN"),
+    Column(
+        "instances/rle_offsets", "instance", "int64", "where each mask begins in rle_bytes", points_into="mask byte"
+    ),
+    Column("instances/rle_bytes", "mask byte", "uint8", "masks as COCO's compressed RLE, end to end", bulk=True),
+    Column(
+        "instances/soft_mask_offsets",
+        "instance",
+        "int64",
+        "the soft mask of each instance, if it has one",
+        points_into="soft mask",
+    ),
+    Column(
+        "instances/soft_mask_crop_xyxy",
+        "soft mask",
+        "int32",
+        "left, top, right, bottom of the crop in pixels, right and bottom exclusive",
+        row_shape=(4,),
+    ),
+    Column(
+        "instances/soft_mask_logit",
+        "soft mask",
+        "uint8",
+        "logits in the crop on an even grid, rows then columns, as codes",
+        row_shape=(SOFT_MASK_SIDE, SOFT_MASK_SIDE),
+        bulk=True,
+    ),
+)
+
+_VERSION_2_PROBABILITY: Final = Column(
+    "instances/soft_mask_probability",
+    "soft mask",
+    "uint8",
+    "probabilities in the crop on an even grid, rows then columns, 255 is 1.0",
+    row_shape=(SOFT_MASK_SIDE, SOFT_MASK_SIDE),
+    bulk=True,
+)
+
+_VERSION_3: Final = TableFormat(
     name="s4m-labels",
-    version=2,
+    version=3,
     content="labels",
     make_again="Make them again, or read them with the version of s4m that made them.",
     ids="images/id",
@@ -72,60 +138,20 @@ LABEL_FORMAT: Final = TableFormat(
         CountedColumn("decisions", "instances/decision", tuple(map(str, DECISIONS))),
     ),
     facts=("categories",),
-    columns=(
-        Column("images/id", "image", "int64", "the image's id in the dataset"),
-        Column("images/width", "image", "int32", "pixels; 0 where a failed image has no known size"),
-        Column("images/height", "image", "int32", "pixels; 0 where a failed image has no known size"),
-        Column("images/status", "image", "uint8", _STATUS_MEANING),
-        *text_columns("images/file_name", "image", "file name", "file names, UTF-8, end to end"),
-        *text_columns("images/message", "image", "message", "why images failed, UTF-8, end to end"),
-        Column("images/instance_offsets", "image", "int64", "the first instance of each image", points_into="instance"),
-        Column("instances/category_id", "instance", "int64", "the category's id in the dataset"),
-        Column("instances/score", "instance", "float32", "the detector's confidence in the class, 0 to 1"),
-        Column(
-            "instances/box_xyxy",
-            "instance",
-            "float32",
-            "left, top, right, bottom in pixels, right and bottom exclusive",
-            row_shape=(4,),
-        ),
-        Column("instances/area", "instance", "int32", "pixels of the mask"),
-        Column("instances/decision", "instance", "uint8", f"whose mask it is: {_DECISION_MEANING}"),
-        Column("instances/predicted_iou", "instance", "float32", "SAM's own estimate of its IoU, or NaN"),
-        Column("instances/stability", "instance", "float32", "IoU under a shifted threshold, or NaN"),
-        Column("instances/agreement", "instance", "float32", "IoU of SAM's mask and the teacher's, or NaN"),
-        Column("instances/candidate", "instance", "int8", "which of SAM's candidates was chosen, or -1"),
-        Column("instances/gate_confidence", "instance", "float32", "how sure the gate is of the mask, 0 to 1, or NaN"),
-        Column(
-            "instances/rle_offsets", "instance", "int64", "where each mask begins in rle_bytes", points_into="mask byte"
-        ),
-        Column("instances/rle_bytes", "mask byte", "uint8", "masks as COCO's compressed RLE, end to end", bulk=True),
-        Column(
-            "instances/soft_mask_offsets",
-            "instance",
-            "int64",
-            "the soft mask of each instance, if it has one",
-            points_into="soft mask",
-        ),
-        Column(
-            "instances/soft_mask_crop_xyxy",
-            "soft mask",
-            "int32",
-            "left, top, right, bottom of the crop in pixels, right and bottom exclusive",
-            row_shape=(4,),
-        ),
-        Column(
-            "instances/soft_mask_probability",
-            "soft mask",
-            "uint8",
-            "probabilities in the crop on an even grid, rows then columns, 255 is 1.0",
-            row_shape=(SOFT_MASK_SIDE, SOFT_MASK_SIDE),
-            bulk=True,
-        ),
+    columns=_COLUMNS,
+)
+_VERSION_2: Final = replace(
+    _VERSION_3,
+    version=2,
+    columns=tuple(
+        _VERSION_2_PROBABILITY if column.name == "instances/soft_mask_logit" else column
+        for column in _COLUMNS
+        if column.name != "instances/mask_score"
     ),
 )
+LABEL_FORMAT: Final = replace(_VERSION_3, earlier=(_VERSION_2,))
 
-_MEASURES = ("predicted_iou", "stability", "agreement", "gate_confidence")
+_MEASURES = ("mask_score", "predicted_iou", "stability", "agreement", "gate_confidence")
 
 
 def columns_from_labels(rows: Sequence[ImageLabels]) -> dict[str, NDArray[Any]]:
@@ -154,13 +180,13 @@ def columns_from_labels(rows: Sequence[ImageLabels]) -> dict[str, NDArray[Any]]:
         **bytes_values("instances/rle", [instance.rle_counts for instance in instances]),
         "instances/soft_mask_offsets": offsets_of([instance.soft_mask is not None for instance in instances]),
         "instances/soft_mask_crop_xyxy": [soft_mask.crop_box_xyxy for soft_mask in soft_masks],
-        "instances/soft_mask_probability": [soft_mask.probabilities for soft_mask in soft_masks],
+        "instances/soft_mask_logit": [soft_mask.codes for soft_mask in soft_masks],
     }
     return as_columns(LABEL_FORMAT.columns, values)
 
 
 def labels_from_columns(columns: ColumnData) -> list[ImageLabels]:
-    """Return the labels of a batch of images from their columns."""
+    """Return the labels of a batch of images from their columns, of this version or an earlier one."""
     instances = _instances(columns)
     owned = pairwise(columns["images/instance_offsets"].tolist())
     return [
@@ -183,9 +209,13 @@ def _instances(columns: ColumnData) -> list[InstanceLabel]:
         return list(columns[f"instances/{name}"].tolist())
 
     rle_bytes = columns["instances/rle_bytes"].tobytes()
-    predicted_iou, stability, agreement, gate_confidence = (
-        [None if math.isnan(value) else value for value in values(name)] for name in _MEASURES
-    )
+
+    def measures(name: str) -> list[float | None]:
+        if f"instances/{name}" not in columns:  # a store of an earlier version
+            return [None] * len(columns["instances/score"])
+        return [None if math.isnan(value) else value for value in values(name)]
+
+    mask_score, predicted_iou, stability, agreement, gate_confidence = map(measures, _MEASURES)
     fields = zip(
         values("category_id"),
         values("score"),
@@ -193,6 +223,7 @@ def _instances(columns: ColumnData) -> list[InstanceLabel]:
         (rle_bytes[start:end] for start, end in pairwise(values("rle_offsets"))),
         values("area"),
         (DECISIONS[code] for code in values("decision")),
+        mask_score,
         predicted_iou,
         stability,
         agreement,
@@ -206,6 +237,7 @@ def _instances(columns: ColumnData) -> list[InstanceLabel]:
 
 def _soft_masks(columns: ColumnData) -> Iterator[SoftMask | None]:
     crops = columns["instances/soft_mask_crop_xyxy"].tolist()
-    probabilities = columns["instances/soft_mask_probability"]
+    version_2 = columns.get("instances/soft_mask_probability")
+    codes = columns["instances/soft_mask_logit"] if version_2 is None else codes_of_bytes(version_2)
     for index, end in pairwise(columns["instances/soft_mask_offsets"].tolist()):
-        yield SoftMask(tuple(crops[index]), probabilities[index]) if end > index else None
+        yield SoftMask(tuple(crops[index]), codes[index]) if end > index else None

@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
-from pipeline.labels.label_columns import LABEL_FORMAT, STATUSES, LabelAttributes, labels_from_columns
+from pipeline.labels.label_columns import (
+    LABEL_FORMAT,
+    MASK_SCORE_VERSION,
+    STATUSES,
+    LabelAttributes,
+    labels_from_columns,
+)
 from pipeline.labels.rows import ImageLabels, Status
 from pipeline.tables.columns import texts_of
 from pipeline.tables.table_store import TableStore
@@ -56,6 +62,12 @@ class LabelStore(TableStore[LabelAttributes]):
         """Return the file names of all images, in the order of the store."""
         name = "images/file_name"
         return texts_of(name, {each: self.column(each) for each in (f"{name}_offsets", f"{name}_bytes")})
+
+    def mask_scores(self) -> NDArray[np.float32]:
+        """Return the mask scores of all instances; NaN where they are not known, as in stores of version 2."""
+        if self.attributes.version < MASK_SCORE_VERSION:
+            return np.full(self.attributes.instances, np.nan, np.float32)
+        return self.column("instances/mask_score")
 
     def failed(self) -> list[ImageLabels]:
         """Return the rows of all failed images, in the order of the store."""

@@ -31,6 +31,8 @@ class InstanceLabel:
     """One instance of an image. A measure that does not apply is None.
 
     score: the detector's confidence in the class, 0 to 1.
+    mask_score: the detector's confidence in its own mask, 0 to 1: the mean probability inside it. None for people's own
+        labels, and for results that do not have it.
     box_xyxy: left, top, right, bottom in pixels of the full image, right and bottom exclusive.
     rle_counts: the mask as pycocotools' compressed run lengths, in the size of the image.
     area: pixels of the mask.
@@ -47,12 +49,18 @@ class InstanceLabel:
     rle_counts: bytes
     area: int
     decision: Decision
+    mask_score: float | None = None
     predicted_iou: float | None = None
     stability: float | None = None
     agreement: float | None = None
     candidate: int | None = None
     gate_confidence: float | None = None
     soft_mask: SoftMask | None = None
+
+    @property
+    def mask_score_or_one(self) -> float:
+        """Return the mask score; 1 where it is not known."""
+        return 1.0 if self.mask_score is None else self.mask_score
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +115,14 @@ def with_mask(label: InstanceLabel, rle: CompressedRle) -> InstanceLabel:
     return replace(label, box_xyxy=box_xyxy(rle), rle_counts=rle["counts"], area=area_px(rle), soft_mask=None)
 
 
-def best_instances(labels: ImageLabels, min_score: float, most: int) -> ImageLabels:
-    """Return the image with at most `most` instances of at least `min_score`, the best first if some are left out."""
+def best_instances(labels: ImageLabels, min_score: float, min_mask_score: float, most: int) -> ImageLabels:
+    """Return the image with at most `most` instances of at least these scores, the best first if some are left out.
+
+    The best are those with the highest class scores. An unknown mask score is 1.
+    """
     if labels.status is Status.FAILED:
         return labels
-    kept = [instance for instance in labels.instances if instance.score >= min_score]
+    kept = [each for each in labels.instances if each.score >= min_score and each.mask_score_or_one >= min_mask_score]
     if len(kept) > most:
         kept = sorted(kept, key=lambda instance: -instance.score)[:most]
     return replace(labels, instances=tuple(kept), status=Status.OK if kept else Status.EMPTY)

@@ -1,4 +1,4 @@
-"""Soft masks in 4 KiB: the probabilities around one instance, on a small grid, with 8 bits each."""
+"""Soft masks in 4 KiB: the logits around one instance, on a small grid, with 8 bits each."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.masks.distances import signed_distances_px
+from pipeline.masks.logit_codes import LOGITS, PROBABILITIES, encode_logits, log_odds, logistic
 from pipeline.masks.run_lengths import CompressedRle, area_px, box_xyxy, decode_window
-from pipeline.masks.windows import BoolMask, BoxXyxy, Window
+from pipeline.masks.windows import BoxXyxy, Window
 
 SOFT_MASK_SIDE = 64
 
@@ -25,7 +26,8 @@ Refinement searches for background and for missing parts in the margin.
 _RAMP_SIDE = 256
 """Most pixels along the longer side of the crop in which a binary mask is softened."""
 
-_MOST_LOGIT = 20.0  # the logistic function is flat beyond it
+_RAMP_LOGITS = (-20.0, 6.2)
+"""The range of logits of a softened mask: no depth tells that a mask was surer than a probability of 0.998."""
 
 _RAMP_PX = 0.7
 _RAMP_SHARE = 0.03
@@ -34,23 +36,33 @@ _RAMP_SHARE = 0.03
 
 @dataclass(frozen=True, eq=False, slots=True)
 class SoftMask:
-    """The probability that each part of a crop belongs to the instance; it is 0 outside the crop.
+    """How sure it is that each part of a crop belongs to the instance; outside of the crop nothing does.
 
     crop_box_xyxy: edges of the crop in pixels of the full image, whole numbers, x1 and y1 exclusive.
-    probabilities: (SOFT_MASK_SIDE, SOFT_MASK_SIDE) uint8, 255 is 1.0. The grid divides the crop evenly.
+    codes: (SOFT_MASK_SIDE, SOFT_MASK_SIDE) uint8, logits as `logit_codes` has them. The grid divides the crop evenly.
     """
 
     crop_box_xyxy: tuple[int, int, int, int]
-    probabilities: NDArray[np.uint8]
+    codes: NDArray[np.uint8]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SoftMask):
             return NotImplemented
         same_crop = self.crop_box_xyxy == other.crop_box_xyxy
-        return same_crop and np.array_equal(self.probabilities, other.probabilities)
+        return same_crop and np.array_equal(self.codes, other.codes)
 
     def __hash__(self) -> int:
-        return hash((self.crop_box_xyxy, self.probabilities.tobytes()))
+        return hash((self.crop_box_xyxy, self.codes.tobytes()))
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """Return the probabilities on the grid, 0 to 1."""
+        return PROBABILITIES[self.codes]
+
+    @property
+    def logits(self) -> NDArray[np.float32]:
+        """Return the logits on the grid, -16 to 16."""
+        return LOGITS[self.codes]
 
     @property
     def window(self) -> Window:
@@ -63,13 +75,19 @@ class SoftMask:
         return replace(self, crop_box_xyxy=(x0 + dx, y0 + dy, x1 + dx, y1 + dy))
 
 
-def make_soft_mask(probability: NDArray[np.float32], box_xyxy: BoxXyxy) -> SoftMask:
+def make_soft_mask(
+    probability: NDArray[np.float32], box_xyxy: BoxXyxy, complement: NDArray[np.float32] | None = None
+) -> SoftMask:
     """Cut a soft mask out of a full-size probability map, around the instance's box.
 
     probability: (height, width) of the image, 0 to 1. box_xyxy: in pixels of the image; may reach beyond it.
+    complement: 1 - probability, where it is known to more digits than the probability tells.
     """
     crop = _crop_around(box_xyxy, *probability.shape)
-    return _quantised(np.ascontiguousarray(probability[crop.in_image], dtype=np.float32), crop)
+    inside = np.ascontiguousarray(probability[crop.in_image], dtype=np.float32)
+    if complement is None:
+        return _quantised(inside, 1 - inside, crop)
+    return _quantised(inside, np.ascontiguousarray(complement[crop.in_image], dtype=np.float32), crop)
 
 
 def soften(mask: CompressedRle) -> SoftMask:
@@ -82,13 +100,14 @@ def soften(mask: CompressedRle) -> SoftMask:
     size = (ceil(crop.width / shrink), ceil(crop.height / shrink))
     covered = cv2.resize(inside, size, interpolation=cv2.INTER_AREA) > 127
     ramp_px = _RAMP_PX + _RAMP_SHARE * sqrt(area_px(mask))
-    return _quantised(_ramp(covered, ramp_px / shrink), crop)
+    logits = np.clip(signed_distances_px(covered) / (ramp_px / shrink), *_RAMP_LOGITS)
+    return _quantised(logistic(logits), logistic(-logits), crop)
 
 
 def crop_probability(soft_mask: SoftMask) -> NDArray[np.float32]:
     """Return the probabilities in pixels of the image, of the crop alone: float32 (y1 - y0, x1 - x0), 0 to 1."""
     crop = soft_mask.window
-    return _resized(soft_mask.probabilities.astype(np.float32) / np.float32(255), crop.width, crop.height)
+    return _resized(soft_mask.probabilities, crop.width, crop.height)
 
 
 def paint_soft_mask(soft_mask: SoftMask, width: int, height: int) -> NDArray[np.float32]:
@@ -112,11 +131,11 @@ def _with_margin(low: float, high: float, side: int) -> tuple[int, int]:
     return start, end
 
 
-def _quantised(probability: NDArray[np.float32], crop: Window) -> SoftMask:
+def _quantised(probability: NDArray[np.float32], complement: NDArray[np.float32], crop: Window) -> SoftMask:
     """Store probabilities (rows, columns) that divide a crop evenly."""
-    grid = _resized(probability, SOFT_MASK_SIDE, SOFT_MASK_SIDE)
-    quantised = np.rint(np.clip(grid, 0.0, 1.0) * 255.0).astype(np.uint8)
-    return SoftMask((crop.x0, crop.y0, crop.x1, crop.y1), quantised)
+    # The mean of probabilities and not of logits: that of logits loses thin parts.
+    inside, outside = (_resized(values, SOFT_MASK_SIDE, SOFT_MASK_SIDE) for values in (probability, complement))
+    return SoftMask((crop.x0, crop.y0, crop.x1, crop.y1), encode_logits(log_odds(inside, outside)))
 
 
 def _resized(values: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
@@ -128,10 +147,3 @@ def _resized(values: NDArray[np.float32], width: int, height: int) -> NDArray[np
         interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         values = np.asarray(cv2.resize(values, target, interpolation=interpolation), np.float32)
     return values
-
-
-def _ramp(mask: BoolMask, ramp_px: float) -> NDArray[np.float32]:
-    """Return the logistic function of the signed distance to the outline, positive inside."""
-    logits = np.clip(signed_distances_px(mask) / ramp_px, -_MOST_LOGIT, _MOST_LOGIT)
-    probability: NDArray[np.float32] = (1 / (1 + np.exp(-logits))).astype(np.float32)
-    return probability

@@ -17,7 +17,7 @@ from typing import Any
 from pipeline.coco.model import CocoDataset
 from pipeline.errors import DatasetError, Problem, StageError, some_of
 from pipeline.files.writing import write_atomically
-from pipeline.labels.dataset_rows import dataset_rows, without_ignored
+from pipeline.labels.dataset_rows import Scores, dataset_rows, without_ignored
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
 from pipeline.masks.run_lengths import CompressedRle, area_px, box_xywh
@@ -33,23 +33,27 @@ class RefinedFile:
     failures: Mapping[str, str]
 
 
-def rows_to_refine(dataset: CocoDataset, scores: Mapping[int, float]) -> Iterator[ImageLabels]:
-    """Yield the annotations to refine as teacher labels, image by image. scores: by annotation id; default 1."""
+def rows_to_refine(dataset: CocoDataset, scores: Mapping[int, Scores]) -> Iterator[ImageLabels]:
+    """Yield the annotations to refine as teacher labels, image by image; `scores` by annotation id, else 1."""
     return map(without_ignored, dataset_rows(dataset, scores))
 
 
-def read_scores(path: Path) -> dict[int, float]:
-    """Read the scores of a dataset's annotations by annotation id; raise DatasetError for one outside 0..1."""
-    annotations = _read(path)["annotations"]
-    scores = {each["id"]: each["score"] for each in annotations if "score" in each}
+def read_scores(path: Path) -> dict[int, Scores]:
+    """Read class scores and mask scores of a dataset's annotations by annotation id, of those that have any.
+
+    Raise DatasetError with all that are not numbers from 0 to 1.
+    """
+    names = ("score", "mask_score")
+    given = {each["id"]: {name: each[name] for name in names if name in each} for each in _read(path)["annotations"]}
     wrong = [
-        Problem(f"annotation {key}, score", f"given {json.dumps(score)}; expected a number from 0 to 1")
-        for key, score in scores.items()
+        Problem(f"annotation {key}, {name}", f"given {json.dumps(score)}; expected a number from 0 to 1")
+        for key, scores in given.items()
+        for name, score in scores.items()
         if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1
     ]
     if wrong:
         raise DatasetError(str(path), wrong)
-    return scores
+    return {key: Scores(**scores) for key, scores in given.items() if scores}
 
 
 def write_refined(source: Path, dataset: CocoDataset, refined: LabelStore, target: Path) -> RefinedFile:

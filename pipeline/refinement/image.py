@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ImageError
-from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_rle, with_mask
+from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, with_mask
 from pipeline.masks.crop_mask import CropMask, without_overlap
 from pipeline.masks.overlap import area_match, rle_iou
 from pipeline.masks.soft_masks import soften
 from pipeline.masks.windows import whole_image
 from pipeline.refinement.asking import Answer, EmbeddingsT, Engine, Question, ask
 from pipeline.refinement.gate import Gate, Measures
-from pipeline.refinement.settings import RefineSettings
+from pipeline.refinement.settings import RefineSettings, SeparateBy
 from pipeline.refinement.zoom import View, plan_views
 from pipeline.sam.encoded import EncodedImage, ImageForSam
 
@@ -45,7 +45,7 @@ class RefineInput:
 class RefinedImage:
     """An image's refined labels, instances in the order of the teacher's.
 
-    Class and score of an instance are the teacher's; mask, box and area are those of the mask decided on; SAM's
+    Class and scores of an instance are the teacher's; mask, box and area are those of the mask decided on; SAM's
     measures are given for every decision. encoded_views: how often SAM's encoder ran for the image.
     """
 
@@ -124,7 +124,7 @@ def _shown(each: RefineInput, view: View) -> ImageForSam:
 def _question(labels: ImageLabels, instance: int, index: int, view: View) -> Question:
     label = labels.instances[instance]
     soft_mask = label.soft_mask
-    if soft_mask is None or not soft_mask.probabilities.any():
+    if soft_mask is None or not soft_mask.codes.any():
         soft_mask = soften(labels.rle(label))
     return Question(labels.image_id, instance, index, view.window, soft_mask)
 
@@ -136,7 +136,7 @@ def _refined(
         _decided(labels, instance, answers[index], gate) if index in answers else _unasked(instance)
         for index, instance in enumerate(labels.instances)
     ]
-    return tuple(_separated(labels, answers, refined) if settings.separate else refined)
+    return tuple(_separated(labels, answers, refined, settings.separate_by) if settings.separate else refined)
 
 
 def _unasked(instance: InstanceLabel) -> InstanceLabel:
@@ -148,7 +148,7 @@ def _unasked(instance: InstanceLabel) -> InstanceLabel:
 
 def _decided(labels: ImageLabels, teacher: InstanceLabel, answer: Answer, gate: Gate) -> InstanceLabel:
     rle = answer.mask.to_rle(labels.height, labels.width)
-    sam = label_from_rle(rle, teacher.category_id, teacher.score, Decision.SAM)
+    sam = with_mask(replace(teacher, decision=Decision.SAM), rle)
     measures = Measures(
         agreement=rle_iou(rle, labels.rle(teacher)),
         predicted_iou=answer.predicted_iou,
@@ -170,7 +170,7 @@ def _decided(labels: ImageLabels, teacher: InstanceLabel, answer: Answer, gate: 
 
 
 def _separated(
-    labels: ImageLabels, answers: Mapping[int, Answer], refined: Sequence[InstanceLabel]
+    labels: ImageLabels, answers: Mapping[int, Answer], refined: Sequence[InstanceLabel], separate_by: SeparateBy
 ) -> list[InstanceLabel]:
     """Return the instances with masks that do not overlap; drop one that loses all its pixels, with its old mask."""
     kept = [index for index, each in enumerate(refined) if each.decision is not Decision.DROPPED]
@@ -178,7 +178,7 @@ def _separated(
         answers[index].mask if refined[index].decision is Decision.SAM else CropMask.of_rle(labels.rle(refined[index]))
         for index in kept
     ]
-    separate = without_overlap(masks, [refined[index].score for index in kept])
+    separate = without_overlap(masks, [_priority(refined[index], separate_by) for index in kept])
     result = list(refined)
     for index, before, after in zip(kept, masks, separate, strict=True):
         label = refined[index]
@@ -187,3 +187,13 @@ def _separated(
         elif after != before:
             result[index] = with_mask(label, after.to_rle(labels.height, labels.width))
     return result
+
+
+def _priority(label: InstanceLabel, separate_by: SeparateBy) -> float:
+    match separate_by:
+        case "class":
+            return label.score
+        case "mask":
+            return label.mask_score_or_one
+        case "product":
+            return label.score * label.mask_score_or_one

@@ -27,7 +27,7 @@ MIN_BACKGROUND_CELLS = 2.0
 """A background point closer than this to the mask may lie on the object, since the teacher's mask is not exact."""
 
 _HIGHEST_PROBABILITY = 1 - 0.5 / 255
-"""The probability of the value 255: half a step below one, so that logits stay finite."""
+"""The highest probability that a mask prompt tells apart, so that logits stay finite."""
 
 _NO_POINTS = np.zeros((0, 2), dtype=np.float32)
 
@@ -52,7 +52,7 @@ def sampled_points(view: SoftView, count: int, rng: np.random.Generator) -> NDAr
     count = min(count, rows.size)
     if not count:
         return _NO_POINTS
-    weights = np.exp(logits_of(view.probability[rows, columns]).astype(np.float64))
+    weights = np.exp(view.logits[rows, columns].astype(np.float64))
     drawn = rng.choice(rows.size, size=count, replace=False, p=weights / weights.sum())
     return view.points_xy(rows[drawn], columns[drawn])
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.masks.logit_codes import log_odds, logistic
 from pipeline.masks.soft_masks import SoftMask
 from pipeline.masks.windows import BoolMask, Window
 from pipeline.refinement.geometry import LowresFrame
@@ -21,11 +22,12 @@ VIEW_SIDE = 128
 class SoftView:
     """A soft mask in cells that are square, as far as whole numbers of cells allow.
 
-    probability: (rows, columns) float32, 0 to 1. Column c and row r begin at
+    probability: (rows, columns) float32, 0 to 1. logits: of the same cells, -16 to 16. Column c and row r begin at
     (x0 + c * cell_width, y0 + r * cell_height), in pixels of the image.
     """
 
     probability: NDArray[np.float32]
+    logits: NDArray[np.float32]
     x0: float
     y0: float
     cell_width: float
@@ -61,8 +63,12 @@ def soft_view(soft_mask: SoftMask) -> SoftView:
     crop = soft_mask.window
     cell_px = max(1.0, max(crop.width, crop.height) / VIEW_SIDE)
     columns, rows = (max(1, round(side / cell_px)) for side in (crop.width, crop.height))
-    view = _grid(soft_mask).resize((columns, rows), Image.Resampling.BILINEAR)
-    return SoftView(np.asarray(view), crop.x0, crop.y0, crop.width / columns, crop.height / rows)
+
+    def shown(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(Image.fromarray(values).resize((columns, rows), Image.Resampling.BILINEAR))
+
+    logits = log_odds(*(shown(logistic(sign * soft_mask.logits)) for sign in (1, -1)))
+    return SoftView(shown(soft_mask.probabilities), logits, crop.x0, crop.y0, crop.width / columns, crop.height / rows)
 
 
 def soft_lowres(soft_mask: SoftMask, frame: LowresFrame) -> NDArray[np.float32]:
@@ -72,7 +78,7 @@ def soft_lowres(soft_mask: SoftMask, frame: LowresFrame) -> NDArray[np.float32]:
     target = frame.to_lowres(crop)
     if target.is_empty:
         return lowres
-    grid = _grid(soft_mask)
+    grid = Image.fromarray(soft_mask.probabilities)
     cells_x, cells_y = grid.width / crop.width, grid.height / crop.height
     edges = (
         (target.x0 / frame.scale_x - crop.x0) * cells_x,
@@ -88,7 +94,3 @@ def soft_lowres(soft_mask: SoftMask, frame: LowresFrame) -> NDArray[np.float32]:
     resized = padded.resize((target.width, target.height), Image.Resampling.BILINEAR, box=box)
     lowres[target.y0 : target.y1, target.x0 : target.x1] = np.asarray(resized)
     return lowres
-
-
-def _grid(soft_mask: SoftMask) -> Image.Image:
-    return Image.fromarray(soft_mask.probabilities.astype(np.float32) / np.float32(255))

@@ -141,7 +141,7 @@ def composites(folder: Path, store: LabelStore, limit: int) -> Gallery:
 
 def _change_card(round_: Round, change: InstanceChange) -> Card:
     name = round_.names[change.category_id]
-    facts = [f"IoU {change.iou_before:.2f} → {change.iou_after:.2f}", f"score {change.score:.2f}"]
+    facts = [f"IoU {change.iou_before:.2f} → {change.iou_after:.2f}", *_scores(change.score, change.mask_score)]
     if change.decision is not Decision.SAM:
         facts.append(f"decision: {change.decision}")
     if change.truth_category_id != change.category_id:
@@ -156,11 +156,16 @@ def _disagreement_card(round_: Round, image_id: int, position: int) -> Card:
     first, second = before.box_xyxy, after.box_xyxy
     box = (min(first[0], second[0]), min(first[1], second[1]), max(first[2], second[2]), max(first[3], second[3]))
     name = round_.names[after.category_id]
-    facts = [f"agreement {after.agreement or 0.0:.2f}", f"score {after.score:.2f}"]
+    facts = [f"agreement {after.agreement or 0.0:.2f}", *_scores(after.score, after.mask_score)]
     if after.predicted_iou is not None:
         facts.append(f"SAM expects {after.predicted_iou:.2f}")
     images = round_.panels(image_id, position, box, name, None)
     return Card(images, name, tuple(facts), labels.file_name)
+
+
+def _scores(score: float, mask_score: float | None) -> list[str]:
+    shown = [f"score {score:.2f}"]
+    return shown if mask_score is None else [*shown, f"mask score {mask_score:.2f}"]
 
 
 def _composite_card(folder: Path, row: ImageLabels, colours: Mapping[int, Rgb], names: Mapping[int, str]) -> Card:

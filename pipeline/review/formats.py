@@ -73,10 +73,10 @@ def write_cvat(review: Review, path: Path) -> None:
 
 
 def write_cvat_labels(review: Review, path: Path) -> None:
-    """Write the labels for the "Raw" tab of a new CVAT task, with the attributes that say what to check."""
+    """Write the labels for the "Raw" tab of a new CVAT task, with the attributes for what to check and for scores."""
     attributes = [
         {"name": name, "mutable": False, "input_type": "text", "default_value": "", "values": [""]}
-        for name in ("review", "reason")
+        for name in ("review", "reason", "score", "mask_score")
     ]
     _write_json(path, ({"name": each.name, "type": "any", "attributes": attributes} for each in review.categories))
 
@@ -91,6 +91,9 @@ def _cvat_image(index: int, image: ReviewImage, names: dict[int, str]) -> ET.Ele
         if mark is not None:
             ET.SubElement(mask, "attribute", {"name": "review"}).text = _rank_text(mark)
             ET.SubElement(mask, "attribute", {"name": "reason"}).text = mark.reason
+        for name, score in (("score", instance.score), ("mask_score", instance.mask_score)):
+            if score is not None:
+                ET.SubElement(mask, "attribute", {"name": name}).text = f"{score:.4f}"
     return element
 
 
@@ -170,7 +173,10 @@ def _region(labels: ImageLabels, index: int, names: dict[int, str], mark: Mark |
         "score": round(instance.score, 6),
         "value": {"points": points, "closed": True, "polygonlabels": [names[instance.category_id]]},
     }
-    return region if mark is None else region | {"meta": {"text": [f"{_rank_text(mark)}: {mark.reason}"]}}
+    notes = [] if mark is None else [f"{_rank_text(mark)}: {mark.reason}"]
+    if instance.mask_score is not None:
+        notes.append(f"mask score {instance.mask_score:.4f}")
+    return region | {"meta": {"text": notes}} if notes else region
 
 
 def _shown(image: ReviewImage) -> Iterator[tuple[int, InstanceLabel, Mark | None]]:

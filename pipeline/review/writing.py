@@ -101,6 +101,7 @@ def _write_lists(review: Review, folder: Path) -> None:
             names[instance.category_id],
             *(f"{value:g}" for value in instance.box_xyxy),
             f"{instance.score:.4f}",
+            "" if instance.mask_score is None else f"{instance.mask_score:.4f}",
             f"{mark.worth:.4f}",
             mark.reason,
         )
@@ -118,6 +119,7 @@ def _write_lists(review: Review, folder: Path) -> None:
         "right",
         "bottom",
         "score",
+        "mask_score",
         "worth",
         "reason",
     )

@@ -53,19 +53,33 @@ def read_attributes(path: Path, table_format: TableFormat[A]) -> A:
     raw, stated = _raw_attributes(path, content)
     if stated.format != table_format.name:
         raise StoreError(f"{path}: this is a store of the format {stated.format!r}, not of {table_format.name!r}.")
-    if stated.version != table_format.version:
+    of_version = table_format.of_version(stated.version)
+    if of_version is None:
         raise StoreError(
-            f"{path}: the {content} are of format version {stated.version}, this program reads version "
-            f"{table_format.version}. {table_format.make_again}"
+            f"{path}: the {content} are of format version {stated.version}, this program reads "
+            f"{_versions(table_format)}. {table_format.make_again}"
         )
     try:
-        attributes = msgspec.json.decode(raw, type=table_format.attributes)
+        attributes = msgspec.json.decode(raw, type=of_version.attributes)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _damaged(metadata, str(error)) from error
-    contradiction = _contradiction(table_format, attributes)
+    contradiction = _contradiction(of_version, attributes)
     if contradiction:
         raise _damaged(metadata, contradiction)
     return attributes
+
+
+def format_of(table_format: TableFormat[A], attributes: TableAttributes) -> TableFormat[A]:
+    """Return the declaration, of the right version and with sizes, of a table whose attributes were read."""
+    of_version = table_format.of_version(attributes.version)
+    assert of_version is not None  # reading refuses other versions
+    return of_version.with_sizes(attributes.sizes)
+
+
+def _versions(table_format: TableFormat[Any]) -> str:
+    versions = sorted(each.version for each in (table_format, *table_format.earlier))
+    *others, last = map(str, versions)
+    return f"versions {', '.join(others)} and {last}" if others else f"version {last}"
 
 
 def _raw_attributes(path: Path, content: str) -> tuple[msgspec.Raw, StatedFormat]:

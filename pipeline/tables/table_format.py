@@ -54,6 +54,7 @@ class TableFormat(Generic[A]):
     attributes: the struct of its attributes, with a field for each of `counts` and `facts`.
     facts: attributes that are part of the content.
     sizes: the sizes of this table, set by `with_sizes`; empty in the declaration.
+    earlier: declarations of earlier versions that are still read; only this version is written.
     """
 
     name: str
@@ -66,6 +67,11 @@ class TableFormat(Generic[A]):
     counts: tuple[CountedColumn, ...] = ()
     facts: tuple[str, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
+    earlier: tuple[TableFormat[A], ...] = ()
+
+    def of_version(self, version: int) -> TableFormat[A] | None:
+        """Return the declaration of a version; None where tables of that version are not read."""
+        return next((each for each in (self, *self.earlier) if each.version == version), None)
 
     @cached_property
     def tables(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
-from pipeline.tables.attributes import read_attributes
+from pipeline.tables.attributes import format_of, read_attributes
 from pipeline.tables.column_reader import ColumnReader
 from pipeline.tables.columns import CHUNK_BYTES, column_rows
 from pipeline.tables.table_format import A, TableFormat
@@ -31,7 +31,7 @@ class TableStore(Generic[A]):
     def __init__(self, path: Path, attributes: A) -> None:
         self.path = path
         self.attributes = attributes
-        self._format = self.table_format.with_sizes(attributes.sizes)
+        self._format: TableFormat[A] = format_of(self.table_format, attributes)
         self._readers = {
             column.name: ColumnReader(path, column, column_rows(column, attributes.rows))
             for column in self._format.columns

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import StoreError
-from pipeline.tables.attributes import read_attributes
+from pipeline.tables.attributes import format_of, read_attributes
 from pipeline.tables.column_reader import ColumnReader
 from pipeline.tables.columns import column_rows
 from pipeline.tables.table_format import TableAttributes, TableFormat
@@ -20,7 +20,7 @@ def verify(path: Path, table_format: TableFormat[Any]) -> list[str]:
     Raise StoreError if its attributes, which have the digests, are damaged or missing.
     """
     attributes: TableAttributes = read_attributes(path, table_format)
-    sized = table_format.with_sizes(attributes.sizes)
+    sized = format_of(table_format, attributes)
     readers = {
         column.name: ColumnReader(path, column, column_rows(column, attributes.rows)) for column in sized.columns
     }
@@ -33,7 +33,7 @@ def verify(path: Path, table_format: TableFormat[Any]) -> list[str]:
             problems.append(str(error))
     return problems or [
         f"{path}: the attribute {counted.attribute} does not hold the counts of the column {counted.column}."
-        for counted in table_format.counts
+        for counted in sized.counts
         if _counted(readers[counted.column], counted.kinds) != getattr(attributes, counted.attribute)
     ]
 
