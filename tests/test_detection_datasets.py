@@ -409,6 +409,7 @@ def test_samples_do_not_depend_on_workers_or_order(tmp_path):
     assert len({pixels for batch in expected for pixels, *_ in batch}) == 32
 
 
+@pytest.mark.slow
 def test_samples_are_the_same_in_spawned_workers(tmp_path):
     dataset = mixture(tmp_path)
     expected = [content(batch) for batch in batches(dataset, 2)]

@@ -217,6 +217,7 @@ def test_runs_killed_at_any_moment_end_as_one_that_was_not(tmp_path, processes):
     assert sorted(path.name for path in folder.iterdir()) == ["labels.zarr", "shards"]
 
 
+@pytest.mark.slow
 def test_a_sealing_killed_at_any_moment_leaves_no_store_or_a_whole_one(tmp_path, processes):
     finish(tmp_path, 20, 5)
     undisturbed, moments = digest_of(tmp_path), random.Random(0)

@@ -93,6 +93,7 @@ def test_hundreds_of_instances():
         np.testing.assert_allclose(each.box_xyxy, (x, y, x + 14, y + 12), atol=2)
 
 
+@pytest.mark.slow
 def test_a_huge_image_needs_memory_for_one_mask_not_for_all():
     height, width, count = 6_000, 8_000, 60
     image = np.zeros((height, width, 3), np.uint8)

@@ -109,6 +109,7 @@ def outcome(gate, sample):
     return sample.sam_iou if gate.judge(sample)[0] is Decision.SAM else sample.teacher_iou
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(samples=samples, start=thresholds)
 def test_calibration_is_never_worse_than_the_better_constant_on_its_samples(samples, start):

@@ -150,6 +150,7 @@ def _client(compute: ComputeSettings, shards: int) -> Iterator[Client]:
 def _client_of(scheduler: str) -> Iterator[Client]:
     """A client of a cluster that is there already; StageError where it cannot be used, or is lost on the way."""
     from distributed import Client
+    from distributed.comm import CommClosedError
     from distributed.utils import silence_logging_cmgr
 
     try:
@@ -169,7 +170,8 @@ def _client_of(scheduler: str) -> Iterator[Client]:
             ) from error
         try:
             yield client
-        except CancelledError as error:  # nobody but Dask cancels shards, all of them when its scheduler is gone
+        except (CancelledError, CommClosedError) as error:
+            # Nobody but Dask cancels shards, all of them when its scheduler is gone.
             raise StageError(
                 f"compute.scheduler: the Dask scheduler at {scheduler} is gone. What is done is kept: "
                 f"start it again with its workers, then the same command"
