@@ -150,7 +150,7 @@ def _client(compute: ComputeSettings, shards: int) -> Iterator[Client]:
 def _client_of(scheduler: str) -> Iterator[Client]:
     """A client of a cluster that is there already; StageError where it cannot be used, or is lost on the way."""
     from distributed import Client
-    from distributed.comm import CommClosedError
+    from distributed.comm.core import CommClosedError
     from distributed.utils import silence_logging_cmgr
 
     try:
