@@ -141,7 +141,7 @@ def test_an_image_in_two_shards_is_refused(tmp_path):
 
 def test_a_store_that_is_there_is_never_written_over(store_path):
     before = files(store_path)
-    with pytest.raises(StoreError, match="is there already, and sealed labels never change"):
+    with pytest.raises(StoreError, match="already exists, and sealed labels never change"):
         write_label_store(store_path, [], (), {})
     assert files(store_path) == before
     assert [each.name for each in store_path.parent.iterdir()] == [store_path.name]
@@ -154,7 +154,7 @@ def test_of_two_that_seal_at_the_same_time_the_first_wins(store_path, tmp_path, 
         store_path.rename(tmp_path / "new.zarr")
 
     monkeypatch.setattr(sealing, "sync_tree", other_is_faster)
-    with pytest.raises(StoreError, match=r"new\.zarr is there already"):
+    with pytest.raises(StoreError, match=r"new\.zarr already exists"):
         seal_labels(tmp_path / "shards", [[1]], tmp_path / "new.zarr", CATEGORIES, {})
     assert verify_labels(tmp_path / "new.zarr") == []
     assert len(LabelStore.open(tmp_path / "new.zarr")) == len(ROWS)
@@ -204,7 +204,7 @@ def test_writers_leave_each_others_scratch_alone(tmp_path, monkeypatch, meanwhil
     if meanwhile == "teacher":
         assert list(written(tmp_path / "teacher-2", rows())) == ROWS
     else:
-        with pytest.raises(StoreError, match="teacher-2 is there already"):
+        with pytest.raises(StoreError, match="teacher-2 already exists"):
             written(tmp_path / "teacher-2", rows())
     assert list(LabelStore.open(tmp_path / meanwhile)) == ROWS[:5]
     assert not list(tmp_path.glob(".*"))

@@ -184,7 +184,7 @@ def test_a_damaged_or_missing_shard_is_refused(tmp_path):
 
 def test_a_store_is_never_replaced(tmp_path):
     store = make(tmp_path, IDS)
-    with pytest.raises(StoreError, match="is there already"):
+    with pytest.raises(StoreError, match="already exists"):
         seal_targets(tmp_path / "shards", [IDS], store.path, {})
 
 

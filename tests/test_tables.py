@@ -244,7 +244,7 @@ def test_an_interrupted_sealing_leaves_the_shards_and_nothing_else(tmp_path, mon
 def test_a_table_that_is_there_is_never_written_over(tmp_path):
     store = make(tmp_path / "trips.zarr", IDS)
     before = contents(store.path)
-    with pytest.raises(StoreError, match="is there already, and sealed trips never change: remove it first"):
+    with pytest.raises(StoreError, match="already exists, and sealed trips never change: remove it first"):
         make(store.path, IDS[:3])
     assert contents(store.path) == before
 

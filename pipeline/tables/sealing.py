@@ -159,7 +159,7 @@ def write_attributes(
 def _require_absent(table_format: TableFormat[Any], store_path: Path) -> None:
     if store_path.exists():
         raise StoreError(
-            f"{store_path} is there already, and sealed {table_format.content} never change: remove it first."
+            f"{store_path} already exists, and sealed {table_format.content} never change: remove it first."
         )
 
 

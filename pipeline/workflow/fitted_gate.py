@@ -39,7 +39,7 @@ def fitted_gate(
     """Fit the gate and write it into a folder, unless an interrupted run wrote it.
 
     annotations: COCO file of the labelled images. teacher: folder of the published teacher. Raise StageError if no
-    image is held out, or if none of them gives an instance to fit on.
+    image is held out, or if no held-out image gives an instance to fit on.
     """
     path = folder / CALIBRATION
     if not path.exists():

@@ -63,7 +63,7 @@ def _resolve(tag: str, pattern: str, first: str) -> None:
     _Loader.add_implicit_resolver(tag, re.compile(pattern), list(first))
 
 
-_Loader.yaml_implicit_resolvers = {}  # none of YAML 1.1's
+_Loader.yaml_implicit_resolvers = {}  # drop those of YAML 1.1
 _resolve("tag:yaml.org,2002:null", r"^(?:~|null|Null|NULL|)$", "~nN\0")
 _Loader.yaml_implicit_resolvers[""] = [("tag:yaml.org,2002:null", re.compile(r"^$"))]
 _resolve("tag:yaml.org,2002:bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF")
