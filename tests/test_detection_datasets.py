@@ -319,7 +319,7 @@ def mixture_config(tmp_path) -> dict:
 
 
 def batches(dataset: Mixture, count: int, workers: int = 0, start: str | None = None, skipped: int = 0) -> list:
-    sampler = MixtureSampler(dataset, 4, [1, 1, 1], seed=5)
+    sampler = MixtureSampler(dataset, [2, 2], [[1], [1, 1]], seed=5)
     sampler.skip(skipped * 4)
     loader = DataLoader(
         dataset,
@@ -370,7 +370,7 @@ def test_mmengine_builds_and_resumes_the_loader(tmp_path):
     config = Config(
         {
             "dataset": mixture_config(tmp_path),
-            "sampler": {"type": "s4m.MixtureSampler", "batch_size": 4, "amounts": [1, 1, 1]},
+            "sampler": {"type": "s4m.MixtureSampler", "batch_sizes": [2, 2], "amounts": [[1], [1, 1]]},
             "batch_size": 4,
             "num_workers": 0,
         }

@@ -286,7 +286,7 @@ def one_category(row: ImageLabels) -> ImageLabels:
 
 @pytest.mark.parametrize("change", [dropped, empty, one_category])
 def test_a_student_trains_on_odd_pseudo_labels(folder, taught, monkeypatch, change):
-    experiment = taught_experiment(folder, taught, NO_COMPOSITES | {"student": {"iterations": 3, "batch_size": 2}})
+    experiment = taught_experiment(folder, taught, NO_COMPOSITES | {"student": {"iterations": 3, "batch_size": 1}})
     put_refined(experiment, monkeypatch, change)
     result = trained(experiment, *STUDENT)
     assert len(losses(result)) == 3
@@ -372,13 +372,19 @@ def forked_trainings(monkeypatch):
 def test_two_processes_train_a_mask2former_on_parts_of_a_batch_that_differ_in_kind(
     folder, taught, monkeypatch, forked_trainings
 ):
-    """Of a batch of four, the second one may have pseudo-labels alone."""
-    batches = [counts for _, counts in islice(Apportionment([1, 1, 1], 4).batches(0), 3)]
+    """Both have a labelled and an unlabelled image in every step; in some steps only the second one has a composite."""
+    batches = [counts for _, counts in islice(Apportionment([2, 1], 2).batches(0), 3)]
     kinds = [[kind for kind, count in enumerate(counts) for _ in range(count)] for counts in batches]
-    assert [0 in of_both[1::2] for of_both in kinds] == [True, False, False]
+    assert kinds == [[0, 1], [0, 0], [0, 1]]
     settings = {
         "augment": {"mode": "on-the-fly", "decisions": ["sam", "teacher"], "min_area_px": 1.0},
-        "student": {"iterations": 3, "batch_size": 4, "detector": "tiny_mask2former.py", "start": "scratch"},
+        "student": {
+            "iterations": 3,
+            "batch_size": 2,
+            "mixture": {"pseudo": 2},
+            "detector": "tiny_mask2former.py",
+            "start": "scratch",
+        },
     }
     experiment = taught_experiment(folder, taught, settings)
     put_refined(experiment, monkeypatch)

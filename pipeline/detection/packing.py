@@ -10,7 +10,7 @@ import torch
 from mmdet.datasets.transforms import PackDetInputs
 
 from pipeline.detection.registry import SCOPE, TRANSFORMS
-from pipeline.detection.transforms import Photometric, SettleInstances
+from pipeline.detection.transforms import DistortColours, Photometric, SettleInstances
 
 META_KEYS = (
     "img_id",
@@ -57,14 +57,18 @@ class PackInputs(PackDetInputs):  # type: ignore[misc]
 
 
 def sample_pipeline(
-    geometry: Sequence[Mapping[str, Any]], *, photometric: Mapping[str, float] | None
+    geometry: Sequence[Mapping[str, Any]], *, photometric: Mapping[str, float] | None, distortion: float = 0.0
 ) -> list[dict[str, Any]]:
     """The pipeline of one source, for its dataset's `pipeline`.
 
     geometry: a detector config's `train_transforms`. photometric: jitter, grey and blur, the probabilities of
-    `Photometric`, or None for the image's own colours.
+    `Photometric`, or None for none of these. distortion: the probability of `DistortColours`.
     """
-    colours = [] if photometric is None else [{"type": _named(Photometric), **photometric}]
+    colours: list[dict[str, Any]] = []
+    if distortion:
+        colours.append({"type": _named(DistortColours), "probability": distortion})
+    if photometric is not None:
+        colours.append({"type": _named(Photometric), **photometric})
     return [*map(dict, geometry), {"type": _named(SettleInstances)}, *colours, {"type": _named(PackInputs)}]
 
 

@@ -12,9 +12,10 @@ from pipeline.augment.sources import LabelledFolder
 from pipeline.coco.reading import read_coco
 from pipeline.datasets.held_out import held_out_ids
 from pipeline.detection.config import Detector, read_detector
-from pipeline.detection.jobs import Source, Training
+from pipeline.detection.jobs import Batch, Source, Training
 from pipeline.detection.packing import sample_pipeline
 from pipeline.detection.published import WEIGHTS
+from pipeline.detection.settings import TrainSettings
 from pipeline.detection.training import Start
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.graph import labelling_model, node_key
@@ -45,15 +46,14 @@ def teacher_training(experiment: Experiment, inputs: TrainingInputs, say: Callab
     if held_out:
         say(f"train-teacher: {len(held_out)} of {len(ids)} labelled images are held out to calibrate the gate")
     structure = inputs.results.get("distill")
-    dataset = _labelled(inputs) | {
+    dataset = _labelled(inputs, teacher, detector) | {
         "structure": None if structure is None else str((structure / TARGETS).absolute()),
         "image_ids": [image_id for image_id in ids if image_id not in held_out],
-        "pipeline": sample_pipeline(detector.train_transforms(teacher.crop_px), photometric=None),
     }
     return Training(
         detector=detector,
         settings=teacher,
-        sources=(Source(dataset, amount=1.0),),
+        batches=(Batch("teacher.batch_size", teacher.batch_size, (Source(dataset, amount=1.0),)),),
         start=_initial_weights(experiment),
         structural_weight=teacher.distillation_weight,
     )
@@ -65,28 +65,37 @@ def student_training(
     """Return the training of a round's student: on labelled images, refined labels, and composites of these."""
     student = experiment.student
     detector = _student_detector(experiment)
-    geometry = detector.train_transforms(student.crop_px)
-    plain = sample_pipeline(geometry, photometric=None)
-    strong = sample_pipeline(
-        geometry, photometric={"jitter": student.jitter, "grey": student.grey, "blur": student.blur}
+    labelled = Source(_labelled(inputs, student, detector), amount=1.0)
+    unlabelled = _unlabelled_sources(experiment, number, inputs, detector, say)
+    size_key = "batch_size" if student.unlabelled_batch_size is None else "unlabelled_batch_size"
+    batches = (
+        Batch("student.batch_size", student.batch_size, (labelled,)),
+        Batch(f"student.{size_key}", student.unlabelled_images, unlabelled),
     )
-    refined = inputs.results[node_key("refine", number)]
-    pseudo = _stored(experiment, refined, inputs.unlabelled_root, "pseudo")
-    sources = [
-        Source(_labelled(inputs) | {"pipeline": plain}, student.mixture.labelled),
-        Source(pseudo | {"pipeline": strong}, student.mixture.pseudo),
-    ]
-    composites = _composites(experiment, number, inputs, say)
-    if composites is not None and student.mixture.composites > 0:
-        sources.append(Source(composites | {"pipeline": strong}, student.mixture.composites))
     return Training(
         detector=detector,
         settings=student,
-        sources=tuple(sources),
+        batches=tuple(batch for batch in batches if batch.size),
         start=_student_start(experiment, number, inputs),
         pseudo_weight=student.pseudo_weight,
         ema_momentum=student.ema_momentum,
     )
+
+
+def _unlabelled_sources(
+    experiment: Experiment, number: int, inputs: TrainingInputs, detector: Detector, say: Callable[[str], None]
+) -> tuple[Source, ...]:
+    """Return the images with refined labels and the composites of a round, in colours that are changed strongly."""
+    student = experiment.student
+    colours = {"jitter": student.jitter, "grey": student.grey, "blur": student.blur}
+    pipeline = {"pipeline": sample_pipeline(detector.train_transforms(student.crop_px), photometric=colours)}
+    refined = inputs.results[node_key("refine", number)]
+    pseudo = _stored(experiment, refined, inputs.unlabelled_root, "pseudo")
+    sources = [Source(pseudo | pipeline, student.mixture.pseudo)]
+    composites = _composites(experiment, number, inputs, say)
+    if composites is not None and student.composites > 0:
+        sources.append(Source(composites | pipeline, student.composites))
+    return tuple(sources)
 
 
 def _initial_weights(experiment: Experiment) -> Start | None:
@@ -111,12 +120,15 @@ def _student_start(experiment: Experiment, number: int, inputs: TrainingInputs) 
     return Start((model / WEIGHTS).absolute(), whole=student.detector is None)
 
 
-def _labelled(inputs: TrainingInputs) -> dict[str, Any]:
+def _labelled(inputs: TrainingInputs, settings: TrainSettings, detector: Detector) -> dict[str, Any]:
     """The dataset of the labelled images."""
+    geometry = detector.train_transforms(settings.crop_px)
     return {
         "type": "s4m.LabelledImages",
         "annotations": str(inputs.labelled.absolute()),
         "image_root": str(inputs.labelled_root.absolute()),
+        "repeat_threshold": settings.repeat_threshold,
+        "pipeline": sample_pipeline(geometry, photometric=None, distortion=settings.labelled_distortion),
     }
 
 
