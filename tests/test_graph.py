@@ -317,3 +317,23 @@ def test_without_rounds_there_is_a_teacher_and_no_student():
     nodes = plan(experiment(student={"rounds": 0}))
     assert list(nodes) == ["split", "distill", "train-teacher", "evaluate", "report"]
     assert nodes["evaluate"].reads == ("split", "train-teacher")
+
+
+def test_the_size_of_the_unlabelled_batch_counts_not_how_it_is_written():
+    student = {"batch_size": 6}
+    null, same, other = (
+        ids(experiment(student=student | {"unlabelled_batch_size": size}), {}) for size in (None, 6, 5)
+    )
+    assert changed(null, same) == set()
+    assert changed(null, other) == STUDENT
+
+
+def test_without_unlabelled_images_no_composites_are_made():
+    student = {"unlabelled_batch_size": 0}
+    assert plan(experiment(student=student))["augment"].skipped == (
+        "student.mixture.composites or student.unlabelled_batch_size is 0"
+    )
+    on_the_fly = [
+        ids(experiment(student=student, augment={"mode": "on-the-fly", "copies": copies})) for copies in (1, 2)
+    ]
+    assert on_the_fly[0]["train-student"] == on_the_fly[1]["train-student"]

@@ -140,12 +140,31 @@ def test_mmdetections_own_entry_point_trains_it_again_by_itself(folder, teacher,
 
 
 def test_the_record_of_a_training_names_files_where_they_will_be(folder, taught, monkeypatch):
-    settings = {"augment": {"mode": "on-the-fly", "partners": "labelled-too", "decisions": ["sam", "teacher"]}}
-    experiment = taught_experiment(folder, taught, settings)
+    settings = {
+        "augment": {"mode": "on-the-fly", "partners": "labelled-too", "decisions": ["sam", "teacher"]},
+        "student": {"iterations": 2, "batch_size": 1, "unlabelled_batch_size": 3, "mixture": {"pseudo": 2}},
+    }
+    colours = ("student.repeat_threshold=10.0", "student.labelled_distortion=0.5")
+    experiment = taught_experiment(folder, taught, settings, *colours)
     put_refined(experiment, monkeypatch)
     record = Config.fromfile(trained(experiment, *STUDENT) / "training.py")
-    (composites,) = (each for each in record.train_dataloader.dataset.datasets if each.type == "s4m.Composites")
+    labelled, pseudo, composites = record.train_dataloader.dataset.datasets
+    assert [each.type for each in (labelled, pseudo, composites)] == [
+        "s4m.LabelledImages",
+        "s4m.StoredLabels",
+        "s4m.Composites",
+    ]
     assert Path(composites.labelled_store).exists()
+    sampler = record.train_dataloader.sampler
+    assert (sampler.batch_sizes, sampler.amounts, record.train_dataloader.batch_size) == (
+        [1, 3],
+        [[1.0], [2.0, 1.0]],
+        4,
+    )
+    assert labelled.repeat_threshold == 10
+    ways = [[each.type for each in source.pipeline] for source in (labelled, pseudo, composites)]
+    assert ["s4m.DistortColours" in way for way in ways] == [True, False, False]
+    assert ["s4m.Photometric" in way for way in ways] == [False, True, True]
 
 
 class Stop(Exception):
@@ -291,6 +310,18 @@ def test_a_student_trains_on_odd_pseudo_labels(folder, taught, monkeypatch, chan
     result = trained(experiment, *STUDENT)
     assert len(losses(result)) == 3
     assert all(torch.isfinite(tensor).all() for tensor in weights(result).values())
+
+
+def test_a_student_may_do_without_one_of_the_batches(folder, taught, monkeypatch):
+    for number, (labelled, unlabelled, kind) in enumerate([(0, 2, "s4m.StoredLabels"), (2, 0, "s4m.LabelledImages")]):
+        student = {"iterations": 2, "batch_size": labelled, "unlabelled_batch_size": unlabelled}
+        store = f"store={folder / str(number)}"
+        experiment = taught_experiment(folder, taught, NO_COMPOSITES | {"student": student}, store)
+        put_refined(experiment, monkeypatch)
+        result = trained(experiment, *STUDENT)
+        assert len(losses(result)) == 2
+        loader = Config.fromfile(result / "training.py").train_dataloader
+        assert ([each.type for each in loader.dataset.datasets], loader.sampler.batch_sizes) == ([kind], [2])
 
 
 def test_one_labelled_image_is_enough(folder):
