@@ -105,10 +105,6 @@ TABLE = [
         "student: {batch_size: 0, unlabelled_batch_size: 0}",
         "student.batch_size: there are no images in a step; raise batch_size or unlabelled_batch_size",
     ),
-    (
-        "student: {mixture: {labelled: 1}}",
-        "student.mixture.labelled: unknown key; known here: pseudo, composites",
-    ),
     ("teacher: {batch_size: 0}", "teacher.batch_size: given 0; expected a whole number of at least 1"),
     (
         "student: {unlabelled_batch_size: -1}",
