@@ -44,7 +44,6 @@ from stages.runner import run_stage
 ROOT: Final = Path(__file__).parent.parent
 WORKERS: Final = (0, 1)
 MODES: Final = ("none", "materialised", "on-the-fly")
-LABELS_ONLY: Final = ("augment.mode=none", "student.mixture.labelled=0", "student.mixture.pseudo=1")
 PLAIN_COLOURS: Final = ("student.jitter=0", "student.grey=0", "student.blur=0")
 
 
@@ -122,7 +121,7 @@ def make_bench(folder: Path, images: int, steps: int, batch_size: int) -> Bench:
             "percent": 25,
         },
         "teacher": {"detector": str(ROOT / "configs" / "detectors" / "mask_rcnn_small.py"), **training},
-        "student": {"start": "scratch", **training},
+        "student": {"start": "scratch", "iterations": steps, **_student_batches(batch_size)},
         "compute": {"device": "cpu"},
         "store": str(folder / "stores"),
     }
@@ -130,7 +129,13 @@ def make_bench(folder: Path, images: int, steps: int, batch_size: int) -> Bench:
     return Bench(folder, steps, torch.get_num_threads())
 
 
-def make_ways(bench: Bench) -> dict[tuple[str, str, int], Way]:
+def _student_batches(batch_size: int) -> dict[str, int]:
+    """Return batches of a step: about a third of its images is labelled."""
+    labelled = max(1, round(batch_size / 3))
+    return {"batch_size": labelled, "unlabelled_batch_size": batch_size - labelled}
+
+
+def make_ways(bench: Bench, batch_size: int) -> dict[tuple[str, str, int], Way]:
     """Return all kinds of training, by what is trained, how, and with how many loading processes."""
     results = f"predict.results={bench.folder / 'results.json'}"
     for stage in ("split", "distill"):
@@ -140,6 +145,7 @@ def make_ways(bench: Bench) -> dict[tuple[str, str, int], Way]:
         if stage == "refine":
             export_dataset(LabelStore.open(refined / LABELS), bench.folder / "refined.json")
 
+    labels_only = ("augment.mode=none", "student.batch_size=0", f"student.unlabelled_batch_size={batch_size}")
     ways = {}
     for workers in WORKERS:
         loading = f"compute.loader_workers={workers}"
@@ -148,13 +154,9 @@ def make_ways(bench: Bench) -> dict[tuple[str, str, int], Way]:
                 bench, "train-teacher", loading, f"teacher.distillation_weight={weight}"
             )
         for mode in MODES:
-            # Without composites, use as many more pseudo-labelled images: the labelled share stays.
-            pseudo = 2 if mode == "none" else 1
-            ways["student", mode, workers] = _way(
-                bench, "train-student", loading, results, f"augment.mode={mode}", f"student.mixture.pseudo={pseudo}"
-            )
+            ways["student", mode, workers] = _way(bench, "train-student", loading, results, f"augment.mode={mode}")
         ways["pseudo-labels", "ours", workers] = _way(
-            bench, "train-student", loading, results, *LABELS_ONLY, *PLAIN_COLOURS
+            bench, "train-student", loading, results, *labels_only, *PLAIN_COLOURS
         )
         ways["pseudo-labels", "MMDetection's", workers] = Way(lambda: train_mmdetection(bench))
     return ways
@@ -277,7 +279,7 @@ def main() -> None:
         folder = Path(name).absolute()
         os.environ["S4M_WORK"] = str(folder / "work")
         bench = make_bench(folder, options.images, options.steps, options.batch_size)
-        ways = make_ways(bench)
+        ways = make_ways(bench, options.batch_size)
         for _ in range(options.rounds):
             for way in ways.values():
                 way.rounds.append(way.run())

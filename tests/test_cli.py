@@ -124,7 +124,7 @@ def test_experiments_and_settings_are_completed(experiment, tmp_path):
     assert completed("s4m refine --exp mi", tmp_path) == ["mine", "minor"]
     assert completed("s4m compare o", tmp_path) == ["other"]
     assert completed("s4m refine --set refine.po") == ["refine.points="]
-    assert completed("s4m refine --set student.mixture.l") == ["student.mixture.labelled="]
+    assert completed("s4m refine --set student.mixture.p") == ["student.mixture.pseudo="]
 
 
 def test_new_writes_a_starter_and_leaves_what_is_there_alone(s4m, tmp_path):

@@ -16,7 +16,7 @@ from pipeline.detection.config import (
     schedule_config,
     without_pretrained,
 )
-from pipeline.detection.jobs import Source, Subject, Training, training_job
+from pipeline.detection.jobs import Batch, Source, Subject, Training, training_job
 from pipeline.detection.settings import TrainSettings
 from pipeline.errors import StageError
 
@@ -171,21 +171,36 @@ def test_a_crop_needs_a_transform_that_crops(tmp_path):
         read.train_transforms(64)
 
 
-def job(folder: Path, settings: TrainSettings, compute: ComputeSettings, amounts: tuple[float, ...] = (1.0, 0.0, 2.0)):
-    sources = tuple(Source({"type": f"s4m.D{number}"}, amount) for number, amount in enumerate(amounts))
-    training = Training(detector(folder), settings, sources, None, 1.0, 2.0, 0.01)
+def job(folder: Path, settings: TrainSettings, compute: ComputeSettings, unlabelled: int = 6):
+    sources = [Source({"type": f"s4m.D{number}"}, amount) for number, amount in enumerate((1.0, 0.5, 0.0, 2.0))]
+    batches = (
+        Batch("student.batch_size", settings.batch_size, (sources[0],)),
+        Batch("student.unlabelled_batch_size", unlabelled, tuple(sources[1:])),
+    )
+    training = Training(detector(folder), settings, batches, None, 1.0, 2.0, 0.01)
     return training_job(Subject("mine", "train-student", CATEGORIES, {}), training, compute, folder / "result")
 
 
-def test_a_batch_is_shared_by_the_gpus_and_mixed_as_asked(tmp_path):
+def test_each_batch_is_shared_by_the_gpus_and_mixed_as_asked(tmp_path):
     made = job(tmp_path, TrainSettings(batch_size=8), ComputeSettings(gpus=2))
     loader = made.config["train_dataloader"]
-    assert (loader["batch_size"], loader["sampler"]["batch_size"]) == (4, 4)
-    assert loader["sampler"]["amounts"] == [1.0, 2.0]
-    assert [each["type"] for each in loader["dataset"]["datasets"]] == ["s4m.D0", "s4m.D2"]
+    assert (loader["batch_size"], loader["sampler"]["batch_sizes"]) == (7, [4, 3])
+    assert loader["sampler"]["amounts"] == [[1.0], [0.5, 2.0]]
+    assert [each["type"] for each in loader["dataset"]["datasets"]] == ["s4m.D0", "s4m.D1", "s4m.D3"]
     assert made.config["launcher"] == "pytorch"
-    with pytest.raises(StageError, match="batch_size is 9: not divisible by compute.gpus = 2"):
-        job(tmp_path, TrainSettings(batch_size=9), ComputeSettings(gpus=2))
+
+
+@pytest.mark.parametrize(
+    ("labelled", "unlabelled", "message"),
+    [
+        (9, 6, "student.batch_size is 9: not divisible by compute.gpus = 2; change one of them"),
+        (8, 5, "student.unlabelled_batch_size is 5: not divisible by compute.gpus = 2; change one of them"),
+    ],
+)
+def test_a_batch_that_the_gpus_cannot_share_is_refused(tmp_path, labelled, unlabelled, message):
+    with pytest.raises(StageError) as caught:
+        job(tmp_path, TrainSettings(batch_size=labelled), ComputeSettings(gpus=2), unlabelled)
+    assert str(caught.value) == message
 
 
 def test_losses_and_the_average_are_set(tmp_path):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import pickle
 import random
+from collections import Counter
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,25 @@ def test_some_of_the_images(tmp_path):
     assert [dataset[first(item)]["data_samples"].img_id for item in range(len(dataset))] == [2, 4]
     with pytest.raises(StageError, match="no image with the id 99"):
         labelled(tiny, image_ids=[2, 99])
+
+
+def test_images_of_rare_classes_are_due_more_often(tmp_path):
+    tiny = tiny_coco(tmp_path, images=4, instances=1)
+    categories = [7, 7, 3, 7]
+    for annotation, category in zip(tiny.content["annotations"], categories, strict=True):
+        annotation["category_id"] = category
+    tiny.content["annotations"].append(tiny.content["annotations"][1] | {"id": 99, "category_id": 3})
+    write_json(tiny.annotations, tiny.content)
+    assert labelled(tiny).repeats is None
+    # Category 3 is in 2 of 4 images, 7 in 3 of 4; of the images to train on in 1 of 3 and 3 of 3.
+    assert labelled(tiny, repeat_threshold=0.72).repeats.tolist() == [1.0, 1.2, 1.2, 1.0]
+    ids = [tiny.content["images"][item]["id"] for item in (0, 1, 3)]
+    some = labelled(tiny, repeat_threshold=3.0, image_ids=ids)
+    np.testing.assert_allclose(some.repeats, [3**0.5, 3.0, 3**0.5], rtol=1e-12)
+    sampler = MixtureSampler(Mixture([some]), [1], [[1]], seed=0)
+    items = Counter(sample.item for sample in islice(sampler, 6_000))
+    expected = some.repeats / some.repeats.sum() * 6_000
+    assert all(abs(items[item] - due) < 100 for item, due in enumerate(expected))
 
 
 def test_structural_targets_come_along(tmp_path):
@@ -368,7 +389,7 @@ def mixture_config(tmp_path) -> dict:
 
 
 def batches(dataset: Mixture, count: int, workers: int = 0, start: str | None = None, skipped: int = 0) -> list:
-    sampler = MixtureSampler(dataset, 4, [1, 1, 1], seed=5)
+    sampler = MixtureSampler(dataset, [2, 2], [[1], [1, 1]], seed=5)
     sampler.skip(skipped * 4)
     loader = DataLoader(
         dataset,
@@ -421,7 +442,7 @@ def test_mmengine_builds_and_resumes_the_loader(tmp_path):
     config = Config(
         {
             "dataset": mixture_config(tmp_path),
-            "sampler": {"type": "s4m.MixtureSampler", "batch_size": 4, "amounts": [1, 1, 1]},
+            "sampler": {"type": "s4m.MixtureSampler", "batch_sizes": [2, 2], "amounts": [[1], [1, 1]]},
             "batch_size": 4,
             "num_workers": 0,
         }

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 from pipeline.detection.packing import sample_pipeline
 from pipeline.detection.sample_seed import Sample
-from pipeline.detection.transforms import DrawAnchors, Photometric
+from pipeline.detection.transforms import DistortColours, DrawAnchors, Photometric, distorted
 from pipeline.detection.window_masks import MaskWindow, WindowMasks
 from tests.test_augment_composite import rectangle
 from tests.tiny_labels import random_mask
@@ -358,3 +358,127 @@ def test_each_change_has_its_probability():
     image = natural_image()
     share = np.mean([(changed(image, draw, grey=0.25) != image).any() for draw in range(400)])
     assert 0.18 < share < 0.32
+
+
+NEUTRAL = {"shift": 0.0, "contrast": 1.0, "saturation": 1.0, "hue_steps": 0, "contrast_last": False}
+COLOURFUL = np.random.default_rng(3).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def test_neutral_values_distort_nothing():
+    np.testing.assert_array_equal(distorted(COLOURFUL, **NEUTRAL), COLOURFUL)
+    np.testing.assert_array_equal(distorted(COLOURFUL, **NEUTRAL | {"contrast_last": True}), COLOURFUL)
+
+
+@pytest.mark.parametrize("shift", [-32.0, -7.3, 11.8, 32.0])
+def test_brightness_is_added(shift):
+    found = distorted(COLOURFUL, **NEUTRAL | {"shift": shift})
+    np.testing.assert_array_equal(found, rounded(COLOURFUL + shift))
+
+
+@pytest.mark.parametrize("contrast", [0.5, 0.93, 1.5])
+@pytest.mark.parametrize("last", [False, True])
+def test_contrast_multiplies(contrast, last):
+    found = distorted(COLOURFUL, **NEUTRAL | {"contrast": contrast, "contrast_last": last})
+    np.testing.assert_array_equal(found, rounded(COLOURFUL * contrast))
+
+
+def turned_hsv(image: np.ndarray, saturation: float, hue_steps: int) -> np.ndarray:
+    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+    hues = (hsv[..., 0].astype(int) + hue_steps) % 180
+    return np.dstack([hues, rounded(hsv[..., 1] * saturation), hsv[..., 2]]).astype(np.uint8)
+
+
+@pytest.mark.parametrize("saturation", [0.5, 1.0, 1.37])
+@pytest.mark.parametrize("hue_steps", [-18, 0, 5, 18])
+def test_saturation_multiplies_and_hue_turns_in_hsv(saturation, hue_steps):
+    found = distorted(COLOURFUL, **NEUTRAL | {"saturation": saturation, "hue_steps": hue_steps})
+    if (saturation, hue_steps) == (1, 0):
+        np.testing.assert_array_equal(found, COLOURFUL)
+    else:
+        expected = cv2.cvtColor(turned_hsv(COLOURFUL, saturation, hue_steps), cv2.COLOR_HSV2BGR)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_hue_of_18_steps_is_a_turn_by_36_degrees():
+    red = np.array([[[0, 0, 255]]], np.uint8)
+    assert distorted(red, **NEUTRAL | {"hue_steps": 18})[0, 0].tolist() == [0, 153, 255]
+    assert distorted(red, **NEUTRAL | {"hue_steps": -18})[0, 0].tolist() == [153, 0, 255]
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_contrast_comes_before_or_after_the_hue(last):
+    values = {"shift": 20.0, "contrast": 1.4, "saturation": 0.6, "hue_steps": -9, "contrast_last": last}
+    image = rounded(COLOURFUL + 20.0)
+    if not last:
+        image = rounded(image * 1.4)
+    image = cv2.cvtColor(turned_hsv(image, 0.6, -9), cv2.COLOR_HSV2BGR)
+    if last:
+        image = rounded(image * 1.4)
+    np.testing.assert_array_equal(distorted(COLOURFUL, **values), image)
+
+
+def distortions(monkeypatch, probability: float, draws: int) -> list[dict]:
+    """The values of those draws that distort."""
+    told: list[dict] = []
+
+    def note(image: np.ndarray, **values) -> np.ndarray:
+        told.append(values)
+        return image
+
+    monkeypatch.setattr("pipeline.detection.transforms.distorted", note)
+    for draw in range(draws):
+        with Sample(0, 0, draw, 0).randomness():
+            DistortColours(probability).transform({"img": COLOURFUL})
+    return told
+
+
+def test_each_distortion_is_made_half_of_the_time_in_its_whole_range(monkeypatch):
+    told = distortions(monkeypatch, 1.0, 4000)
+    assert len(told) == 4000
+    ranges = {"shift": (-32, 32, 0), "contrast": (0.5, 1.5, 1), "saturation": (0.5, 1.5, 1), "hue_steps": (-18, 18, 0)}
+    made = {}
+    for key, (low, high, neutral) in ranges.items():
+        values = np.array([each[key] for each in told])
+        made[key] = values != neutral
+        # Of hues one in 37 is no turn.
+        assert abs(made[key].mean() - (0.5 * 36 / 37 if key == "hue_steps" else 0.5)) < 0.04
+        drawn = values[made[key]]
+        assert low <= drawn.min() < low + 0.01 * (high - low)
+        assert high >= drawn.max() > high - 0.01 * (high - low)
+        assert abs(drawn.mean() - neutral) < 0.03 * (high - low)
+    assert abs(np.mean([each["contrast_last"] for each in told]) - 0.5) < 0.04
+    assert np.abs(np.corrcoef([made[key] for key in ranges]) - np.eye(4)).max() < 0.08
+    assert {each["hue_steps"] for each in told} == set(range(-18, 19))
+
+
+def test_an_image_is_distorted_with_its_probability(monkeypatch):
+    assert not distortions(monkeypatch, 0.0, 100)
+    assert abs(len(distortions(monkeypatch, 0.25, 2000)) / 2000 - 0.25) < 0.05
+
+
+def test_a_pipeline_distorts_between_geometry_and_packing_and_the_same_sample_alike():
+    masks, image = squares()
+
+    def packed(draw: int, distortion: float) -> dict:
+        with Sample(0, 0, draw, 1).randomness():
+            pipeline = sample_pipeline(GEOMETRY, photometric=None, distortion=distortion)
+            return Compose(pipeline)(results(masks, image, [False] * len(masks)))
+
+    changed_draws = 0
+    for draw in range(8):
+        plain, one, again = packed(draw, 0.0), packed(draw, 1.0), packed(draw, 1.0)
+        assert torch.equal(one["inputs"], again["inputs"])
+        assert one["inputs"].dtype == torch.uint8
+        changed_draws += not torch.equal(one["inputs"], plain["inputs"])
+        for key in ("masks", "labels"):
+            found, expected = (getattr(each["data_samples"].gt_instances, key) for each in (one, plain))
+            assert (found.masks == expected.masks).all() if key == "masks" else torch.equal(found, expected)
+    assert changed_draws >= 4
+    names = [
+        each["type"] for each in sample_pipeline([], photometric={"jitter": 1, "grey": 0, "blur": 0}, distortion=1)
+    ]
+    assert names == ["s4m.SettleInstances", "s4m.DistortColours", "s4m.Photometric", "s4m.PackInputs"]

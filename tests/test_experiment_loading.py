@@ -98,8 +98,21 @@ TABLE = [
         "name: given \"../../etc\"; expected letters, digits, '.', '_' and '-', at most 64 of them",
     ),
     (
-        "student: {mixture: {labelled: 0, pseudo: 0, composites: 0}}",
-        "student.mixture: all amounts are 0; a batch needs images of some kind",
+        "student: {mixture: {pseudo: 0, composites: 0}}",
+        "student.mixture: both amounts are 0; to train without them set student.unlabelled_batch_size to 0",
+    ),
+    (
+        "student: {batch_size: 0, unlabelled_batch_size: 0}",
+        "student.batch_size: there are no images in a step; raise batch_size or unlabelled_batch_size",
+    ),
+    ("teacher: {batch_size: 0}", "teacher.batch_size: given 0; expected a whole number of at least 1"),
+    (
+        "student: {unlabelled_batch_size: -1}",
+        "student.unlabelled_batch_size: given -1; expected a whole number of at least 0 or null",
+    ),
+    (
+        "teacher: {labelled_distortion: 2}",
+        "teacher.labelled_distortion: given 2; expected a number from 0 to 1",
     ),
     (
         "refine: {preset: s4m, points: 0}",

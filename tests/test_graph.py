@@ -46,6 +46,8 @@ SETTINGS: dict[str, tuple[object, frozenset[str]]] = {
     "teacher.batch_size": (2, TEACHER),
     "teacher.learning_rate": (0.1, TEACHER),
     "teacher.crop_px": (64, TEACHER),
+    "teacher.repeat_threshold": (10.0, TEACHER),
+    "teacher.labelled_distortion": (0.5, TEACHER),
     "teacher.seed": (1, TEACHER),
     "teacher.overrides": ({"model.neck": None}, TEACHER),
     "teacher.distillation_weight": (0.5, TEACHER),
@@ -94,7 +96,9 @@ SETTINGS: dict[str, tuple[object, frozenset[str]]] = {
     "student.seed": (1, STUDENT),
     "student.overrides": ({"model.neck": None}, STUDENT),
     "student.start": ("scratch", STUDENT),
-    "student.mixture.labelled": (2.0, STUDENT),
+    "student.unlabelled_batch_size": (2, STUDENT),
+    "student.repeat_threshold": (10.0, STUDENT),
+    "student.labelled_distortion": (0.5, STUDENT),
     "student.mixture.pseudo": (2.0, STUDENT),
     "student.mixture.composites": (2.0, STUDENT),
     "student.pseudo_weight": (1.0, STUDENT),
@@ -315,3 +319,23 @@ def test_without_rounds_there_is_a_teacher_and_no_student():
     nodes = plan(experiment(student={"rounds": 0}))
     assert list(nodes) == ["split", "distill", "train-teacher", "evaluate", "report"]
     assert nodes["evaluate"].reads == ("split", "train-teacher")
+
+
+def test_the_size_of_the_unlabelled_batch_counts_not_how_it_is_written():
+    student = {"batch_size": 6}
+    null, same, other = (
+        ids(experiment(student=student | {"unlabelled_batch_size": size}), {}) for size in (None, 6, 5)
+    )
+    assert changed(null, same) == set()
+    assert changed(null, other) == STUDENT
+
+
+def test_without_unlabelled_images_no_composites_are_made():
+    student = {"unlabelled_batch_size": 0}
+    assert plan(experiment(student=student))["augment"].skipped == (
+        "student.mixture.composites or student.unlabelled_batch_size is 0"
+    )
+    on_the_fly = [
+        ids(experiment(student=student, augment={"mode": "on-the-fly", "copies": copies})) for copies in (1, 2)
+    ]
+    assert on_the_fly[0]["train-student"] == on_the_fly[1]["train-student"]

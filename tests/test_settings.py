@@ -66,9 +66,14 @@ def test_a_key_that_is_given_wins_over_the_preset_and_survives_a_dump(preset):
     [
         (lambda: AugmentSettings(scale=(2, 1)), "scale", "given [2.0, 1.0]; expected the smaller number first"),
         (
-            lambda: MixtureSettings(labelled=0, pseudo=0, composites=0),
+            lambda: MixtureSettings(pseudo=0, composites=0),
             "",
-            "all amounts are 0; a batch needs images of some",
+            "both amounts are 0; to train without them set student.unlabelled_batch_size to 0",
+        ),
+        (
+            lambda: StudentSettings(batch_size=0),
+            "batch_size",
+            "there are no images in a step; raise batch_size or unlabelled_batch_size",
         ),
         (lambda: RefineSettings(preset="s4m", points=0), "", "no prompt for SAM; give points, center_point, box or"),
         (

@@ -145,12 +145,31 @@ def test_mmdetections_own_entry_point_trains_it_again_by_itself(folder, teacher,
 
 @pytest.mark.slow
 def test_the_record_of_a_training_names_files_where_they_will_be(folder, taught, monkeypatch):
-    settings = {"augment": {"mode": "on-the-fly", "partners": "labelled-too", "decisions": ["sam", "teacher"]}}
-    experiment = taught_experiment(folder, taught, settings)
+    settings = {
+        "augment": {"mode": "on-the-fly", "partners": "labelled-too", "decisions": ["sam", "teacher"]},
+        "student": {"iterations": 2, "batch_size": 1, "unlabelled_batch_size": 3, "mixture": {"pseudo": 2}},
+    }
+    colours = ("student.repeat_threshold=10.0", "student.labelled_distortion=0.5")
+    experiment = taught_experiment(folder, taught, settings, *colours)
     put_refined(experiment, monkeypatch)
     record = Config.fromfile(trained(experiment, *STUDENT) / "training.py")
-    (composites,) = (each for each in record.train_dataloader.dataset.datasets if each.type == "s4m.Composites")
+    labelled, pseudo, composites = record.train_dataloader.dataset.datasets
+    assert [each.type for each in (labelled, pseudo, composites)] == [
+        "s4m.LabelledImages",
+        "s4m.StoredLabels",
+        "s4m.Composites",
+    ]
     assert Path(composites.labelled_store).exists()
+    sampler = record.train_dataloader.sampler
+    assert (sampler.batch_sizes, sampler.amounts, record.train_dataloader.batch_size) == (
+        [1, 3],
+        [[1.0], [2.0, 1.0]],
+        4,
+    )
+    assert labelled.repeat_threshold == 10
+    ways = [[each.type for each in source.pipeline] for source in (labelled, pseudo, composites)]
+    assert ["s4m.DistortColours" in way for way in ways] == [True, False, False]
+    assert ["s4m.Photometric" in way for way in ways] == [False, True, True]
 
 
 class Stop(Exception):
@@ -296,11 +315,23 @@ def one_category(row: ImageLabels) -> ImageLabels:
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [dropped, empty, one_category])
 def test_a_student_trains_on_odd_pseudo_labels(folder, taught, monkeypatch, change):
-    experiment = taught_experiment(folder, taught, NO_COMPOSITES | {"student": {"iterations": 3, "batch_size": 2}})
+    experiment = taught_experiment(folder, taught, NO_COMPOSITES | {"student": {"iterations": 3, "batch_size": 1}})
     put_refined(experiment, monkeypatch, change)
     result = trained(experiment, *STUDENT)
     assert len(losses(result)) == 3
     assert all(torch.isfinite(tensor).all() for tensor in weights(result).values())
+
+
+def test_a_student_may_do_without_one_of_the_batches(folder, taught, monkeypatch):
+    for number, (labelled, unlabelled, kind) in enumerate([(0, 2, "s4m.StoredLabels"), (2, 0, "s4m.LabelledImages")]):
+        student = {"iterations": 2, "batch_size": labelled, "unlabelled_batch_size": unlabelled}
+        store = f"store={folder / str(number)}"
+        experiment = taught_experiment(folder, taught, NO_COMPOSITES | {"student": student}, store)
+        put_refined(experiment, monkeypatch)
+        result = trained(experiment, *STUDENT)
+        assert len(losses(result)) == 2
+        loader = Config.fromfile(result / "training.py").train_dataloader
+        assert ([each.type for each in loader.dataset.datasets], loader.sampler.batch_sizes) == ([kind], [2])
 
 
 def test_one_labelled_image_is_enough(folder):
@@ -385,13 +416,19 @@ def forked_trainings(monkeypatch):
 def test_two_processes_train_a_mask2former_on_parts_of_a_batch_that_differ_in_kind(
     folder, taught, monkeypatch, forked_trainings
 ):
-    """Of a batch of four, the second one may have pseudo-labels alone."""
-    batches = [counts for _, counts in islice(Apportionment([1, 1, 1], 4).batches(0), 3)]
+    """Both have a labelled and an unlabelled image in every step; in some steps only the second one has a composite."""
+    batches = [counts for _, counts in islice(Apportionment([2, 1], 2).batches(0), 3)]
     kinds = [[kind for kind, count in enumerate(counts) for _ in range(count)] for counts in batches]
-    assert [0 in of_both[1::2] for of_both in kinds] == [True, False, False]
+    assert kinds == [[0, 1], [0, 0], [0, 1]]
     settings = {
         "augment": {"mode": "on-the-fly", "decisions": ["sam", "teacher"], "min_area_px": 1.0},
-        "student": {"iterations": 3, "batch_size": 4, "detector": "tiny_mask2former.py", "start": "scratch"},
+        "student": {
+            "iterations": 3,
+            "batch_size": 2,
+            "mixture": {"pseudo": 2},
+            "detector": "tiny_mask2former.py",
+            "start": "scratch",
+        },
     }
     experiment = taught_experiment(folder, taught, settings)
     put_refined(experiment, monkeypatch)

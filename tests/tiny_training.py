@@ -73,7 +73,7 @@ def training_experiment(folder: Path, settings: dict[str, Any] | None = None, *o
     content: dict[str, Any] = {
         "data": POOL | {"validation": {"annotations": "annotations.json", "images": "images"}},
         "teacher": TEACHER,
-        "student": {"iterations": 6, "batch_size": 3},
+        "student": {"iterations": 6, "batch_size": 1, "unlabelled_batch_size": 2},
         "predict": {"score_threshold": 0.0, "max_instances": 5},
         "compute": {"loader_workers": 0, "checkpoint_every": 2, "device": "cpu"},
     }

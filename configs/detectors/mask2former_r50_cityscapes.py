@@ -1,7 +1,7 @@
 # Mask2Former with ResNet-50 from ImageNet weights, for Cityscapes (8 classes of things, set by the data). The model and
-# its optimizer are those for COCO. S4M trains 90,000 iterations on batches of 16, 8 of them labelled, as Mask2Former's
-# release does on 16 labelled ones; iterations and batch are the experiment's. Other than the release, which trains the
-# backbone's batch norm here, this keeps it as it is for COCO.
+# its optimizer are those for COCO. S4M trains the student for 90,000 iterations on 16 labelled and 16 unlabelled images
+# each; iterations and batches are the experiment's. Other than the release, which trains the backbone's batch norm
+# here, this keeps it as it is for COCO.
 _base_ = "./mask2former_r50_coco.py"
 
 # The release decays polynomially (power 0.9) from the first iteration; of the schedules here a cosine is the nearest.

@@ -1,6 +1,7 @@
 # Mask2Former with ResNet-50 from ImageNet weights, for COCO: the model of Mask2Former's release as MMDetection has it.
-# S4M trains it with AdamW (1e-4, weight decay 0.05, a tenth of it for the backbone) on batches of 16, 8 of them
-# labelled. The release's whole training of COCO is 368,750 iterations; iterations and batch are the experiment's.
+# S4M trains it with AdamW (1e-4, weight decay 0.05, a tenth of the rate for the backbone), the student on 12 labelled
+# and 12 unlabelled images an iteration. Mask2Former's whole training of COCO is 368,750 iterations; iterations and
+# batches are the experiment's.
 # Of the base (an MMDetection config of everything) only the keys below are read.
 _base_ = "mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py"
 

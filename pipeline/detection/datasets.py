@@ -28,6 +28,7 @@ from pipeline.augment.sources import CompositeSources, LabelledFolder
 from pipeline.coco.model import CocoAnnotation, CocoCategory, CocoDataset, CocoImage
 from pipeline.coco.paths import resolve_image_path
 from pipeline.coco.reading import read_coco
+from pipeline.detection.passes import repeat_factors
 from pipeline.detection.registry import DATASETS
 from pipeline.detection.sample_seed import Sample
 from pipeline.detection.window_masks import MaskWindow, WindowMasks
@@ -79,6 +80,8 @@ class TrainingImages(Dataset[dict[str, Any]]):
         self._instance_weight = instance_weight
         self._ignore_dropped = ignore_dropped
         self._told: set[str] = set()
+        self.repeats: NDArray[np.float64] | None = None
+        """How many times each item is due in a pass; None: once."""
 
     @property
     def metainfo(self) -> dict[str, Any]:
@@ -164,7 +167,8 @@ class TrainingImages(Dataset[dict[str, Any]]):
 class LabelledImages(TrainingImages):
     """The images of a COCO file; crowds are ignored. `structure`: a store of structural targets for them.
 
-    image_ids: which of them, if not all.
+    image_ids: which of them, if not all. repeat_threshold: repeat images of classes that a smaller share of the images
+    has (see `repeat_factors`); 0: none.
     """
 
     def __init__(
@@ -174,6 +178,7 @@ class LabelledImages(TrainingImages):
         pipeline: Sequence[Mapping[str, Any]],
         structure: str | None = None,
         image_ids: Sequence[int] | None = None,
+        repeat_threshold: float = 0.0,
     ) -> None:
         dataset = read_coco(Path(annotations))
         super().__init__(LABELLED, dataset.categories, pipeline)
@@ -189,6 +194,11 @@ class LabelledImages(TrainingImages):
         texts = [msgspec.json.encode((image, dataset.annotations_by_image[image.id])) for image in dataset.images]
         self._offsets = np.cumsum([0, *map(len, texts)])
         self._texts = b"".join(texts)
+        if repeat_threshold:
+            classes = [
+                {each.category_id for each in dataset.annotations_by_image[image.id]} for image in dataset.images
+            ]
+            self.repeats = repeat_factors(classes, repeat_threshold)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1

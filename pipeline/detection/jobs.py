@@ -36,10 +36,19 @@ _NEVER: Final = 10**9  # validation is a stage of its own
 
 @dataclass(frozen=True)
 class Source:
-    """One kind of training images: the config of its dataset, and its share of every batch."""
+    """One kind of training images: the config of its dataset, and its share of the batch that it belongs to."""
 
     dataset: dict[str, Any]
     amount: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of every step: the setting that says its size over all GPUs, that size, and where images come from."""
+
+    setting: str
+    size: int
+    sources: tuple[Source, ...]
 
 
 @dataclass(frozen=True)
@@ -55,11 +64,14 @@ class Subject:
 
 @dataclass(frozen=True)
 class Training:
-    """A detector and the settings it is trained with. ema_momentum: of the average of the weights (0: no average)."""
+    """A detector and the settings it is trained with. ema_momentum: of the average of the weights (0: no average).
+
+    batches: those of every step, each with at least one image.
+    """
 
     detector: Detector
     settings: TrainSettings
-    sources: tuple[Source, ...]
+    batches: tuple[Batch, ...]
     start: Start | None
     structural_weight: float = 0.0
     pseudo_weight: float = 1.0
@@ -69,10 +81,11 @@ class Training:
 def training_job(subject: Subject, training: Training, compute: ComputeSettings, folder: Path) -> TrainingJob:
     """Return the job of a training whose result lies in `folder`."""
     settings = training.settings
-    if settings.batch_size % compute.gpus:
-        raise StageError(
-            f"batch_size is {settings.batch_size}: not divisible by compute.gpus = {compute.gpus}; change one of them"
-        )
+    for batch in training.batches:
+        if batch.size % compute.gpus:
+            raise StageError(
+                f"{batch.setting} is {batch.size}: not divisible by compute.gpus = {compute.gpus}; change one of them"
+            )
     shared = _shared_config(subject, training, compute)
     return TrainingJob(
         folder=folder,
@@ -110,7 +123,7 @@ def _shared_config(subject: Subject, training: Training, compute: ComputeSetting
         "default_scope": "mmdet",
         "custom_imports": {"imports": list(IMPORTS)},
         "model": model,
-        "train_dataloader": _loader_config(training.sources, settings, compute),
+        "train_dataloader": _loader_config(training.batches, settings.seed, compute),
         "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": settings.iterations, "val_interval": _NEVER},
         "optim_wrapper": optimizer_config(training.detector, settings, bf16=bf16),
         "param_scheduler": schedule_config(training.detector, settings.iterations),
@@ -179,18 +192,20 @@ def _curves_config(subject: Subject, compute: ComputeSettings, folder: Path) -> 
     }
 
 
-def _loader_config(sources: Sequence[Source], settings: TrainSettings, compute: ComputeSettings) -> dict[str, Any]:
-    used = [source for source in sources if source.amount > 0]
+def _loader_config(batches: Sequence[Batch], seed: int, compute: ComputeSettings) -> dict[str, Any]:
+    """Return the config of the loader: the batches of a step, one after the other, are one batch to MMEngine."""
+    used = [[source for source in batch.sources if source.amount > 0] for batch in batches]
+    sizes = [batch.size // compute.gpus for batch in batches]
     return {
-        "batch_size": settings.batch_size // compute.gpus,
+        "batch_size": sum(sizes),
         "num_workers": compute.loader_workers,
         "persistent_workers": compute.loader_workers > 0,
-        "dataset": {"type": "s4m.Mixture", "datasets": [source.dataset for source in used]},
+        "dataset": {"type": "s4m.Mixture", "datasets": [source.dataset for sources in used for source in sources]},
         "sampler": {
             "type": "s4m.MixtureSampler",
-            "batch_size": settings.batch_size // compute.gpus,
-            "amounts": [source.amount for source in used],
-            "seed": settings.seed,
+            "batch_sizes": sizes,
+            "amounts": [[source.amount for source in sources] for sources in used],
+            "seed": seed,
         },
     }
 

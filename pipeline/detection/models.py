@@ -36,8 +36,8 @@ class SemiSupervisedDetector(BaseDetector):  # type: ignore[misc]
 
     Images whose `source` is not "labelled" form a group of their own: their losses are multiplied by
     `pseudo_weight`. With `structural_weight`, labelled images that carry structural targets also teach the features
-    to resemble each other as SAM's do. The processes of a distributed training may have different groups in a step:
-    what they must know of each other is exchanged by `share_counts`, and the losses of a group wait for nobody.
+    to resemble each other as SAM's do. What the processes of a distributed training must know of each other's groups is
+    exchanged by `share_counts`; the losses of a group wait for nobody.
     """
 
     def __init__(self, *, structural_weight: float = 0.0, pseudo_weight: float = 1.0, **detector: Any) -> None:

@@ -10,7 +10,7 @@ import torch
 from mmdet.datasets.transforms import PackDetInputs
 
 from pipeline.detection.registry import SCOPE, TRANSFORMS
-from pipeline.detection.transforms import DrawAnchors, Photometric, SettleInstances
+from pipeline.detection.transforms import DistortColours, DrawAnchors, Photometric, SettleInstances
 
 META_KEYS = (
     "img_id",
@@ -57,16 +57,26 @@ class PackInputs(PackDetInputs):  # type: ignore[misc]
 
 
 def sample_pipeline(
-    geometry: Sequence[Mapping[str, Any]], *, photometric: Mapping[str, float] | None, anchors: int = 0
+    geometry: Sequence[Mapping[str, Any]],
+    *,
+    photometric: Mapping[str, float] | None,
+    distortion: float = 0.0,
+    anchors: int = 0,
 ) -> list[dict[str, Any]]:
     """The pipeline of one source, for its dataset's `pipeline`.
 
     geometry: a detector config's `train_transforms`. photometric: jitter, grey and blur, the probabilities of
-    `Photometric`, or None for the image's own colours. anchors: structural anchors drawn for each sample.
+    `Photometric`, or None for none of these. distortion: the probability of `DistortColours`. anchors: the number of
+    structural anchors drawn for each sample.
     """
-    colours = [] if photometric is None else [{"type": _named(Photometric), **photometric}]
-    drawn = [{"type": _named(DrawAnchors), "count": anchors}] if anchors else []
-    return [*map(dict, geometry), {"type": _named(SettleInstances)}, *drawn, *colours, {"type": _named(PackInputs)}]
+    steps: list[dict[str, Any]] = [*map(dict, geometry), {"type": _named(SettleInstances)}]
+    if anchors:
+        steps.append({"type": _named(DrawAnchors), "count": anchors})
+    if distortion:
+        steps.append({"type": _named(DistortColours), "probability": distortion})
+    if photometric is not None:
+        steps.append({"type": _named(Photometric), **photometric})
+    return [*steps, {"type": _named(PackInputs)}]
 
 
 def _named(transform: type) -> str:

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-_SHUFFLES, _TRANSFORMS, _REPLACEMENTS = 0, 1, 2  # independent streams of random numbers
+_SHUFFLES, _TRANSFORMS, _REPLACEMENTS, _ROUNDINGS = 0, 1, 2, 3  # independent streams of random numbers
 
 
 class Sample(NamedTuple):
@@ -56,3 +57,9 @@ def shuffled(seed: int, source: int, source_pass: int, length: int) -> list[int]
     sequence = np.random.SeedSequence(seed, spawn_key=(_SHUFFLES, source, source_pass))
     order: list[int] = np.random.default_rng(sequence).permutation(length).tolist()
     return order
+
+
+def rounding_numbers(seed: int, source: int, source_pass: int, length: int) -> NDArray[np.float64]:
+    """Return a number in [0, 1) for each item of a source in one pass, by which its share of a draw is rounded."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(_ROUNDINGS, source, source_pass))
+    return np.random.default_rng(sequence).random(length)

@@ -1,19 +1,20 @@
-"""Chooses the samples of batches in set proportions, by a rule that can start at any batch."""
+"""Chooses the samples of steps in set proportions, by a rule that can start at any step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
-from itertools import count, islice
+from itertools import chain, count, islice
 from math import gcd, lcm
 
 from mmengine.dist import get_dist_info
 from torch.utils.data import Sampler
 
 from pipeline.detection.datasets import Mixture
+from pipeline.detection.passes import Passes
 from pipeline.detection.registry import DATA_SAMPLERS
-from pipeline.detection.sample_seed import Sample, shuffled
+from pipeline.detection.sample_seed import Sample
 from pipeline.errors import StageError
 
 
@@ -58,59 +59,71 @@ class Apportionment:
         return counts
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """One batch of every step: where its samples come from, and in which shares."""
+
+    passes: tuple[Passes, ...]
+    shares: Apportionment
+
+    def samples(self, first: int) -> Iterator[list[Sample]]:
+        """Yield the samples of all ranks, step by step from step `first` on, source by source."""
+        for drawn, counts in self.shares.batches(first):
+            yield [
+                passes.sample(draw)
+                for passes, before, taken in zip(self.passes, drawn, counts, strict=True)
+                for draw in range(before, before + taken)
+            ]
+
+
 @DATA_SAMPLERS.register_module()
 class MixtureSampler(Sampler[Sample]):
-    """Endless samples of a mixture; each `batch_size * world_size` of them are one batch of all ranks.
+    """Endless samples of a mixture, step by step; a step has one or more batches, one after the other.
 
-    The batch of all ranks depends on its size, not on the number of ranks, and every source is spread evenly over the
-    ranks. Each source is read in shuffled passes; sources that are empty or have the amount 0 are left out.
+    batch_sizes: samples of each batch in one rank. amounts: for each batch the relative amounts of its sources, which
+    are the mixture's, in order. The batches of all ranks depend on their size, not on the number of ranks. Every rank
+    gets as many samples of a batch as the others; of a source at most one more. Each source is read in shuffled
+    passes (see `Passes`); sources that are empty or have the amount 0 are left out.
     MMDetection's MultiSourceSampler rounds the shares once, and resumes only by drawing all samples again.
     """
 
-    def __init__(self, dataset: Mixture, batch_size: int, amounts: Sequence[float], seed: int) -> None:
-        if len(amounts) != len(dataset.datasets):
-            raise StageError(f"The sampler has {len(amounts)} amounts for {len(dataset.datasets)} datasets.")
-        self._lengths = [len(each) for each in dataset.datasets]
-        self._sources = [source for source, length in enumerate(self._lengths) if length and amounts[source] > 0]
-        if not self._sources:
-            raise StageError("There is nothing to train on: every source is empty or has the amount 0.")
-        self._seed = seed
-        self._batch_size = batch_size
+    def __init__(
+        self, dataset: Mixture, batch_sizes: Sequence[int], amounts: Sequence[Sequence[float]], seed: int
+    ) -> None:
+        every = list(chain.from_iterable(amounts))
+        if len(every) != len(dataset.datasets):
+            raise StageError(f"The sampler has {len(every)} amounts for {len(dataset.datasets)} datasets.")
         self._rank, self._ranks = get_dist_info()
-        self._shares = Apportionment([amounts[source] for source in self._sources], batch_size * self._ranks)
+        self._step_size = sum(batch_sizes)
+        self._lengths = [len(each) if amount else 0 for each, amount in zip(dataset.datasets, every, strict=True)]
         self._skipped = 0
+        self._batches = []
+        first = 0
+        for size, of_sources in zip(batch_sizes, amounts, strict=True):
+            sources = range(first, first + len(of_sources))
+            first += len(of_sources)
+            used = [source for source in sources if self._lengths[source]]
+            if not used:
+                raise StageError(
+                    f"A batch of {size * self._ranks} images cannot be filled: "
+                    "each of its sources is empty or has the amount 0."
+                )
+            passes = [Passes(seed, source, self._lengths[source], dataset.datasets[source].repeats) for source in used]
+            shares = Apportionment([every[source] for source in used], size * self._ranks)
+            self._batches.append(_Batch(tuple(passes), shares))
 
     def __len__(self) -> int:
-        return sum(self._lengths[source] for source in self._sources)
+        return sum(self._lengths)
 
     def __iter__(self) -> Iterator[Sample]:
-        first, within = divmod(self._skipped, self._batch_size)
-        return islice(self._from_batch(first), within, None)
+        first, within = divmod(self._skipped, self._step_size)
+        return islice(self._from_step(first), within, None)
 
     def skip(self, num_samples: int) -> None:
         """Start after the first `num_samples` samples of this rank, whatever was drawn before."""
         self._skipped = num_samples
 
-    def _from_batch(self, first: int) -> Iterator[Sample]:
-        samplers = [_samples_of(self._seed, source, self._lengths[source]) for source in self._sources]
-        for drawn, counts in self._shares.batches(first):
-            batch = [
-                sample(draw)
-                for sample, before, taken in zip(samplers, drawn, counts, strict=True)
-                for draw in range(before, before + taken)
-            ]
-            yield from batch[self._rank :: self._ranks]
-
-
-def _samples_of(seed: int, source: int, length: int) -> Callable[[int], Sample]:
-    """Return a function from draws of a source to samples; it keeps the order of one pass."""
-
-    @lru_cache(maxsize=1)
-    def order_of(source_pass: int) -> list[int]:
-        return shuffled(seed, source, source_pass, length)
-
-    def sample(draw: int) -> Sample:
-        source_pass, index = divmod(draw, length)
-        return Sample(source, order_of(source_pass)[index], draw, seed)
-
-    return sample
+    def _from_step(self, first: int) -> Iterator[Sample]:
+        for batches in zip(*(batch.samples(first) for batch in self._batches), strict=True):
+            for batch in batches:
+                yield from batch[self._rank :: self._ranks]

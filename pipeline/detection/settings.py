@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 
 from pipeline.settings import ConfigPath, Count, FilePath, Seed, Settings, Share
 
+BatchSize = Annotated[int, Field(ge=0)]
+
 
 class TrainSettings(Settings):
     """Training settings that teacher and student have in common."""
@@ -21,6 +23,10 @@ class TrainSettings(Settings):
     """Learning rate of the optimizer. Null: the one of the detector config."""
     crop_px: Annotated[int, Field(ge=32)] | None = None
     """Side, in pixels, of the random square crops that are trained on. Null: the one of the detector config."""
+    repeat_threshold: Annotated[float, Field(ge=0)] = 0.0
+    """Draw a labelled image max(1, sqrt(threshold / share of images with its rarest class)) times a pass. 0: once."""
+    labelled_distortion: Share = 0.0
+    """Probability that a labelled image gets other brightness, contrast, saturation and hue at random, as for SSD."""
     seed: Seed = 0
     """Seed of the initial weights, the order of the images and their random changes."""
     overrides: dict[str, Any] = {}  # noqa: RUF012  # pydantic copies defaults
@@ -58,19 +64,17 @@ class PredictSettings(Settings):
 
 
 class MixtureSettings(Settings):
-    """Kinds of images in a student's batch, in relative amounts."""
+    """Kinds of images among the unlabelled images of a student's step, in relative amounts."""
 
-    labelled: Annotated[float, Field(ge=0)] = 1.0
-    """Amount of labelled images."""
     pseudo: Annotated[float, Field(ge=0)] = 1.0
-    """Amount of unlabelled images with refined labels."""
+    """Amount of images with refined labels."""
     composites: Annotated[float, Field(ge=0)] = 1.0
     """Amount of composites (see `augment`)."""
 
     @model_validator(mode="after")
     def _of_some_kind(self) -> Self:
-        if self.labelled + self.pseudo + self.composites == 0:
-            raise self.misfit("all amounts are 0; a batch needs images of some kind")
+        if self.pseudo + self.composites == 0:
+            raise self.misfit("both amounts are 0; to train without them set student.unlabelled_batch_size to 0")
         return self
 
 
@@ -81,8 +85,12 @@ class StudentSettings(TrainSettings):
     """MMDetection config of the student. Null: the teacher's, with the teacher's `overrides`."""
     start: Literal["teacher", "scratch"] = "teacher"
     """Start from the weights of the trained teacher, or from those that the teacher's training started from."""
+    batch_size: BatchSize = 4
+    """Number of labelled images in one optimizer step, over all GPUs together; unlabelled ones are in addition."""
+    unlabelled_batch_size: BatchSize | None = None
+    """Number of unlabelled images and composites in one optimizer step, over all GPUs together. Null: `batch_size`."""
     mixture: MixtureSettings = MixtureSettings()
-    """Kinds of images in a batch, in relative amounts: 2, 1, 1 is half of the first kind, a quarter of each other."""
+    """Kinds of images among the unlabelled ones, in relative amounts: 3, 1 is three quarters of the first kind."""
     pseudo_weight: Annotated[float, Field(ge=0)] = 2.0
     """Factor for the losses on pseudo-labelled images and composites."""
     instance_weight: Literal["none", "score", "mask_score", "product", "gate"] = "none"
@@ -99,3 +107,19 @@ class StudentSettings(TrainSettings):
     """Probability that a pseudo-labelled image or composite is blurred."""
     rounds: Annotated[int, Field(ge=0, le=9)] = 1
     """Number of students, each trained on the labels of the one before, the first on the teacher's. 0: no student."""
+
+    @property
+    def unlabelled_images(self) -> int:
+        """Return the number of unlabelled images and composites in a step."""
+        return self.batch_size if self.unlabelled_batch_size is None else self.unlabelled_batch_size
+
+    @property
+    def composites(self) -> float:
+        """Return the amount of composites among the images of a step; 0 where it has no unlabelled images."""
+        return self.mixture.composites if self.unlabelled_images else 0.0
+
+    @model_validator(mode="after")
+    def _of_some_images(self) -> Self:
+        if self.batch_size + self.unlabelled_images == 0:
+            raise self.misfit("there are no images in a step; raise batch_size or unlabelled_batch_size", "batch_size")
+        return self

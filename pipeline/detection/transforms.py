@@ -17,6 +17,13 @@ _STRENGTH = 0.4
 _HUE_TURNS = 0.1
 _BLUR_SIGMA_PX = (0.1, 2.0)
 
+# Ranges of SSD's distortion; the hue of OpenCV's 8-bit images has 180 steps.
+_LEVELS = np.arange(256.0)
+_SSD_BRIGHTNESS = 32.0
+_SSD_FACTORS = (0.5, 1.5)
+_SSD_HUE_STEPS = 18
+_HUES = 180
+
 _GREY_OF_BGR = np.array([0.114, 0.587, 0.299])
 _YIQ_OF_BGR = np.array([_GREY_OF_BGR, [-0.321, -0.275, 0.596], [0.311, -0.523, 0.212]])
 _BGR_OF_YIQ = np.linalg.inv(_YIQ_OF_BGR)
@@ -114,6 +121,58 @@ class Photometric(BaseTransform):  # type: ignore[misc]
             image = cv2.GaussianBlur(image, (0, 0), sigma_px)
         results["img"] = image
         return results
+
+
+@TRANSFORMS.register_module()
+class DistortColours(BaseTransform):  # type: ignore[misc]
+    """SSD's distortion with a probability: brightness, contrast, saturation and hue, each changed with probability 0.5.
+
+    Brightness comes first, then contrast, saturation, hue or saturation, hue, contrast, both equally often. After
+    each step values are rounded and clipped to 8 bits. MMDetection's PhotoMetricDistortion does neither, and turns
+    the hue by degrees, half as far.
+    """
+
+    def __init__(self, probability: float) -> None:
+        self.probability = probability
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Change `img`, uint8 BGR."""
+        # All numbers are drawn, used or not: what comes later does not depend on what is chosen here.
+        chosen = np.random.uniform() < self.probability
+        brighter, contrasted, saturated, turned, contrast_last = np.random.uniform(size=5) < 0.5
+        shift = np.random.uniform(-_SSD_BRIGHTNESS, _SSD_BRIGHTNESS)
+        contrast, saturation = np.random.uniform(*_SSD_FACTORS, size=2)
+        hue_steps = np.random.randint(-_SSD_HUE_STEPS, _SSD_HUE_STEPS + 1)
+        if chosen:
+            results["img"] = distorted(
+                results["img"],
+                shift=shift if brighter else 0.0,
+                contrast=contrast if contrasted else 1.0,
+                saturation=saturation if saturated else 1.0,
+                hue_steps=int(hue_steps) if turned else 0,
+                contrast_last=bool(contrast_last),
+            )
+        return results
+
+
+def distorted(
+    image: NDArray[np.uint8], *, shift: float, contrast: float, saturation: float, hue_steps: int, contrast_last: bool
+) -> NDArray[np.uint8]:
+    """Return an image, uint8 BGR, with its values shifted, then contrast, saturation and hue multiplied or turned."""
+    image = _mapped(image, _LEVELS + shift)
+    if not contrast_last:
+        image = _mapped(image, _LEVELS * contrast)
+    if saturation != 1 or hue_steps:  # the way to HSV and back rounds
+        tables = np.stack([(_LEVELS + hue_steps) % _HUES, _LEVELS * saturation, _LEVELS], axis=-1)
+        hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV).astype(np.uint8, copy=False)
+        image = cv2.cvtColor(_mapped(hsv, tables[None]), cv2.COLOR_HSV2BGR).astype(np.uint8, copy=False)
+    return _mapped(image, _LEVELS * contrast) if contrast_last else image
+
+
+def _mapped(image: NDArray[np.uint8], value_by_level: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    """Return an image with each of the 256 levels replaced by its value, rounded and clipped to 8 bits."""
+    mapped: Any = cv2.LUT(image, np.clip(np.rint(value_by_level), 0, 255).astype(np.uint8))
+    return np.asarray(mapped, dtype=np.uint8)
 
 
 def _saturated(factor: float) -> NDArray[np.float64]:

@@ -239,8 +239,8 @@ def _augment(experiment: Experiment, number: int) -> Node:
     skipped = ""
     if experiment.augment.mode != "materialised":
         skipped = f"augment.mode is {experiment.augment.mode}"
-    elif experiment.student.mixture.composites == 0:
-        skipped = "student.mixture.composites is 0"
+    elif experiment.student.composites == 0:
+        skipped = "student.mixture.composites or student.unlabelled_batch_size is 0"
     labelled = experiment.augment.partners == "labelled-too"
     return Node(
         "augment",
@@ -257,11 +257,12 @@ def _student(experiment: Experiment, number: int) -> Node:
     refine, augment, model = node_key("refine", number), node_key("augment", number), labelling_model(number)
     student = experiment.student
     settings = _section("student", student, without=("rounds",)) | _pool_settings(experiment)
+    settings["student.unlabelled_batch_size"] = student.unlabelled_images  # null is a shorthand
     detector = ("student.detector",)
     if student.detector is None:
         settings["teacher.overrides"] = experiment.teacher.overrides
         detector = ("teacher.detector",)
-    if experiment.augment.mode == "on-the-fly" and student.mixture.composites > 0:
+    if experiment.augment.mode == "on-the-fly" and student.composites > 0:
         settings |= _section("augment", experiment.augment)
     warm = student.start == "teacher"
     return Node(

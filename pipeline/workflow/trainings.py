@@ -14,10 +14,11 @@ from pipeline.augment.making import composite_sources
 from pipeline.augment.sources import LabelledFolder
 from pipeline.coco.reading import read_coco
 from pipeline.datasets.held_out import held_out_ids
-from pipeline.detection.config import read_detector
-from pipeline.detection.jobs import Source, Training
+from pipeline.detection.config import Detector, read_detector
+from pipeline.detection.jobs import Batch, Source, Training
 from pipeline.detection.packing import sample_pipeline
 from pipeline.detection.published import WEIGHTS
+from pipeline.detection.settings import TrainSettings
 from pipeline.detection.training import Start
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.graph import labelling_model, node_key
@@ -35,19 +36,15 @@ def teacher_training(
     if held_out:
         say(f"train-teacher: {len(held_out)} of {len(ids)} labelled images are held out to calibrate the gate")
     structure = results.get("distill")
-    dataset = _labelled(experiment, labelled) | {
+    anchors = 0 if structure is None else teacher.distillation_anchors
+    dataset = _labelled(experiment, labelled, teacher, detector, anchors) | {
         "structure": None if structure is None else str((structure / TARGETS).absolute()),
         "image_ids": [image_id for image_id in ids if image_id not in held_out],
-        "pipeline": sample_pipeline(
-            detector.train_transforms(teacher.crop_px),
-            photometric=None,
-            anchors=0 if structure is None else teacher.distillation_anchors,
-        ),
     }
     return Training(
         detector=detector,
         settings=teacher,
-        sources=(Source(dataset, amount=1.0),),
+        batches=(Batch("teacher.batch_size", teacher.batch_size, (Source(dataset, amount=1.0),)),),
         start=_initial_weights(experiment),
         structural_weight=teacher.distillation_weight,
     )
@@ -66,32 +63,45 @@ def student_training(
     scratch: a folder for the labels of labelled images, if these are pasted too.
     """
     student = experiment.student
-    if student.detector is not None:
-        detector = read_detector(student.detector, student.overrides)
-    else:
-        detector = read_detector(experiment.teacher.detector, experiment.teacher.overrides | student.overrides)
-    geometry = detector.train_transforms(student.crop_px)
-    plain = sample_pipeline(geometry, photometric=None)
-    strong = sample_pipeline(
-        geometry, photometric={"jitter": student.jitter, "grey": student.grey, "blur": student.blur}
-    )
+    detector = _student_detector(experiment)
+    images = Source(_labelled(experiment, labelled, student, detector), amount=1.0)
     refined = results[node_key("refine", number)]
-    pseudo = _stored(experiment, refined, experiment.data.unlabelled_source.images, "pseudo")
-    sources = [
-        Source(_labelled(experiment, labelled) | {"pipeline": plain}, student.mixture.labelled),
-        Source(pseudo | {"pipeline": strong}, student.mixture.pseudo),
-    ]
     composites = _composites(experiment, number, labelled, results, scratch, say)
-    if composites is not None and student.mixture.composites > 0:
-        sources.append(Source(composites | {"pipeline": strong}, student.mixture.composites))
+    unlabelled = _unlabelled_sources(experiment, refined, composites, detector)
+    size_key = "batch_size" if student.unlabelled_batch_size is None else "unlabelled_batch_size"
+    batches = (
+        Batch("student.batch_size", student.batch_size, (images,)),
+        Batch(f"student.{size_key}", student.unlabelled_images, unlabelled),
+    )
     return Training(
         detector=detector,
         settings=student,
-        sources=tuple(sources),
+        batches=tuple(batch for batch in batches if batch.size),
         start=_student_start(experiment, number, results),
         pseudo_weight=student.pseudo_weight,
         ema_momentum=student.ema_momentum,
     )
+
+
+def _student_detector(experiment: Experiment) -> Detector:
+    student = experiment.student
+    if student.detector is not None:
+        return read_detector(student.detector, student.overrides)
+    return read_detector(experiment.teacher.detector, experiment.teacher.overrides | student.overrides)
+
+
+def _unlabelled_sources(
+    experiment: Experiment, refined: Path, composites: Mapping[str, Any] | None, detector: Detector
+) -> tuple[Source, ...]:
+    """Return the images with refined labels and the composites of a round, in colours that are changed strongly."""
+    student = experiment.student
+    colours = {"jitter": student.jitter, "grey": student.grey, "blur": student.blur}
+    pipeline = {"pipeline": sample_pipeline(detector.train_transforms(student.crop_px), photometric=colours)}
+    pseudo = _stored(experiment, refined, experiment.data.unlabelled_source.images, "pseudo")
+    sources = [Source(pseudo | pipeline, student.mixture.pseudo)]
+    if composites is not None and student.composites > 0:
+        sources.append(Source({**composites, **pipeline}, student.composites))
+    return tuple(sources)
 
 
 def _initial_weights(experiment: Experiment) -> Start | None:
@@ -107,11 +117,19 @@ def _student_start(experiment: Experiment, number: int, results: Mapping[str, Pa
     return Start((results[labelling_model(number)] / WEIGHTS).absolute(), whole=student.detector is None)
 
 
-def _labelled(experiment: Experiment, labelled: Path) -> dict[str, Any]:
+def _labelled(
+    experiment: Experiment, labelled: Path, settings: TrainSettings, detector: Detector, anchors: int = 0
+) -> dict[str, Any]:
+    """Return the dataset of the labelled images. anchors: structural anchors drawn for each sample."""
+    geometry = detector.train_transforms(settings.crop_px)
     return {
         "type": "s4m.LabelledImages",
         "annotations": str(labelled.absolute()),
         "image_root": str(experiment.data.labelled_source.images.absolute()),
+        "repeat_threshold": settings.repeat_threshold,
+        "pipeline": sample_pipeline(
+            geometry, photometric=None, distortion=settings.labelled_distortion, anchors=anchors
+        ),
     }
 
 
