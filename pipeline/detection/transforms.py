@@ -79,9 +79,8 @@ class DrawAnchors(BaseTransform):  # type: ignore[misc]
         homography = np.asarray(results.get("homography_matrix", np.eye(3)), dtype=np.float64)
         mapped = np.column_stack([anchors_xy, np.ones(len(anchors_xy))]) @ homography.T
         height, width = results["img_shape"][:2]
-        # The scale is 1, or else positive for whatever a projective transform shows (as in the structural loss).
-        mapped_xy, scale = mapped[:, :2], mapped[:, 2:]
-        seen = ((mapped_xy >= 0) & (mapped_xy <= scale * (width, height)) & (scale > 0)).all(axis=1)
+        # Not divided by the scale, so that nothing is seen where a projective transform makes it negative.
+        seen = ((mapped[:, :2] >= 0) & (mapped[:, :2] <= mapped[:, 2:] * (width, height))).all(axis=1)
         drawn = np.random.permutation(np.flatnonzero(seen))[: self.count]
         for key, empty in (("anchors_xy", np.nan), ("windows_xyxy", 0), ("maps", 0)):
             values = results[f"structure_{key}"]

@@ -23,7 +23,6 @@ class DistillSettings(Settings):
     inside: Literal["uniform", "by-instance"] = "uniform"
     """Place inside points evenly over all pixels of instances, as in the paper, or as many in each instance."""
     cell_px: Annotated[float, Field(ge=1)] | None = None
-    """Largest side of a map's cells, in pixels of the image. Larger images are processed in overlapping tiles.
-    Null: each image as a whole, in 64 x 64 cells."""
+    """Largest side of a map's cells in pixels; overlapping tiles divide larger images. Null: 64 x 64 cells an image."""
     seed: Seed = 0
     """Seed of the random positions of the anchor points."""
