@@ -57,6 +57,7 @@ def opened(experiment: Experiment) -> StructureStore:
     return StructureStore.open(workspace(experiment).result("distill") / TARGETS)
 
 
+@pytest.mark.slow
 def test_every_labelled_image_has_its_maps(tmp_path):
     store = distill(experiment_on(tmp_path, images=3))
     assert store.image_ids == (1, 2, 3)
@@ -72,6 +73,7 @@ def test_every_labelled_image_has_its_maps(tmp_path):
     assert [entry.name for entry in store.path.parent.iterdir() if entry.is_dir()] == [TARGETS]
 
 
+@pytest.mark.slow
 def test_of_a_divided_set_the_labelled_part_has_targets(tmp_path):
     path = make_experiment_files(tmp_path, SETTINGS)
     store = distill(path)

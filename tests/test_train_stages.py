@@ -303,6 +303,7 @@ def test_a_student_trains_on_odd_pseudo_labels(folder, taught, monkeypatch, chan
     assert all(torch.isfinite(tensor).all() for tensor in weights(result).values())
 
 
+@pytest.mark.slow
 def test_one_labelled_image_is_enough(folder):
     chosen = folder / "one.txt"
     chosen.write_text("1\n")
@@ -332,6 +333,7 @@ def gradient_overflows(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
     monkeypatch.setattr(hooks.ExactResume, "before_train_iter", spoil)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("iteration", "saved"), [(3, 2), (5, 4)], ids=["at a checkpoint", "in the last iteration"])
 def test_weights_that_are_no_numbers_are_neither_saved_nor_published(folder, monkeypatch, iteration, saved):
     gradient_overflows(monkeypatch, iteration)
