@@ -90,7 +90,7 @@ SIDE_BY_SIDE := --numprocesses logical --maxprocesses 8 --dist worksteal
 test: $(SETUP) ## Run the tests, as many at a time as there are cores
 	@$(BIN)/pytest $(SIDE_BY_SIDE)
 
-test-fast: $(SETUP) ## Run the tests that take less than a second
+test-fast: $(SETUP) ## Run the tests that are quick, nine in ten: in a minute
 	@$(BIN)/pytest $(SIDE_BY_SIDE) -m "not slow"
 
 check: format-check lint layers types test ## Everything that must be green: format, lint, layers, types, tests

@@ -280,6 +280,7 @@ def test_a_stage_runs_as_its_own_command(exp, monkeypatch):
         process(unit, node)
 
 
+@pytest.mark.slow
 def test_a_stage_is_told_to_stop_and_may_put_its_things_in_order(tmp_path):
     """As on a server: SIGTERM comes to the one process that is known, and the stage ends before it does."""
     code = (

@@ -196,6 +196,7 @@ def test_prune_spares_what_a_moved_work_folder_uses(s4m, experiment, tmp_path, m
     assert "every result is in use" in s4m("stores", "prune", "--yes").out
 
 
+@pytest.mark.slow
 def test_verify_names_a_damaged_file(s4m, experiment, tmp_path):
     s4m("split", "--exp", experiment)
     assert "1 results are whole" in s4m("stores", "verify").out
@@ -243,6 +244,7 @@ def test_data_coco_split_writes_a_list_that_split_takes(s4m, experiment, tmp_pat
     assert "labelled: 2, unlabelled: 4\n" in told.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words", [["--help"], ["--version"], ["status", "--exp", "EXPERIMENT"], ["graph", "--exp", "EXPERIMENT"]]
 )

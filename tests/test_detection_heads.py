@@ -21,6 +21,7 @@ def family(request):
     return request.param
 
 
+@pytest.mark.slow
 def test_losses_are_mmdetections_where_all_instances_count_alike(family):
     inputs = images(3)
     plain = [sample(instances(ONE, OTHER)), sample(instances(OTHER)), sample(instances())]
@@ -65,6 +66,7 @@ def test_class_losses_of_an_instance_of_weight_0_vanish(family):
         assert torch.equal(gradient, found[1][name]), name
 
 
+@pytest.mark.slow
 def test_half_a_weight_halves_what_a_lone_instance_costs(family):
     boxes_and_masks = {
         "MaskRCNN": ("loss_rpn_bbox", "loss_bbox", "loss_mask"),

@@ -239,6 +239,7 @@ def test_structure_is_followed_through_resize_crop_and_flip(family):
     assert losses_of(detector, images(3), samples)["loss_structure"].item() > 20 * right.item()
 
 
+@pytest.mark.slow
 def test_structure_teaches_the_features_it_is_measured_on(family):
     samples, features = taught_batch(flips=(False,))
     detector = build(family, structural_weight=1.0)

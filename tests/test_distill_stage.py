@@ -66,6 +66,7 @@ def opened(experiment: Experiment) -> StructureStore:
     return StructureStore.open(workspace(experiment).result("distill") / TARGETS)
 
 
+@pytest.mark.slow
 def test_every_labelled_image_has_its_maps(tmp_path, capsys):
     store = distill(experiment_on(tmp_path, images=3))
     assert store.ids.tolist() == [1, 2, 3]
@@ -157,6 +158,7 @@ def test_a_shard_has_about_4096_anchors(tmp_path, monkeypatch):
     assert store.attributes.anchors == 6 * 1024
 
 
+@pytest.mark.slow
 def test_of_a_divided_set_the_labelled_part_has_targets(tmp_path):
     path = make_experiment_files(tmp_path, SETTINGS)
     store = distill(path)

@@ -200,6 +200,7 @@ def test_other_pixels_under_the_same_names_get_their_own(files, encoder, tmp_pat
     assert encoder.images == 4
 
 
+@pytest.mark.slow
 def test_damage_is_found(files, tmp_path):
     path = files(entries(2), pictures(2))
     refine(path, CACHED)
@@ -223,6 +224,7 @@ def test_an_image_that_cannot_be_read_fails_as_it_does_without(files, tmp_path):
     assert EmbeddingStore.open(folder / ARRAYS).attributes.encoded == 2
 
 
+@pytest.mark.slow
 def test_a_shard_without_any_image_that_can_be_read_is_a_shard(files, tmp_path):
     unreadable = dict.fromkeys(range(1, SHARD + 1), b"no image")
     store = refine(files(entries(), pictures() | unreadable), CACHED)
@@ -259,6 +261,7 @@ def test_plain_zarr_reads_the_features_that_the_encoder_gave(files, tmp_path):
         np.testing.assert_array_equal(read.features, group["features"][image_id - 1])
 
 
+@pytest.mark.slow
 def test_images_lie_by_id_in_whatever_order_they_are_listed(files, tmp_path):
     refine(files(entries(3), dict(reversed(pictures(3).items()))), CACHED)
     (folder,) = sealed_stores(tmp_path)

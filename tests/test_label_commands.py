@@ -266,6 +266,7 @@ def test_what_was_done_with_other_settings_is_not_used(s4m, made, tmp_path, stop
     assert [path.name for path in tmp_path.glob("*refined*")] == ["refined.json"]
 
 
+@pytest.mark.slow
 def test_two_refinements_into_one_file_are_refused(s4m, made, tmp_path):
     (tmp_path / ".x.json.refining").mkdir()
     with (tmp_path / ".x.json.refining/lock").open("w") as lock:

@@ -86,6 +86,7 @@ def test_the_digest_changes_with_any_content(sealed, tmp_path):
     assert len(digests) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunks", ["chunks as they are", "small chunks"])
 def test_plain_zarr_reads_every_column(tmp_path, request, chunks):
     if chunks == "small chunks":

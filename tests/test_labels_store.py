@@ -90,6 +90,7 @@ def test_a_layout_has_whole_chunks_and_is_small_where_there_is_little():
             assert cut.chunk_rows <= max(rows, 1)
 
 
+@pytest.mark.slow
 def test_a_store_goes_to_other_processes_and_threads(labels):
     copy = pickle.loads(pickle.dumps(labels))
     assert copy.by_id(17) == labels.by_id(17)

@@ -132,6 +132,7 @@ def mean_iou(rows, pick=lambda index: True) -> float:
     )
 
 
+@pytest.mark.slow
 def test_the_fitted_gate_beats_both_the_teacher_and_sam(context):
     summary = stage.run(context)
     fitted = read_calibration(context.folder / CALIBRATION)
@@ -164,6 +165,7 @@ def test_it_is_fitted_on_held_out_images_alone(context, monkeypatch):
     assert not (context.folder / "calibration").exists()
 
 
+@pytest.mark.slow
 def test_a_later_round_is_judged_by_the_first_teacher(context):
     later = replace(
         context,

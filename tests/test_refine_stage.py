@@ -72,6 +72,7 @@ def test_results_of_a_whole_set_are_taken_for_its_unlabelled_part(files, tmp_pat
     assert all(len(row.instances) == 1 for row in store)
 
 
+@pytest.mark.slow
 def test_an_image_that_has_become_labelled_leaves_the_imported_labels(tmp_path, files):
     files([])
     whole = json.loads((tmp_path / "annotations.json").read_text())

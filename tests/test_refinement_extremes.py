@@ -76,6 +76,7 @@ def test_an_instance_without_a_pixel_is_dropped_unasked():
     assert len(engine.decoded_prompts[0]) == 1
 
 
+@pytest.mark.slow
 def test_hundreds_of_instances():
     boxes = [(3 + 20 * column, 4 + 20 * row) for row in range(15) for column in range(20)]
     labels, image = [], np.zeros((300, 400, 3), np.uint8)

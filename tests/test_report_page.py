@@ -88,6 +88,7 @@ def write_report(
     return (folder / REPORT).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_page_says_what_was_measured_and_shows_it(space, tmp_path):
     results = make_results(space, tmp_path / "annotations.json")
     page = Page(write_report(space, results, tmp_path / "out", gallery=24))
@@ -186,6 +187,7 @@ def test_the_policy_lets_the_pages_own_script_run(space, tmp_path):
     assert f"script-src 'sha256-{digest}'" in html
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_read_are_counted_and_the_rest_is_shown(space, tmp_path):
     results = make_results(space, tmp_path / "annotations.json")
     name = results.truth.image_by_id[UNREADABLE_ID].file_name
@@ -234,6 +236,7 @@ def test_the_number_of_images_is_a_setting(space, tmp_path):
     assert "There are no images: report.gallery is 0." in none.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gain", "said"), [(-0.02, "falls behind its teacher by 2.0 points"), (0.0, "is on a par")])
 def test_a_student_that_is_no_better_is_not_praised(space, tmp_path, gain, said):
     results = make_results(space, tmp_path / "annotations.json", gain=gain)

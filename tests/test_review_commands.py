@@ -33,6 +33,7 @@ def review(s4m, experiment, tmp_path, format_: str, *words: object):
     return s4m("labels", "review", f"{experiment}:refine", *options)
 
 
+@pytest.mark.slow
 def test_from_refined_labels_to_a_new_experiment(s4m, refined, tmp_path):
     told = review(s4m, refined, tmp_path, "coco", "--top", 3, "--per-image", 2)
     assert told.status == 0, told.err
@@ -95,6 +96,7 @@ def test_sets_of_two_folders_are_labelled_and_unlabelled_apart_again(s4m, tmp_pa
     assert [image.file_name for image in unlabelled.images] == ["1.png", "3.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format_", ["cvat", "label-studio"])
 def test_reviews_for_tools_are_written_with_their_images(s4m, refined, tmp_path, format_):
     told = review(s4m, refined, tmp_path, format_, "--copy")
@@ -108,6 +110,7 @@ def test_reviews_for_tools_are_written_with_their_images(s4m, refined, tmp_path,
     assert "already there and was left alone" in again.err.replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_a_format_that_is_none_is_refused(s4m, refined, tmp_path):
     told = review(s4m, refined, tmp_path, "voc")
     assert told.status == 2

@@ -168,6 +168,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stopped_stage_keeps_what_is_done_and_says_how_to_go_on(folder, number, status):
     path = make_experiment_files(folder)

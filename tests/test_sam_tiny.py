@@ -366,6 +366,7 @@ def test_the_decaying_branch_leaves_the_constant_part_alone(tmp_path, small_batc
     build_sam_tiny(64, exported)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_seed_is_refused(tmp_path, small_batches):
     train.train(arguments(tmp_path, steps=1))
     with pytest.raises(StageError, match="seed 1, but this is format 1 and seed 2"):

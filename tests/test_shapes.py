@@ -152,6 +152,7 @@ def test_an_image_is_the_same_in_a_larger_set_and_with_more_processes(made: Path
     assert few == many[: len(few)]
 
 
+@pytest.mark.slow
 def test_processes_change_no_byte(made: Path, tmp_path: Path) -> None:
     make_shapes(tmp_path / "two", SMALL, workers=2)
     assert files_of(made) == files_of(tmp_path / "two")

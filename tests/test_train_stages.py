@@ -334,6 +334,7 @@ def test_a_student_may_do_without_one_of_the_batches(folder, taught, monkeypatch
         assert ([each.type for each in loader.dataset.datasets], loader.sampler.batch_sizes) == ([kind], [2])
 
 
+@pytest.mark.slow
 def test_one_labelled_image_is_enough(folder):
     chosen = folder / "one.txt"
     chosen.write_text("1\n")
@@ -363,6 +364,7 @@ def gradient_overflows(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
     monkeypatch.setattr(hooks.ExactResume, "before_train_iter", spoil)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("iteration", "saved"), [(3, 2), (5, 4)], ids=["at a checkpoint", "in the last iteration"])
 def test_weights_that_are_no_numbers_are_neither_saved_nor_published(folder, monkeypatch, iteration, saved):
     gradient_overflows(monkeypatch, iteration)

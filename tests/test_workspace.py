@@ -41,7 +41,7 @@ def test_a_node_is_to_do_then_done_then_stale(space):
     ]
     changed = space("distill.anchors=64")
     assert states(changed)["distill"] == "stale"
-    assert changed.status("distill").reasons == ("distill.anchors changed from 128 to 64",)
+    assert changed.status("distill").reasons == ("distill.anchors changed from 1024 to 64",)
     assert states(changed)["split"] == "done"
 
 
