@@ -16,7 +16,7 @@ from pipeline.detection.config import (
     schedule_config,
     without_pretrained,
 )
-from pipeline.detection.jobs import Batch, Source, Subject, Training, training_job
+from pipeline.detection.jobs import Source, StepBatch, Subject, Training, training_job
 from pipeline.detection.settings import TrainSettings
 from pipeline.errors import StageError
 
@@ -174,8 +174,8 @@ def test_a_crop_needs_a_transform_that_crops(tmp_path):
 def job(folder: Path, settings: TrainSettings, compute: ComputeSettings, unlabelled: int = 6):
     sources = [Source({"type": f"s4m.D{number}"}, amount) for number, amount in enumerate((1.0, 0.5, 0.0, 2.0))]
     batches = (
-        Batch("student.batch_size", settings.batch_size, (sources[0],)),
-        Batch("student.unlabelled_batch_size", unlabelled, tuple(sources[1:])),
+        StepBatch("student.batch_size", settings.batch_size, (sources[0],)),
+        StepBatch("student.unlabelled_batch_size", unlabelled, tuple(sources[1:])),
     )
     training = Training(detector(folder), settings, batches, None, 1.0, 2.0, 0.01)
     return training_job(Subject("mine", "train-student", CATEGORIES, {}), training, compute, folder / "result")

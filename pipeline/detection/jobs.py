@@ -43,7 +43,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Batch:
+class StepBatch:
     """One batch of every step: the setting that says its size over all GPUs, that size, and where images come from."""
 
     setting: str
@@ -71,7 +71,7 @@ class Training:
 
     detector: Detector
     settings: TrainSettings
-    batches: tuple[Batch, ...]
+    batches: tuple[StepBatch, ...]
     start: Start | None
     structural_weight: float = 0.0
     pseudo_weight: float = 1.0
@@ -192,7 +192,7 @@ def _curves_config(subject: Subject, compute: ComputeSettings, folder: Path) -> 
     }
 
 
-def _loader_config(batches: Sequence[Batch], seed: int, compute: ComputeSettings) -> dict[str, Any]:
+def _loader_config(batches: Sequence[StepBatch], seed: int, compute: ComputeSettings) -> dict[str, Any]:
     """Return the config of the loader: the batches of a step, one after the other, are one batch to MMEngine."""
     used = [[source for source in batch.sources if source.amount > 0] for batch in batches]
     sizes = [batch.size // compute.gpus for batch in batches]

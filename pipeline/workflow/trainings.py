@@ -15,7 +15,7 @@ from pipeline.augment.sources import LabelledFolder
 from pipeline.coco.reading import read_coco
 from pipeline.datasets.held_out import held_out_ids
 from pipeline.detection.config import Detector, read_detector
-from pipeline.detection.jobs import Batch, Source, Training
+from pipeline.detection.jobs import Source, StepBatch, Training
 from pipeline.detection.packing import sample_pipeline
 from pipeline.detection.published import WEIGHTS
 from pipeline.detection.settings import TrainSettings
@@ -44,7 +44,7 @@ def teacher_training(
     return Training(
         detector=detector,
         settings=teacher,
-        batches=(Batch("teacher.batch_size", teacher.batch_size, (Source(dataset, amount=1.0),)),),
+        batches=(StepBatch("teacher.batch_size", teacher.batch_size, (Source(dataset, amount=1.0),)),),
         start=_initial_weights(experiment),
         structural_weight=teacher.distillation_weight,
     )
@@ -70,8 +70,8 @@ def student_training(
     unlabelled = _unlabelled_sources(experiment, refined, composites, detector)
     size_key = "batch_size" if student.unlabelled_batch_size is None else "unlabelled_batch_size"
     batches = (
-        Batch("student.batch_size", student.batch_size, (images,)),
-        Batch(f"student.{size_key}", student.unlabelled_images, unlabelled),
+        StepBatch("student.batch_size", student.batch_size, (images,)),
+        StepBatch(f"student.{size_key}", student.unlabelled_images, unlabelled),
     )
     return Training(
         detector=detector,
