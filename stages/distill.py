@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.structure.distilling import count_targets, distill_store, distill_work
+from pipeline.structure.distilling import distill_store, distill_work, summarise_targets
 from pipeline.structure.target_store import StructureStore
 from pipeline.workflow.result_files import TARGETS
 from stages.context import StageContext, Summary
@@ -14,4 +14,4 @@ def run(context: StageContext) -> Summary:
     images, sam, settings = context.labelled_images(), experiment.sam, experiment.distill
     work = distill_work(context.labelled(), images, sealed, sam, settings, context.execution)
     distill_store(work, sealed, context.provenance, context.execution)
-    return count_targets(StructureStore.open(sealed))
+    return summarise_targets(work, StructureStore.open(sealed))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,15 @@ from PIL import Image
 from pipeline.coco.reading import read_coco
 from pipeline.compute.shards import Shard
 from pipeline.labels.rows import Status
+from pipeline.masks.windows import Window
 from pipeline.sam.worker import SamChoice
 from pipeline.structure import distill_work as job
-from pipeline.structure import distilling
-from pipeline.structure.separation import HALF
+from pipeline.structure import distilling, measuring
+from pipeline.structure.anchors import sample_anchors
+from pipeline.structure.maps import truth_maps
+from pipeline.structure.separation import HALF, pooled, separation
 from pipeline.structure.settings import DistillSettings
-from pipeline.structure.target_columns import ImageTargets
+from pipeline.structure.target_columns import MAP_SIDE, ImageTargets
 from pipeline.structure.target_store import StructureStore
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.loading import load_experiment
@@ -81,7 +85,10 @@ def test_every_labelled_image_has_its_maps(tmp_path, capsys):
         columns, rows = (targets.anchors_xy / (64, 48) * 64).astype(int).T
         assert targets.maps[np.arange(16), rows, columns].min() > 200
     assert [entry.name for entry in store.path.parent.iterdir() if entry.is_dir()] == [TARGETS]
-    assert "images: 3, anchors: 48\n" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert re.search(
+        r"images: 3, anchors: 48, area under curve: 0\.\d+, area under curve without prompts: 0\.\d+\n", told
+    )
 
 
 def overlap(targets: ImageTargets, masks: list[NDArray[np.bool_]]) -> NDArray[np.bool_]:
@@ -90,8 +97,9 @@ def overlap(targets: ImageTargets, masks: list[NDArray[np.bool_]]) -> NDArray[np
     return np.stack([mask[rows, columns] for mask in masks], axis=1)
 
 
-def test_truth_says_where_the_anchors_own_instance_is_and_needs_no_sam(tmp_path, monkeypatch):
-    monkeypatch.setattr(job, "build_engine", lambda *_: pytest.fail("built a SAM"))
+def test_truth_says_where_the_anchors_own_instance_is_and_needs_no_sam(tmp_path, monkeypatch, capsys):
+    for module in (job, measuring):
+        monkeypatch.setattr(module, "build_engine", lambda *_: pytest.fail("built a SAM"))
     path = experiment_on(tmp_path, images=1)
     masks = list(read_masks(tmp_path / "annotations.json").values())
     targets = distill(path, "distill.source=truth", "distill.anchors=64").by_id(1)
@@ -102,11 +110,41 @@ def test_truth_says_where_the_anchors_own_instance_is_and_needs_no_sam(tmp_path,
         own = masks[int(owners.argmax())] if owners.any() else ~np.any(masks, axis=0)
         # Cells are a pixel wide and three quarters of one high: those whose centre is inside are more than half inside.
         np.testing.assert_array_equal(map_ >= HALF, own[cells])
+    assert "anchors: 64, area under curve: 1.0\n" in capsys.readouterr().out  # the truth tells instances apart
 
 
 def read_masks(annotations: Path) -> dict[int, NDArray[np.bool_]]:
     dataset = read_coco(annotations)
     return {each.id: dataset.mask(each) for each in dataset.annotations}
+
+
+@pytest.mark.slow
+def test_how_well_targets_tell_instances_apart_is_measured_by_the_labels(tmp_path):
+    path = experiment_on(tmp_path, images=2)
+    # Tiles of 32 px: every image has several.
+    overrides = ("distill.anchors=40", "distill.cell_px=1.0", "sam.input_side=64")
+    store = distill(path, *overrides)
+    dataset = read_coco(tmp_path / "annotations.json")
+    settings = load_experiment(path, overrides).distill
+    sam = SamChoice("sam_tiny", None, "cpu", "fp32", 8, input_side=64)
+    work = job.DistillWork(tmp_path / "annotations.json", tmp_path / "images", tmp_path / "shards", sam, settings)
+    parts = []
+    for image_id in (1, 2):
+        targets = store.by_id(image_id)
+        instances = [dataset.rle(each) for each in dataset.instances(image_id)]
+        anchors = sample_anchors(image_id, (48, 64), instances, settings)
+        for index in np.flatnonzero(anchors.instance >= 0):
+            tile = Window(*targets.windows_xyxy[index].tolist())
+            truth = truth_maps(tile, anchors.within(np.array([index]), tile), instances, MAP_SIDE)
+            parts.append(separation(targets.maps[[index]], truth))
+    found, embedding = measuring.measure_targets(work, store)
+    expected = pooled(parts)
+    assert expected is not None
+    assert found is not None
+    assert (found.anchors, found.area_under_curve) == (expected.anchors, pytest.approx(expected.area_under_curve))
+    assert embedding is not None
+    assert embedding.anchors == found.anchors
+    assert embedding.area_under_curve != found.area_under_curve
 
 
 def test_a_box_prompt_changes_the_maps_of_anchors_in_instances_alone(tmp_path):
@@ -178,7 +216,7 @@ def test_a_bad_image_is_a_row(tmp_path, capsys):
     assert [store.by_id(image_id).status for image_id in (1, 3)] == [Status.OK, Status.OK]
     told = capsys.readouterr()
     assert "0002.png: the file is empty" in told.err
-    assert "failed: 1\n" in told.out
+    assert "failed: 1, area under curve" in told.out
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from pipeline.sam.worker import SamChoice
 from pipeline.structure.anchors import Anchors, sample_anchors
 from pipeline.structure.distill_work import DistillWork
 from pipeline.structure.maps import anchor_prompts, boxes_in_tile, similarity_maps, truth_maps
-from pipeline.structure.sampling import dequantise, quantise
+from pipeline.structure.sampling import dequantise, quantise, sample_features, similarities
 from pipeline.structure.settings import DistillSettings
 from tests.tiny_coco import tiny_coco
 from tests.tiny_labels import random_mask
@@ -203,3 +203,16 @@ def test_quantising_keeps_all_but_half_a_level():
     values = torch.linspace(-1, 1, 10_001)
     assert quantise(torch.tensor([-1.0, 1.0, 1.0000002])).tolist() == [0, 255, 255]
     assert (dequantise(quantise(values)) - values).abs().max() <= QUANTUM + 1e-6
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 16, 16), (2, 5, 4, 9), (2, 4, 1, 3), (1, 6, 1, 1)])
+def test_similarities_are_those_of_features_interpolated_one_by_one(shape):
+    generator = torch.Generator().manual_seed(shape[2])
+    features = torch.randn(shape, generator=generator)
+    own_xy = torch.rand(shape[0], 2, generator=generator)
+    # Some on the rim and beyond it, some on the centres of features.
+    positions_xy = torch.rand(500, 2, generator=generator) * 1.4 - 0.2
+    positions_xy = torch.cat([positions_xy, torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.5, 0.5], [1.0, 0.0]])])
+    sampled = sample_features(features, torch.cat([own_xy[:, None], positions_xy.expand(shape[0], -1, -1)], dim=1))
+    expected = (sampled[:, 1:] @ sampled[:, 0].unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(similarities(features, own_xy, positions_xy), expected, rtol=0, atol=1e-5)

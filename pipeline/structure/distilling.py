@@ -13,6 +13,7 @@ from pipeline.labels.rows import Status
 from pipeline.sam.settings import SamSettings
 from pipeline.sam.worker import SamChoice
 from pipeline.structure.distill_work import DistillWork
+from pipeline.structure.measuring import measure_targets
 from pipeline.structure.settings import DistillSettings
 from pipeline.structure.target_columns import ANCHORS_PER_SHARD
 from pipeline.structure.target_store import StructureStore
@@ -51,8 +52,11 @@ def distill_work(
     )
 
 
-def count_targets(store: StructureStore) -> dict[str, int]:
-    """Return the number of images and anchors, and of images that failed, if any."""
+def summarise_targets(work: DistillWork, store: StructureStore) -> dict[str, int | float]:
+    """Return the number of images and anchors, of images that failed, and how well targets tell instances apart."""
     failed = store.attributes.statuses[Status.FAILED]
     counts = {"images": len(store), "anchors": store.attributes.anchors}
-    return counts | ({str(Status.FAILED): failed} if failed else {})
+    targets, embedding = measure_targets(work, store)
+    measured = {"area under curve": targets, "area under curve without prompts": embedding}
+    areas = {name: round(each.area_under_curve, 3) for name, each in measured.items() if each is not None}
+    return counts | ({str(Status.FAILED): failed} if failed else {}) | areas

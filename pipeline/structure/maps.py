@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.masks.run_lengths import CompressedRle, decode_window, tight_window
 from pipeline.masks.windows import BoolMask, Window, nonzero_window
@@ -16,7 +17,7 @@ from pipeline.sam import frame
 from pipeline.sam.engine import ImageEmbeddings, SamEngine
 from pipeline.sam.prompt import Prompt
 from pipeline.structure.anchors import Anchors
-from pipeline.structure.sampling import grid_positions, quantise, sample_features
+from pipeline.structure.sampling import grid_positions, quantise, sample_features, similarities
 
 _HALF_PIXEL: Final = np.float32(0.5)
 
@@ -44,19 +45,36 @@ def similarity_maps(
     A map holds the cosine similarity of the decoder's image token at the anchor and at the positions of
     `grid_positions`, which cover the image without SAM's padding.
     """
-    height, width = embeddings.image_hw[image_index]
-    resized_height, resized_width = frame.resized_hw((height, width), engine.input_side)
-    # Pixels of the image to shares of SAM's square input, where the image fills the upper left part.
-    to_input = torch.tensor([resized_width / width, resized_height / height], device=engine.device) / engine.input_side
-    own_xy = torch.from_numpy(anchors_xy).to(engine.device) * to_input
-    positions_xy = grid_positions(side, torch.tensor([width, height], device=engine.device)) * to_input
+    own_xy, positions_xy = _places(engine, embeddings.image_hw[image_index], anchors_xy, side)
     maps = np.empty((len(anchors_xy), side, side), dtype=np.uint8)
     for indices, features in engine.decoder_tokens(embeddings, image_index, prompts):
-        own = own_xy[indices]
-        sampled = sample_features(features, torch.cat([own[:, None], positions_xy.expand(len(own), -1, -1)], dim=1))
-        similarity = (sampled[:, 1:] @ sampled[:, 0].unsqueeze(-1)).squeeze(-1)
+        similarity = similarities(features, own_xy[indices], positions_xy)
         maps[indices] = quantise(similarity).reshape(-1, side, side).cpu().numpy()
     return maps
+
+
+def embedding_maps(
+    engine: SamEngine, embeddings: ImageEmbeddings, image_index: int, anchors_xy: NDArray[np.float32], side: int
+) -> NDArray[np.uint8]:
+    """Return as `similarity_maps` the maps of the image embedding itself, without a prompt: to compare with."""
+    places = _places(engine, embeddings.image_hw[image_index], anchors_xy, side)
+    sampled = sample_features(embeddings.features[image_index : image_index + 1], torch.cat(places).unsqueeze(0))[0]
+    similarity = sampled[: len(anchors_xy)] @ sampled[len(anchors_xy) :].T
+    return np.asarray(quantise(similarity).reshape(-1, side, side).cpu().numpy())
+
+
+def _places(
+    engine: SamEngine, image_hw: tuple[int, int], anchors_xy: NDArray[np.float32], side: int
+) -> tuple[Tensor, Tensor]:
+    """Return anchors (A, 2) and the positions of maps (side², 2) as shares of SAM's square input.
+
+    The image fills the upper left part of the input.
+    """
+    height, width = image_hw
+    resized_height, resized_width = frame.resized_hw(image_hw, engine.input_side)
+    to_input = torch.tensor([resized_width / width, resized_height / height], device=engine.device) / engine.input_side
+    positions_xy = grid_positions(side, torch.tensor([width, height], device=engine.device))
+    return torch.from_numpy(anchors_xy).to(engine.device) * to_input, positions_xy * to_input
 
 
 def boxes_in_tile(instances: Sequence[CompressedRle], tile: Window) -> NDArray[np.float32]:

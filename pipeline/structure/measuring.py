@@ -1,0 +1,59 @@
+"""Measures how well structural targets tell instances apart, by the labels that they were made with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+
+from pipeline.coco.model import CocoDataset
+from pipeline.coco.paths import resolve_image_path
+from pipeline.coco.reading import read_coco
+from pipeline.files.images import read_image
+from pipeline.labels.rows import Status
+from pipeline.masks.windows import Window
+from pipeline.sam.worker import build_engine
+from pipeline.structure.anchors import sample_anchors
+from pipeline.structure.distill_work import DistillWork
+from pipeline.structure.maps import embedding_maps, truth_maps
+from pipeline.structure.separation import Separation, pooled, separation
+from pipeline.structure.target_columns import MAP_SIDE, ImageTargets
+from pipeline.structure.target_store import StructureStore
+
+MEASURED_IMAGES: Final = 16
+"""Images that are measured, evenly chosen: SAM encodes each of them again."""
+
+Measured = tuple[Separation | None, Separation | None]
+"""Of the targets, and of the image embedding without a prompt (None for targets that are not SAM's)."""
+
+
+def measure_targets(work: DistillWork, store: StructureStore) -> Measured:
+    """Measure the targets of some images, and SAM's embeddings of the same images beside them."""
+    dataset = read_coco(work.annotations)
+    step = max(1, len(store) // MEASURED_IMAGES)
+    chosen = (store[index] for index in range(0, len(store), step)[:MEASURED_IMAGES])
+    parts = [each for targets in chosen if targets.status is Status.OK for each in _of_image(work, dataset, targets)]
+    return pooled(targets for targets, _ in parts), pooled(embedding for _, embedding in parts)
+
+
+def _of_image(work: DistillWork, dataset: CocoDataset, targets: ImageTargets) -> Iterator[Measured]:
+    """Yield the measures of each tile of an image that has anchors in instances."""
+    instances = [dataset.rle(each) for each in dataset.instances(targets.image_id)]
+    anchors = sample_anchors(targets.image_id, (targets.height, targets.width), instances, work.settings)
+    windows, tile_of = np.unique(targets.windows_xyxy, axis=0, return_inverse=True)
+    path = resolve_image_path(work.image_root, targets.file_name)
+    image_rgb = read_image(path, (targets.width, targets.height))
+    for number, window_xyxy in enumerate(windows.tolist()):
+        members = np.flatnonzero((tile_of.ravel() == number) & (anchors.instance >= 0))
+        if not len(members):
+            continue
+        tile = Window(*window_xyxy)
+        own = anchors.within(members, tile)
+        truth = truth_maps(tile, own, instances, MAP_SIDE)
+        embedding = None
+        if work.settings.source == "sam":
+            engine = build_engine(work.sam)
+            encoded = engine.encode([image_rgb[tile.y0 : tile.y1, tile.x0 : tile.x1]])
+            embedding = separation(embedding_maps(engine, encoded, 0, own.xy, MAP_SIDE), truth)
+        yield separation(targets.maps[members], truth), embedding
