@@ -116,6 +116,7 @@ def completed(line: str, folder: Path = Path()) -> list[str]:
     return told.stdout.split()
 
 
+@pytest.mark.slow
 def test_experiments_and_settings_are_completed(experiment, tmp_path):
     folder = tmp_path / "configs/experiments"
     folder.mkdir(parents=True)

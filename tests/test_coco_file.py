@@ -165,6 +165,7 @@ def stops_once(monkeypatch):
     monkeypatch.setattr(RefineWork, "publish", stopping)
 
 
+@pytest.mark.slow
 def test_a_file_is_refined_from_python_and_an_interrupted_call_goes_on(made, tmp_path, stops_once):
     settings = RefineOnly(refine=RefineSettings(points=2), compute=ComputeSettings(device="cpu"))
     target = tmp_path / "out.json"

@@ -89,6 +89,7 @@ def test_a_cluster_that_is_there_makes_the_same_store(tmp_path, digest):
     assert sealed(tmp_path).attributes.digest == digest
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.compute.shards.CONNECT_SECONDS", 1)
     with pytest.raises(StageError, match="no Dask scheduler answers at tcp://127.0.0.1:9"):
@@ -116,6 +117,7 @@ def test_a_scheduler_without_workers_is_told_and_not_waited_for(tmp_path, monkey
             run(CountingWork(tmp_path), ComputeSettings(scheduler=address))
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_dies_on_the_way_is_told_and_what_is_done_is_kept(tmp_path, monkeypatch, digest):
     import dask
 

@@ -112,6 +112,7 @@ def test_mixed_groups_train_every_parameter(family):
     assert [name for name, gradient in found.items() if gradient is None] == []
 
 
+@pytest.mark.slow
 def test_mixed_precision_trains_and_costs_about_the_same(family):
     (taught,), _ = taught_batch(flips=(True,))
     samples = [taught, sample(instances(ONE, OTHER, weights=[0.5, 0]), source="pseudo", ignored=instances(OTHER))]

@@ -59,6 +59,7 @@ def test_what_a_batch_cannot_have_is_carried_over():
 AMOUNTS = st.lists(st.floats(0.01, 100).map(lambda amount: round(amount, 2)), min_size=1, max_size=3)
 
 
+@pytest.mark.slow
 @given(AMOUNTS, st.integers(1, 20), st.integers(0, 300))
 def test_shares_hold_over_any_time_from_any_start(amounts, batch_size, first):
     made = list(islice(Apportionment(amounts, batch_size).batches(0), first + 3))

@@ -147,6 +147,7 @@ def test_how_well_targets_tell_instances_apart_is_measured_by_the_labels(tmp_pat
     assert embedding.area_under_curve != found.area_under_curve
 
 
+@pytest.mark.slow
 def test_a_box_prompt_changes_the_maps_of_anchors_in_instances_alone(tmp_path):
     path = experiment_on(tmp_path, images=1)
     masks = list(read_masks(tmp_path / "annotations.json").values())
@@ -169,6 +170,7 @@ def test_each_instance_may_have_as_many_anchors(tmp_path):
         assert within.sum(axis=0).min() >= 5
 
 
+@pytest.mark.slow
 def test_large_images_are_distilled_in_tiles(tmp_path):
     path = experiment_on(tmp_path, images=1, size=(150, 90))
     whole, tiled = distill(path).by_id(1), distill(path, "distill.cell_px=1").by_id(1)

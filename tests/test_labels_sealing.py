@@ -182,6 +182,7 @@ def test_what_a_killed_run_left_is_gone_when_the_store_is_there(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["labels.zarr"]
 
 
+@pytest.mark.slow
 def test_hidden_neighbours_of_a_new_store_are_left_alone(tmp_path):
     for folder in (".labels-backup", ".labels.s4m-writing-of-mine"):
         (tmp_path / folder).mkdir()

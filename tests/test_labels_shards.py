@@ -238,6 +238,7 @@ def test_a_sealing_killed_at_any_moment_leaves_no_store_or_a_whole_one(tmp_path,
     assert digest_of(tmp_path) == undisturbed
 
 
+@pytest.mark.slow
 def test_writers_at_the_same_time_share_the_folder(tmp_path, processes):
     writers = [processes.Process(target=write_all, args=(tmp_path / "shards", 200, 4)) for _ in range(3)]
     for writer in writers:

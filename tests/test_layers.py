@@ -66,6 +66,7 @@ def plant(path: Path, statement: str) -> None:
         file.write(f"\n\ndef planted() -> None:\n    {statement}\n")
 
 
+@pytest.mark.slow
 def test_a_circle_by_an_import_inside_a_function_is_found(copied):
     assert circle(copied) == []
     plant(copied / "pipeline/workflow/fingerprint.py", "from pipeline.workflow.graph import STAGES")

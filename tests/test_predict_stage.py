@@ -103,6 +103,7 @@ def context_of(
     return StageContext(experiment, node, {"stage": "predict"}, tmp_path / "result", {}, split, execution)
 
 
+@pytest.mark.slow
 def test_labels_are_the_teachers_with_soft_masks(predict):
     store = predict()
     assert [row.image_id for row in store] == [1, 2, 3, 4, 5]

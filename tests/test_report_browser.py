@@ -103,6 +103,7 @@ def probed(page: Path) -> Path:
     return copy
 
 
+@pytest.mark.slow
 def test_the_page_runs_under_its_own_policy_without_a_complaint(page, tmp_path):
     dom, console = browse(page, tmp_path / "profile")
     assert console == []
@@ -111,6 +112,7 @@ def test_the_page_runs_under_its_own_policy_without_a_complaint(page, tmp_path):
     assert "hidden" not in toggle[0]  # the script has run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 500])
 def test_tables_sort_images_load_and_colours_change(page, tmp_path, width):
     dom, console = browse(probed(page), tmp_path / "profile", width)

@@ -100,6 +100,7 @@ def test_another_round_than_there_are_is_refused(folder):
         run_stage(tiny_experiment(folder), "refine", 2)
 
 
+@pytest.mark.slow
 def test_two_at_once_share_the_work(folder, stage, monkeypatch):
     monkeypatch.setattr(result_store, "WAIT_SECONDS", 0.02)
     calls: list[str] = []

@@ -394,6 +394,7 @@ def test_resizing_in_two_passes_equals_pillow(hw: tuple[int, int]) -> None:
 # Trained weights
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not WEIGHTS_FILE.exists(), reason="sam_tiny's weights are not there yet")
 def test_bf16_masks_of_trained_weights() -> None:
     exact, rough = (SamEngine(build_sam("sam_tiny"), precision=precision) for precision in ("fp32", "bf16"))

@@ -131,6 +131,7 @@ def test_boxes_are_in_pixels_of_the_tile_and_tight_to_what_it_shows():
 # Maps of tiles
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"prompt": "point-and-box"}, {"source": "truth"}], ids=str)
 def test_the_map_of_an_anchor_in_a_tile_is_that_of_the_cropped_image_on_its_own(tmp_path, settings):
     tiny = tiny_coco(tmp_path, images=1, size=(150, 90))

@@ -129,6 +129,7 @@ def test_the_bytes_do_not_depend_on_how_the_work_was_divided(tmp_path):
     assert other.attributes.digest != stores[0].attributes.digest
 
 
+@pytest.mark.slow
 def test_a_unit_of_work_is_a_file_of_the_maps(tmp_path):
     """So that sealing writes whole files: of 1,024 anchors an image, four images."""
     ids = [1, 2, 3, 4, 6, 7, 8, 9, 11]

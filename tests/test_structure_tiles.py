@@ -94,6 +94,7 @@ STREET = [encode_mask(rectangle((1024, 2048), x, 400, x + 90, 600)) for x in ran
 """Instances that lie in a band across the middle, as in a street."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("instances", "least"), [([], 64), (STREET, 48)])
 def test_a_crop_of_cityscapes_has_fine_cells_and_enough_anchors(instances, least):
     settings = DistillSettings(cell_px=4, anchors=2048)

@@ -132,6 +132,7 @@ def test_rows_are_found_by_id(tmp_path):
         store.position(77)
 
 
+@pytest.mark.slow
 def test_plain_zarr_reads_every_column(tmp_path, small_files):
     store = make(tmp_path / "trips.zarr", IDS)
     group = zarr.open(store.path, mode="r")

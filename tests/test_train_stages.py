@@ -322,6 +322,7 @@ def test_a_student_trains_on_odd_pseudo_labels(folder, taught, monkeypatch, chan
     assert all(torch.isfinite(tensor).all() for tensor in weights(result).values())
 
 
+@pytest.mark.slow
 def test_a_student_may_do_without_one_of_the_batches(folder, taught, monkeypatch):
     for number, (labelled, unlabelled, kind) in enumerate([(0, 2, "s4m.StoredLabels"), (2, 0, "s4m.LabelledImages")]):
         student = {"iterations": 2, "batch_size": labelled, "unlabelled_batch_size": unlabelled}
@@ -548,6 +549,7 @@ def test_curves_go_to_wandb(folder, monkeypatch):
     assert calls[-1][0] == "finish"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "override",
     [
