@@ -215,6 +215,7 @@ def test_without_one_annotated_set_there_is_no_ceiling(exp, tmp_path):
 # ---- running ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_nothing_is_made_twice_and_a_second_run_makes_nothing(exp):
     fake = Fake()
     units, failures = run(exp, fake, seeds=2)

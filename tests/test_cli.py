@@ -81,6 +81,7 @@ def test_the_version_names_the_libraries_that_results_depend_on(s4m):
     assert list(lines) == ["s4m", "torch", "onedl-mmdetection", "segment-anything", "zarr", "numpy"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "option", "choices"),
     [

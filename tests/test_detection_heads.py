@@ -53,6 +53,7 @@ def test_an_instance_of_weight_0_leaves_no_trace_in_masks_and_boxes(family):
         assert torch.equal(gradient, found[1][name]), name
 
 
+@pytest.mark.slow
 def test_class_losses_of_an_instance_of_weight_0_vanish(family):
     """Its class may be anything."""
     found = []

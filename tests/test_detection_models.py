@@ -249,6 +249,7 @@ def test_structure_teaches_the_features_it_is_measured_on(family):
     assert planted.features.grad.abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_structure_is_weighed(family):
     samples, _ = taught_batch(flips=(False, True))
     single, triple = (

@@ -69,6 +69,7 @@ def mmdetection(folder: Path, image_rgb: np.ndarray) -> Any:
     return sample.pred_instances
 
 
+@pytest.mark.slow
 def test_detections_are_those_of_mmdetection(published):
     images = pictures()
     several = 0

@@ -436,6 +436,7 @@ def distortions(monkeypatch, probability: float, draws: int) -> list[dict]:
     return told
 
 
+@pytest.mark.slow
 def test_each_distortion_is_made_half_of_the_time_in_its_whole_range(monkeypatch):
     told = distortions(monkeypatch, 1.0, 4000)
     assert len(told) == 4000

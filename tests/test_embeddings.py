@@ -268,6 +268,7 @@ def test_images_lie_by_id_in_whatever_order_they_are_listed(files, tmp_path):
     assert zarr.open_group(folder / ARRAYS, mode="r")["id"][:].tolist() == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_what_is_not_there_or_of_another_size_is_none(files, tmp_path):
     refine(files(entries(2), pictures(2)), CACHED)
     (folder,) = sealed_stores(tmp_path)

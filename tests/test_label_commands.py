@@ -212,6 +212,7 @@ def test_detections_that_cannot_be_used_are_all_told(s4m, made, tmp_path):
     assert len(told.err.splitlines()) >= 3
 
 
+@pytest.mark.slow
 def test_a_coco_file_is_refined_without_an_experiment(s4m, made, tmp_path):
     words = ["refine-coco", made.annotations, made.image_root, "refined.json", "--preset", "s4m"]
     told = s4m(*words)

@@ -47,6 +47,7 @@ def circle(root: Path) -> list[str]:
     return []
 
 
+@pytest.mark.slow
 def test_no_module_imports_itself_by_way_of_others():
     assert len(imports(ROOT)) > 200
     assert circle(ROOT) == []

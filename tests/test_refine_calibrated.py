@@ -150,6 +150,7 @@ def test_the_fitted_gate_beats_both_the_teacher_and_sam(context):
         assert np.mean(confidences) == pytest.approx(expected, abs=0.05)
 
 
+@pytest.mark.slow
 def test_it_is_fitted_on_held_out_images_alone(context, monkeypatch):
     predicted: list[int] = []
 

@@ -126,6 +126,7 @@ def test_odd_instances_and_images_are_rows(files):
         assert store[0].mask(instance).shape == (48, 64)
 
 
+@pytest.mark.slow
 def test_an_image_that_sam_cannot_answer_for_takes_no_other_with_it(files, monkeypatch):
     path = files([result(i, box_mask(5, 5, 40, 30)) for i in range(1, 5)], many_images(4))
     real = job.refine_images

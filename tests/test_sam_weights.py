@@ -91,6 +91,7 @@ def test_random_weights_leave_the_global_generator_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.slow
 def test_random_weights_give_positions_an_effect() -> None:
     state = build_sam("vit_b", random_weights_seed=0).state_dict()
     for name in ("image_encoder.pos_embed", "image_encoder.blocks.0.attn.rel_pos_h"):
