@@ -1,4 +1,4 @@
-"""Stores that are filled shard by shard: what is told of it, and what is not done twice."""
+"""Stores that are filled shard by shard: the progress they report, and work that is not repeated."""
 
 from __future__ import annotations
 

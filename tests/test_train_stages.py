@@ -206,7 +206,7 @@ def test_an_interrupted_teacher_ends_as_an_uninterrupted_one(folder, teacher, mo
 
 
 def stopped_in(monkeypatch: pytest.MonkeyPatch, place: type, iteration: int, number: int) -> None:
-    """A signal comes as soon as a hook was told that an iteration begins; the last one is told in the midst of it."""
+    """Send this process a signal at the end of the hook's `before_train_iter` of an iteration."""
     original = place.before_train_iter
 
     def stop(self, runner, batch_idx, data_batch=None):

@@ -1,7 +1,7 @@
-"""Runs shards: in this process, in processes of this machine, or on a Dask cluster that is there already.
+"""Run shards: in this process, in processes of this machine, or on a running Dask cluster.
 
-A shard is some images of a stage. What is done with it is the stage's own plain code; here is only who does it,
-what happens when a worker dies, and who is told how far things are.
+A shard is some images of a stage, which the stage's own plain code processes. This module decides where a shard is
+processed, handles workers that die, and reports progress.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def run_shards(
     compute: ComputeSettings,
     done: Callable[[Report], None],
 ) -> None:
-    """Compute and publish all shards, in any order; `done` is told of each that is published."""
+    """Compute and publish all shards, in any order; call `done` after each one is published."""
     if compute.scheduler is None and compute.workers == 1:
         for shard in shards:
             done(work.publish(shard, work.compute(shard)))

@@ -51,7 +51,7 @@ class _ReadNucleiImage:
     name: str
     size_wh_px: tuple[int, int] | None
     nuclei: tuple[CompressedRle, ...] = ()
-    """In the order of the names of their files; none of an image that is not chosen."""
+    """In the order of the names of their files; empty for an image that is not chosen."""
     problems: tuple[Problem, ...] = ()
 
 

@@ -32,7 +32,7 @@ Losses = dict[str, Any]
 
 
 class SemiSupervisedDetector(BaseDetector):  # type: ignore[misc]
-    """Adds to an MMDetection detector what S4M's training needs; predicting is as ever.
+    """Adds to an MMDetection detector what S4M's training needs; predicting is unchanged.
 
     Images whose `source` is not "labelled" form a group of their own: their losses are multiplied by
     `pseudo_weight`. With `structural_weight`, labelled images that carry structural targets also teach the features

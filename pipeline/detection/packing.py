@@ -63,10 +63,10 @@ def sample_pipeline(
     distortion: float = 0.0,
     anchors: int = 0,
 ) -> list[dict[str, Any]]:
-    """The pipeline of one source, for its dataset's `pipeline`.
+    """Return the pipeline of one source, for its dataset's `pipeline`.
 
-    geometry: a detector config's `train_transforms`. photometric: jitter, grey and blur, the probabilities of
-    `Photometric`, or None for none of these. distortion: the probability of `DistortColours`. anchors: the number of
+    geometry: a detector config's `train_transforms`. photometric: the probabilities of `Photometric` (jitter, grey and
+    blur), or None to leave it out. distortion: the probability of `DistortColours`. anchors: the number of
     structural anchors drawn for each sample.
     """
     steps: list[dict[str, Any]] = [*map(dict, geometry), {"type": _named(SettleInstances)}]
