@@ -92,5 +92,5 @@ def soft_lowres(soft_mask: SoftMask, frame: LowresFrame) -> NDArray[np.float32]:
     padded = Image.fromarray(np.pad(np.asarray(grid), ((top, bottom), (left, right)), mode="edge"))
     box = (edges[0] + left, edges[1] + top, edges[2] + left, edges[3] + top)
     resized = padded.resize((target.width, target.height), Image.Resampling.BILINEAR, box=box)
-    lowres[target.y0 : target.y1, target.x0 : target.x1] = np.asarray(resized)
+    lowres[target.in_image] = np.asarray(resized)
     return lowres

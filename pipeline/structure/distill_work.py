@@ -83,7 +83,7 @@ class DistillWork:
             return truth_maps(tile, anchors, instances, MAP_SIDE)
         boxes_xyxy = boxes_in_tile(instances, tile) if self.settings.prompt == "point-and-box" else None
         engine = build_engine(self.sam)
-        embeddings = engine.encode([image_rgb[tile.y0 : tile.y1, tile.x0 : tile.x1]])
+        embeddings = engine.encode([image_rgb[tile.in_image]])
         return similarity_maps(engine, embeddings, 0, anchors.xy, anchor_prompts(anchors, boxes_xyxy), MAP_SIDE)
 
     def _failure(self, image: CocoImage, reason: str) -> ImageTargets:

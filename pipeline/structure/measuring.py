@@ -54,6 +54,6 @@ def _of_image(work: DistillWork, dataset: CocoDataset, targets: ImageTargets) ->
         embedding = None
         if work.settings.source == "sam":
             engine = build_engine(work.sam)
-            encoded = engine.encode([image_rgb[tile.y0 : tile.y1, tile.x0 : tile.x1]])
+            encoded = engine.encode([image_rgb[tile.in_image]])
             embedding = separation(embedding_maps(engine, encoded, 0, own.xy, MAP_SIDE), truth)
         yield separation(targets.maps[members], truth), embedding
