@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 
+from pipeline.coco.image_folder import ImageFolder
 from pipeline.coco.model import CocoDataset
 from pipeline.coco.reading import read_coco
 from pipeline.compute.shards import Shard, ShardWork
@@ -70,7 +71,7 @@ def compare(dataset: CocoDataset, image_root: Path, sam: SamChoice, scratch: Pat
     write_label_store(scratch / "teacher.zarr", rows_to_refine(dataset, {}), dataset.categories, {})
     plan = divide([image.id for image in dataset.images], IMAGES_PER_SHARD)
     settings = RefineSettings(preset="s4m")
-    work = RefineWork(scratch / "teacher.zarr", image_root, scratch / "shards", sam, settings, Gate())
+    work = RefineWork(scratch / "teacher.zarr", ImageFolder(image_root), scratch / "shards", sam, settings, Gate())
     build_engine(sam)  # before the first measurement
     plain, plain_seconds = computed(work, plan)
 
@@ -78,7 +79,7 @@ def compare(dataset: CocoDataset, image_root: Path, sam: SamChoice, scratch: Pat
     per_shard = embedded_images_per_shard(shape, images)
     embedding_plan = divide([image.id for image in dataset.images], per_shard)
     prepare_embeddings(scratch, embedding_plan, shape)
-    embed = EmbedWork(scratch / "teacher.zarr", image_root, scratch, sam, shape, per_shard)
+    embed = EmbedWork(scratch / "teacher.zarr", ImageFolder(image_root), scratch, sam, shape, per_shard)
     begun = time.perf_counter()
     for index, ids in enumerate(embedding_plan):
         embed.publish(Shard(index, ids), embed.compute(Shard(index, ids)))

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pipeline.coco.image_folder import ImageFolder
 from pipeline.coco.model import CocoCategory, CocoImage
 from pipeline.coco.writing import write_coco
 from pipeline.compute.shards import Shard
@@ -43,7 +44,7 @@ def main() -> None:
         print("| lowest score | mirror images | instances per image | images/s | CPU ms/image |\n|---|---|---|---|---|")
         for lowest, flip in ((1.0, False), (0.0, False), (0.0, True)):
             choice = DetectorChoice(folder / "model", arguments.device, "auto", arguments.batch, flip)
-            work = PredictWork(folder / "images.json", folder, folder / "shards", choice, lowest, 100)
+            work = PredictWork(folder / "images.json", ImageFolder(folder), folder / "shards", choice, lowest, 100)
             work.compute(Shard(0, (1,)))  # builds the model
             begun, cpu_begun = time.perf_counter(), time.process_time()
             rows = work.compute(Shard(0, tuple(range(1, arguments.images + 1))))

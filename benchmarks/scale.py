@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.coco.image_folder import ImageFolder
 from pipeline.coco.reading import read_coco
 from pipeline.compute.settings import ComputeSettings
 from pipeline.compute.shards import Shard, local_cluster, run_shards
@@ -63,7 +64,7 @@ def main() -> None:
         write_label_store(folder / "teacher.zarr", rows_to_refine(dataset, {}), dataset.categories, {})
         work = RefineWork(
             teacher_store=folder / "teacher.zarr",
-            image_root=arguments.images.absolute(),
+            images=ImageFolder(arguments.images.absolute()),
             shards_folder=folder / "shards",
             sam=SamChoice("sam_tiny", None, "cpu", "fp32", batch_images=8),
             settings=RefineSettings(preset="s4m"),

@@ -52,8 +52,20 @@ class ImageError(S4MError):
     """An image cannot be used; the text is the reason that is recorded for it."""
 
 
+class UnreachableError(ImageError):
+    """The system does not give an image's file. missing: there is no such file."""
+
+    def __init__(self, reason: str, *, missing: bool = False) -> None:
+        super().__init__(reason)
+        self.missing = missing
+
+
 class StageError(S4MError):
     """A stage cannot run or was refused: the text says why and what to do."""
+
+
+class OutageError(StageError):
+    """A file that was there cannot be read any more: the machine is at fault, not the file."""
 
 
 class StoreError(S4MError):

@@ -17,7 +17,7 @@ def run(context: StageContext) -> Summary:
     refined = context.results[node_key("refine", context.node.round)] / LABELS
     folder, sealed = context.folder, context.folder / LABELS
     sources = composite_sources(
-        LabelledFolder(refined, context.unlabelled_images()),
+        LabelledFolder.of(refined, context.unlabelled_images()),
         context.labelled(),
         context.labelled_images(),
         context.experiment.augment,

@@ -37,9 +37,13 @@ WRONG_PATH: Final = frozenset(
         errno.EPERM,
         errno.EROFS,
         errno.ENAMETOOLONG,
+        errno.EIO,
+        errno.ESTALE,
+        errno.ENOTCONN,
+        errno.ETIMEDOUT,
     )
 )
-"""Errors of the system that mean that a path cannot be used as given."""
+"""Errors of the system that mean that a path cannot be used as given, or that its disk is gone."""
 
 
 def _print_versions(wanted: bool) -> None:

@@ -112,7 +112,7 @@ def preview(
                 f"the preview needs {needed} first: {make_command(needed.partition('-')[0], experiment.name)}"
             )
     data, labelled = experiment.data, space.result("split") / LABELLED
-    refined = LabelledFolder(space.result(refine) / LABELS, data.unlabelled_source.images)
+    refined = LabelledFolder.of(space.result(refine) / LABELS, data.unlabelled_source.images)
     with tempfile.TemporaryDirectory() as scratch:
         sources = composite_sources(refined, labelled, data.labelled_source.images, experiment.augment, Path(scratch))
         names = sources.refined_store.attributes.names

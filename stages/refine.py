@@ -50,7 +50,7 @@ def _with_embeddings(context: StageContext, work: RefineWork) -> tuple[RefineWor
     experiment = context.experiment
     weights = context.fingerprint["inputs"]["sam.checkpoint"]
     embeddings, encoded = kept_embeddings(
-        EmbeddingSource(LabelStore.open(work.teacher_store), work.image_root, experiment.sam, weights),
+        EmbeddingSource(LabelStore.open(work.teacher_store), work.images, experiment.sam, weights),
         IdentityCache(identity_file(work_root())),
         StoreRoot(experiment.store),
         experiment.name,

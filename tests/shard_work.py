@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.compute.shards import Shard
+from pipeline.compute.worker_check import WorkPaths
 from pipeline.errors import DatasetError, Problem
 from pipeline.labels.label_writing import write_label_shard
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
@@ -37,6 +38,10 @@ class CountingWork:
         write_label_shard(self.folder / "shards", shard.index, rows)
         note(self.folder / "published", str(shard.index))
         return len(rows)
+
+    @property
+    def paths(self) -> WorkPaths:
+        return WorkPaths((), self.folder)
 
     def given_up(self, image_id: int, reason: str) -> ImageLabels:
         return ImageLabels.of_failure(image_id, f"{image_id}.png", reason, 1, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +30,7 @@ from tests.tiny_experiment import make_experiment_files
 from tests.tiny_labels import tiny_store
 
 ONE, TWO = ComputeSettings(workers=1), ComputeSettings(workers=2)
+ANY_MAY_FAIL = ComputeSettings(failed_share=1)
 
 
 def refined(folder: Path, images: int, odd: dict[int, bytes | None] | None = None) -> LabelledFolder:
@@ -48,7 +48,7 @@ def refined(folder: Path, images: int, odd: dict[int, bytes | None] | None = Non
         elif content is not None:
             (folder / "images" / file_name).write_bytes(content)
     tiny_store(folder / "refined.zarr", rows)
-    return LabelledFolder(folder / "refined.zarr", folder / "images")
+    return LabelledFolder.of(folder / "refined.zarr", folder / "images")
 
 
 def sources(folder: LabelledFolder, labelled: LabelledFolder | None = None, **settings) -> CompositeSources:
@@ -133,14 +133,15 @@ def test_a_run_that_ends_between_sealing_and_tidying_is_tidied_by_the_next(tmp_p
     before = files(tmp_path / "out")
     (tmp_path / "out/shards").mkdir()
     (tmp_path / "out/images/000000/.1.png.elsewhere.1.1").touch()
-    shutil.rmtree(made_of.refined.image_root)  # nothing is made again
+    for path in made_of.refined.images.root.iterdir():  # nothing is made again
+        path.unlink()
     assert augmented(made_of, tmp_path / "out").attributes.digest == store.attributes.digest
     assert files(tmp_path / "out") == before
 
 
 def test_composites_of_images_that_cannot_be_read_are_failed_rows(tmp_path):
     made_of = sources(refined(tmp_path, 8, {3: b"", 5: None, 6: b"\x89PNG\r\n\x1a\nand no more"}))
-    store = augmented(made_of, tmp_path / "out")
+    store = augmented(made_of, tmp_path / "out", ANY_MAY_FAIL)
     for pair, row in zip(made_of.pairs, store, strict=True):
         unreadable = {3, 5, 6} & {pair.base_id, pair.donor.image_id}
         assert (row.status is Status.FAILED) == bool(unreadable)
@@ -176,7 +177,8 @@ def test_images_of_a_name_that_leaves_the_folder_are_not_read(tmp_path):
     for number in (1, 2):
         Image.new("RGB", (60, 40)).save(tmp_path / f"secret{number}.png")
     (tmp_path / "images").mkdir()
-    store = augmented(sources(LabelledFolder(tmp_path / "refined.zarr", tmp_path / "images")), tmp_path / "out")
+    made_of = sources(LabelledFolder.of(tmp_path / "refined.zarr", tmp_path / "images"))
+    store = augmented(made_of, tmp_path / "out", ANY_MAY_FAIL)
     assert [row.status for row in store] == [Status.FAILED] * 2
 
 

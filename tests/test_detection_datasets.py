@@ -63,15 +63,15 @@ def labelled(tiny: TinyCoco, **settings) -> LabelledImages:
 
 
 def stored(folder: LabelledFolder, pipeline=PLAIN, **settings) -> StoredLabels:
-    return StoredLabels(str(folder.store_path), str(folder.image_root), pipeline, **settings)
+    return StoredLabels(str(folder.store_path), str(folder.images.root), pipeline, **settings)
 
 
 def composites(folder: LabelledFolder, pipeline=PLAIN, labelled_folder=None, **settings) -> Composites:
     donors = (None, None)
     if labelled_folder:
-        donors = (str(labelled_folder.store_path), str(labelled_folder.image_root))
+        donors = (str(labelled_folder.store_path), str(labelled_folder.images.root))
     chosen = AugmentSettings(**settings).model_dump(mode="json")
-    return Composites(str(folder.store_path), str(folder.image_root), *donors, chosen, pipeline)
+    return Composites(str(folder.store_path), str(folder.images.root), *donors, chosen, pipeline)
 
 
 def refined(path, images: int, odd: dict[int, bytes | None] | None = None) -> LabelledFolder:
@@ -82,7 +82,7 @@ def refined(path, images: int, odd: dict[int, bytes | None] | None = None) -> La
         for row in LabelStore.open(made.store_path)
     ]
     tiny_store(path / "store.zarr", rows)
-    return LabelledFolder(path / "store.zarr", made.image_root)
+    return LabelledFolder.of(path / "store.zarr", made.images.root)
 
 
 def folder_of(path, rows: list[ImageLabels]) -> LabelledFolder:
@@ -90,7 +90,7 @@ def folder_of(path, rows: list[ImageLabels]) -> LabelledFolder:
     tiny_store(path / "store.zarr", rows)
     for row in rows:
         Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(path / row.file_name)
-    return LabelledFolder(path / "store.zarr", path)
+    return LabelledFolder.of(path / "store.zarr", path)
 
 
 def one_of_each() -> tuple[InstanceLabel, ...]:
@@ -282,7 +282,7 @@ def test_composites_are_those_of_the_augment_stage_and_then_more(tmp_path, place
     folder = refined(tmp_path, 7)
     settings = {"copies": 2, "placement": placement, "min_area_px": 0.0, "seed": 3}
     store = augmented(sources(folder, **settings), tmp_path / "out")
-    materialised = stored(LabelledFolder(tmp_path / "out" / "labels.zarr", tmp_path / "out"), source="composite")
+    materialised = stored(LabelledFolder.of(tmp_path / "out" / "labels.zarr", tmp_path / "out"), source="composite")
     expected = {}
     for item in range(len(materialised)):
         packed = materialised[first(item)]
@@ -313,7 +313,7 @@ def test_composites_with_labelled_donors(tmp_path):
     folder = folder_of(tmp_path, [ImageLabels.of_instances(1, "1.png", 60, 40, ())])
     tiny = tiny_coco(tmp_path / "labelled", images=1, instances=1, size=(60, 40))
     tiny_store(tmp_path / "labelled.zarr", list(dataset_rows(read_coco(tiny.annotations))))
-    donors = LabelledFolder(tmp_path / "labelled.zarr", tiny.image_root)
+    donors = LabelledFolder.of(tmp_path / "labelled.zarr", tiny.image_root)
     dataset = composites(folder, labelled_folder=donors, partners="labelled-too")
     sample = dataset[first()]["data_samples"]
     np.testing.assert_array_equal(sample.gt_instances.masks.masks[0].astype(bool), tiny.masks[1])
@@ -367,7 +367,7 @@ def mixture_config(tmp_path) -> dict:
     tiny = tiny_coco(tmp_path / "labelled", size=(60, 40))
     content = tiny.content | {"categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "Hündin"}]}
     write_json(tiny.annotations, content)
-    common = {"image_root": str(folder.image_root), "pipeline": CHANGING}
+    common = {"image_root": str(folder.images.root), "pipeline": CHANGING}
     configs = [
         {
             "type": "s4m.LabelledImages",

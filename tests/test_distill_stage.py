@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.coco.image_folder import ImageFolder
 from pipeline.coco.reading import read_coco
 from pipeline.compute.shards import Shard
 from pipeline.labels.rows import Status
@@ -127,7 +128,9 @@ def test_how_well_targets_tell_instances_apart_is_measured_by_the_labels(tmp_pat
     dataset = read_coco(tmp_path / "annotations.json")
     settings = load_experiment(path, overrides).distill
     sam = SamChoice("sam_tiny", None, "cpu", "fp32", 8, input_side=64)
-    work = job.DistillWork(tmp_path / "annotations.json", tmp_path / "images", tmp_path / "shards", sam, settings)
+    work = job.DistillWork(
+        tmp_path / "annotations.json", ImageFolder(tmp_path / "images"), tmp_path / "shards", sam, settings
+    )
     parts = []
     for image_id in (1, 2):
         targets = store.by_id(image_id)
@@ -289,7 +292,7 @@ def test_an_image_that_kills_its_workers_is_a_row(tmp_path):
     files = tiny_coco(tmp_path, images=1)
     sam = SamChoice("sam_tiny", None, "cpu", "fp32", 8)
     settings = DistillSettings(anchors=2)
-    work = job.DistillWork(files.annotations, files.image_root, tmp_path / "shards", sam, settings)
+    work = job.DistillWork(files.annotations, ImageFolder(files.image_root), tmp_path / "shards", sam, settings)
     row = work.given_up(1, "its worker died")
     assert (row.status, row.message, row.file_name) == (Status.FAILED, "its worker died", "0001.png")
     assert work.publish(Shard(0, (1,)), [row]).failures == {"0001.png": "its worker died"}

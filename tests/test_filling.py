@@ -12,6 +12,7 @@ import pytest
 from pipeline.compute.execution import Execution, ShardProgress, run_missing
 from pipeline.compute.settings import ComputeSettings
 from pipeline.compute.shards import Shard, ShardReport
+from pipeline.compute.worker_check import WorkPaths
 from pipeline.labels.filling import NewStore, fill_label_store, shards_beside
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import ImageLabels
@@ -41,6 +42,10 @@ class ReportingWork:
         self.counting.publish(shard, rows)
         failures = {"5.png": "cut off"} if 5 in shard.image_ids else {}
         return ShardReport(len(rows), {"sam": len(rows)}, failures)
+
+    @property
+    def paths(self) -> WorkPaths:
+        return self.counting.paths
 
     def given_up(self, image_id: int, reason: str) -> ImageLabels:
         return self.counting.given_up(image_id, reason)

@@ -124,6 +124,7 @@ SETTINGS: dict[str, tuple[object, frozenset[str]]] = {
     "compute.gpus": (8, NOTHING),
     "compute.batch_images": (2, NOTHING),
     "compute.compile": (True, NOTHING),
+    "compute.failed_share": (0.5, NOTHING),
     "compute.cache_embeddings": (True, NOTHING),
     "compute.loader_workers": (4, NOTHING),
     "compute.checkpoint_every": (7, NOTHING),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import S4MError
+from pipeline.errors import DatasetError, S4MError
 from pipeline.files.identity import IdentityCache
 from pipeline.workflow.inputs import config_files, read_contents
 from pipeline.workflow.loading import load_experiment
@@ -121,3 +121,45 @@ def test_the_shipped_weights_count_where_a_detector_starts_from_them(contents, t
     )
     changes = {name: changed(before[name], contents(key)) for name, key in keys.items()}
     assert changes == {"plain": {"sam.checkpoint"}, "start": {"sam.checkpoint", "teacher.detector"}}
+
+
+ODD_NAMES = ["a\u3000b.png", "a\u202fb.png", "a\u00a0b.png", "\u202ename.png", "a\u2028b.png", "\u200b.png"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_an_image_with_an_odd_name_counts_as_any_other(contents, tmp_path, name):
+    path = tmp_path / "annotations.json"
+    contents()
+    (tmp_path / "images/0001.png").rename(tmp_path / "images" / name)
+    content = json.loads(path.read_text())
+    content["images"][0]["file_name"] = name
+    path.write_text(json.dumps(content))
+    before = contents()
+    (tmp_path / "images" / name).write_bytes(b"other")
+    assert changed(before, contents()) == {"data.annotated.images"}
+
+
+def test_a_value_that_is_no_number_does_not_hide_the_images(contents, tmp_path):
+    path = tmp_path / "annotations.json"
+    contents()
+    path.write_text(path.read_text().replace('"area":', '"area": NaN, "other":', 1))
+    before = contents()
+    (tmp_path / "images/0001.png").write_bytes(b"other")
+    assert changed(before, contents()) == {"data.annotated.images"}
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([], "images: is empty"),
+        ([{"id": 1, "file_name": "../1.png", "width": 4, "height": 4}], "leaves the image folder"),
+        ([{"id": 1, "file_name": "a\nb.png", "width": 4, "height": 4}], "holds a control character"),
+        ([{"file_name": "1.png", "width": 4, "height": 4}], "id: is missing"),
+    ],
+)
+def test_a_list_of_images_that_cannot_be_used_is_refused_with_the_reason(contents, tmp_path, images, message):
+    contents()
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"images": images}))
+    with pytest.raises(DatasetError, match=message):
+        contents()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pipeline.coco.image_folder import ImageFolder
 from pipeline.compute.execution import Execution
 from pipeline.compute.settings import ComputeSettings
 from pipeline.embeddings.embedding_store import EmbeddingStore
@@ -33,7 +34,9 @@ def source(tmp_path) -> EmbeddingSource:
     images.mkdir()
     for image_id in (1, 2, 3):
         Image.fromarray(noise(image_id)).save(images / f"{image_id}.png")
-    return EmbeddingSource(labels(tmp_path, "labels.zarr", [1, 2, 3]), images, SamSettings(input_side=64), "weights")
+    return EmbeddingSource(
+        labels(tmp_path, "labels.zarr", [1, 2, 3]), ImageFolder(images), SamSettings(input_side=64), "weights"
+    )
 
 
 @pytest.fixture
@@ -42,12 +45,12 @@ def identities(tmp_path) -> IdentityCache:
 
 
 def test_the_digest_is_of_ids_names_and_contents_and_of_no_order(source, identities, tmp_path):
-    digest = images_digest(source.labels, source.image_root, identities)
+    digest = images_digest(source.labels, source.images.root, identities)
     reordered = labels(tmp_path, "reordered.zarr", [3, 1, 2])
-    assert images_digest(reordered, source.image_root, identities) == digest
-    fewer = images_digest(labels(tmp_path, "fewer.zarr", [1, 2]), source.image_root, identities)
-    Image.fromarray(noise(9)).save(source.image_root / "3.png")
-    assert len({digest, fewer, images_digest(source.labels, source.image_root, identities)}) == 3
+    assert images_digest(reordered, source.images.root, identities) == digest
+    fewer = images_digest(labels(tmp_path, "fewer.zarr", [1, 2]), source.images.root, identities)
+    Image.fromarray(noise(9)).save(source.images.root / "3.png")
+    assert len({digest, fewer, images_digest(source.labels, source.images.root, identities)}) == 3
 
 
 def test_they_are_made_once_and_found_again(source, identities, tmp_path):

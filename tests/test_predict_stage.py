@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import stages.predict
+from pipeline.coco.image_folder import ImageFolder
 from pipeline.coco.model import CocoCategory, CocoImage
 from pipeline.compute.execution import Execution
 from pipeline.compute.shards import Shard
@@ -128,6 +129,7 @@ def test_labels_are_the_teachers_with_soft_masks(predict):
 
 def test_images_that_cannot_be_read_are_rows_and_odd_ones_are_predicted_on(predict):
     store = predict(
+        "compute.failed_share=0.5",
         image1=noise(1),
         image2=b"",
         image3=b"\x89PNG\r\n\x1a\nand no more",
@@ -190,7 +192,9 @@ class FakePredictor:
     ids=["to refine", "measured"],
 )
 def test_labels_have_both_scores_apart_and_what_is_measured_the_detectors_own(measured, scores, mask_scores):
-    work = PredictWork(Path(), Path(), Path(), DetectorChoice(Path(), "cpu", "fp32", 1), 0.7, 10, 0.5, measured)
+    work = PredictWork(
+        Path(), ImageFolder(Path()), Path(), DetectorChoice(Path(), "cpu", "fp32", 1), 0.7, 10, 0.5, measured
+    )
     image = (CocoImage(1, "1.png", 20, 4), np.zeros((4, 20, 3), np.uint8))
     (row,) = work._predicted([image], FakePredictor())
     assert [each.score for each in row.instances] == pytest.approx(scores)
@@ -285,7 +289,7 @@ def test_an_image_that_kills_its_workers_is_a_row(predict, tmp_path, model):
     predict()
     work = PredictWork(
         tmp_path / "split" / "unlabelled.json",
-        tmp_path / "unlabelled",
+        ImageFolder(tmp_path / "unlabelled"),
         tmp_path / "shards",
         DetectorChoice(model, "cpu", "fp32", 2),
         0.5,
@@ -298,7 +302,7 @@ def test_an_image_that_kills_its_workers_is_a_row(predict, tmp_path, model):
 
 def test_what_is_measured_has_the_detectors_own_boxes_and_no_soft_masks(predict, tmp_path, model):
     predict()
-    files = (tmp_path / "split" / "unlabelled.json", tmp_path / "unlabelled", tmp_path / "shards")
+    files = (tmp_path / "split" / "unlabelled.json", ImageFolder(tmp_path / "unlabelled"), tmp_path / "shards")
     labels = PredictWork(*files, DetectorChoice(model, "cpu", "fp32", 2), 0.0, 10)
     measured = replace(labels, measured=True)
     shard = Shard(0, (1,))

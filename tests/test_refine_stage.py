@@ -118,7 +118,7 @@ def test_odd_instances_and_images_are_rows(files):
         ],
         {1: noise(1), 2: noise(2), 3: b"", 4: b"\x89PNG\r\n\x1a\nand no more"},
     )
-    store = refine(path)
+    store = refine(path, "compute.failed_share=0.5")
     assert [row.status for row in store] == [Status.OK, Status.EMPTY, Status.FAILED, Status.FAILED]
     assert len(store[0].instances) == 3
     assert store[2].message == "the file is empty"

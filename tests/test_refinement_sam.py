@@ -44,7 +44,7 @@ def given():
     ],
 )
 def test_masks_are_those_of_the_predictor(state, settings):
-    (refined,) = refine_images([given()], SamEngine(build_sam_tiny(state=state)), settings, Gate())
+    (refined,) = refine_images([given()], SamEngine(build_sam_tiny(state=state), precision="fp32"), settings, Gate())
     predictor = SamPredictor(build_sam_tiny(state=state))
     predictor.set_image(given().image_rgb)
     frame = LowresFrame(HEIGHT, WIDTH, 128, 64)

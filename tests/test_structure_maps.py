@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from segment_anything import SamPredictor
 from torch.nn import functional as F
 
+from pipeline.coco.image_folder import ImageFolder
 from pipeline.compute.shards import Shard
 from pipeline.files.images import read_image
 from pipeline.masks.run_lengths import encode_mask
@@ -137,7 +138,7 @@ def test_the_map_of_an_anchor_in_a_tile_is_that_of_the_cropped_image_on_its_own(
     tiny = tiny_coco(tmp_path, images=1, size=(150, 90))
     chosen = DistillSettings(anchors=24, cell_px=1, **settings)
     sam = SamChoice("sam_tiny", None, "cpu", "fp32", 8)
-    (row,) = DistillWork(tiny.annotations, tiny.image_root, tmp_path, sam, chosen).compute(Shard(0, (1,)))
+    (row,) = DistillWork(tiny.annotations, ImageFolder(tiny.image_root), tmp_path, sam, chosen).compute(Shard(0, (1,)))
     anchors = sample_anchors(1, (90, 150), [encode_mask(mask) for mask in tiny.masks.values()], chosen)
     np.testing.assert_array_equal(row.anchors_xy, anchors.xy)
     assert (anchors.instance >= 0).sum() >= 12

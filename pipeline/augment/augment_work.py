@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.augment.pairs import Pair
 from pipeline.augment.sources import CompositeSources, ReadImage
 from pipeline.compute.shards import Shard, ShardReport
+from pipeline.compute.worker_check import WorkPaths
 from pipeline.errors import ImageError
 from pipeline.files.disk import explained_if_full
 from pipeline.files.writing import open_atomically
@@ -53,6 +54,11 @@ class AugmentWork:
         decisions = Counter(str(instance.decision) for row in rows for instance in row.instances)
         failures = {row.file_name: row.message for row in rows if row.status is Status.FAILED}
         return ShardReport(len(rows), dict(decisions), failures)
+
+    @property
+    def paths(self) -> WorkPaths:
+        """Return the paths that every worker must see."""
+        return WorkPaths(self.sources.paths, self.folder)
 
     def given_up(self, image_id: int, reason: str) -> ImageLabels:
         """Return the row of a composite that kills its workers."""

@@ -34,10 +34,8 @@ def composite_sources(
         if not store.exists():
             dataset = read_coco(labelled)
             write_label_store(store, dataset_rows(dataset), dataset.categories, {})
-        partners = LabelledFolder(store, labelled_root.absolute())
-    return CompositeSources(
-        LabelledFolder(refined.store_path.absolute(), refined.image_root.absolute()), partners, settings
-    )
+        partners = LabelledFolder.of(store, labelled_root)
+    return CompositeSources(refined, partners, settings)
 
 
 def augment_store(

@@ -11,9 +11,8 @@ from pathlib import Path
 from pipeline.augment.composite import LabelledImage, composite
 from pipeline.augment.pairs import ImageKey, Pair, Pairing
 from pipeline.augment.settings import AugmentSettings
-from pipeline.coco.paths import resolve_image_path
+from pipeline.coco.image_folder import ImageFolder
 from pipeline.errors import ImageError
-from pipeline.files.images import read_image
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Status
 
@@ -24,10 +23,16 @@ ReadImage = Callable[[ImageKey], LabelledImage]
 
 @dataclass(frozen=True)
 class LabelledFolder:
-    """A label store and the folder that its file names are relative to."""
+    """A label store and the folder of its images."""
 
     store_path: Path
-    image_root: Path
+    images: ImageFolder
+
+    @classmethod
+    def of(cls, store_path: Path, image_root: Path) -> LabelledFolder:
+        """Look for the images of a store in a folder. image_root: the folder that file names are relative to."""
+        images = ImageFolder.of(image_root, LabelStore.open(store_path).file_names())
+        return cls(store_path.absolute(), images)
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,12 @@ class CompositeSources:
             f"{_conditions(self.settings)}. Loosen these, or set augment.mode to none"
         )
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Return the stores and folders of images."""
+        folders = (self.refined, *filter(None, [self.labelled]))
+        return tuple(chain.from_iterable((folder.store_path, folder.images.root) for folder in folders))
+
     @cached_property
     def by_id(self) -> dict[int, Pair]:
         """Return the pairs by the id of their composite."""
@@ -90,8 +101,7 @@ class CompositeSources:
         if labels.status is Status.FAILED:
             raise ImageError(f"{labels.file_name}: {labels.message}")
         try:
-            path = resolve_image_path(folder.image_root, labels.file_name)
-            image_rgb = read_image(path, (labels.width, labels.height))
+            image_rgb = folder.images.read(labels.file_name, (labels.width, labels.height))
         except ImageError as error:
             raise ImageError(f"{labels.file_name}: {error}") from error
         image_rgb.setflags(write=False)  # it is the base of one composite and the donor of another

@@ -40,14 +40,22 @@ def read_coco(path: Path, *, annotations_required: bool = True) -> CocoDataset:
     return dataset
 
 
+def read_images(path: Path) -> tuple[CocoImage, ...]:
+    """Read and check the images alone; DatasetError with every problem of their list where there is any."""
+    problems: list[Problem] = []
+    texts = _image_texts(read_json_object(path), problems)
+    images = _read_images(texts or [], problems)
+    if problems:
+        raise DatasetError(str(path), problems)
+    return tuple(images.usable.values())
+
+
 def scan_coco(path: Path, *, annotations_required: bool) -> tuple[CocoDataset, tuple[Problem, ...]]:
     """Return what is right with a file and what is wrong; DatasetError where it is not a JSON object."""
     problems: list[Problem] = []
     top = read_json_object(path)
     needs_categories = annotations_required or "annotations" in top
-    image_texts = _element_texts(top, "images", problems, required=True)
-    if image_texts == []:
-        problems.append(Problem("images", "is empty: there is no image to work on"))
+    image_texts = _image_texts(top, problems)
     category_texts = _element_texts(top, "categories", problems, required=needs_categories)
     annotation_texts = _element_texts(top, "annotations", problems, required=annotations_required)
     images = _read_images(image_texts or [], problems)
@@ -77,6 +85,13 @@ def _element_texts(
     except ValueError as error:
         problems.append(Problem(*field_problem(key, top[key], error)))
         return None
+
+
+def _image_texts(top: Mapping[str, msgspec.Raw], problems: list[Problem]) -> list[msgspec.Raw] | None:
+    texts = _element_texts(top, "images", problems, required=True)
+    if texts == []:
+        problems.append(Problem("images", "is empty: there is no image to work on"))
+    return texts
 
 
 def _read_images(texts: list[msgspec.Raw], problems: list[Problem]) -> _Known[CocoImage]:

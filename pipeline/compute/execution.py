@@ -9,6 +9,18 @@ from typing import Any
 
 from pipeline.compute.settings import ComputeSettings
 from pipeline.compute.shards import Shard, ShardReport, ShardWork, run_shards
+from pipeline.errors import StageError
+
+
+class TooManyFailedError(StageError):
+    """So many images cannot be used that the result would not be what was asked for."""
+
+    def __init__(self, what: str, failed: int, images: int, share: float) -> None:
+        super().__init__(
+            f"{what}: {failed:,} of {images:,} images cannot be used so far, more than compute.failed_share = "
+            f"{share:g} allows; the reasons are above. Mend their cause and give the same command: shards without "
+            f"such images are kept. To have a result without these images, set compute.failed_share=1"
+        )
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,8 @@ def run_missing(
         counts.update(report.decisions)
         counts.update({"failed": len(report.failures)} if report.failures else {})
         execution.progress(ShardProgress(what, images, done, done_before, report))
+        if counts["failed"] > execution.compute.may_fail(images):
+            raise TooManyFailedError(what, counts["failed"], images, execution.compute.failed_share)
 
     missing = [Shard(index, tuple(ids)) for index, ids in enumerate(plan) if index not in complete]
     run_shards(work, missing, execution.compute, finished)

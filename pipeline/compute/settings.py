@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.settings import Count, Settings
+from pipeline.settings import Count, Settings, Share
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -28,6 +28,8 @@ class ComputeSettings(Settings):
     """Number of GPUs that a training uses."""
     batch_images: Count = 8
     """Number of images that a model processes at once outside of training."""
+    failed_share: Share = 0.1
+    """Fail a stage in which more than this share of the images, and more than one, cannot be used. 1: never."""
     cache_embeddings: bool = False
     """Keep SAM's image embeddings in the store, so that refining again with other prompts is fast."""
     loader_workers: Annotated[int, Field(ge=0)] = 1
@@ -36,3 +38,7 @@ class ComputeSettings(Settings):
     """Number of training iterations between two checkpoints."""
     logger: Literal["tensorboard", "wandb"] = "tensorboard"
     """Program that shows the training curves. They are written to a JSON log as well."""
+
+    def may_fail(self, images: int) -> int:
+        """Return how many of a stage's images may be unusable."""
+        return max(1, int(self.failed_share * images))

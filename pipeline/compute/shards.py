@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pipeline.compute.settings import ComputeSettings
-from pipeline.errors import StageError
+from pipeline.compute.worker_check import WorkerCheck, WorkPaths, refusal, require_checked, worker_check
+from pipeline.errors import OutageError, StageError
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster
@@ -56,6 +57,11 @@ class ShardWork(Protocol[Row, Report_co]):
         """Make a shard's rows part of the result, atomically; gives a small record of them."""
         ...
 
+    @property
+    def paths(self) -> WorkPaths:
+        """The paths that every worker must see."""
+        ...
+
     def given_up(self, image_id: int, reason: str) -> Row:
         """The row of an image that cannot be worked on."""
         ...
@@ -72,22 +78,40 @@ def run_shards(
         for shard in shards:
             done(work.publish(shard, work.compute(shard)))
     elif shards:
-        with _client(compute, len(shards)) as client:
-            _run_on(client, work, shards, done)
+        with _client(compute, len(shards)) as client, worker_check(work.paths) as check:
+            _require_workers(client, check)
+            _run_on(client, work, shards, check, done)
 
 
-def _compute_and_publish(work: ShardWork[Row, Report], shard: Shard) -> Report:
+def _require_workers(client: Client, check: WorkerCheck) -> None:
+    """Raise OutageError unless every worker that is there now can do the work."""
+    answers = client.run(check.problems, on_error="return")
+    problems = [
+        f"{worker}: {problem}"
+        for worker, answer in answers.items()
+        for problem in ([f"cannot load this program: {answer}"] if isinstance(answer, BaseException) else answer)
+    ]
+    if problems:
+        raise OutageError(refusal(problems))
+
+
+def _compute_and_publish(work: ShardWork[Row, Report], shard: Shard, check: WorkerCheck) -> Report:
+    require_checked(check)  # a worker that came later
     return work.publish(shard, work.compute(shard))
 
 
 def _run_on(
-    client: Client, work: ShardWork[Row, Report], shards: Sequence[Shard], done: Callable[[Report], None]
+    client: Client,
+    work: ShardWork[Row, Report],
+    shards: Sequence[Shard],
+    check: WorkerCheck,
+    done: Callable[[Report], None],
 ) -> None:
     from distributed import KilledWorker, as_completed
 
     by_future = {
         client.submit(
-            _compute_and_publish, work, shard, key=f"shard-{shard.index}-{id(work)}", **_resources(client)
+            _compute_and_publish, work, shard, check, key=f"shard-{shard.index}-{id(work)}", **_resources(client)
         ): shard
         for shard in shards
     }

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.coco.image_folder import ImageFolder
 from pipeline.coco.model import CocoDataset, CocoImage
 from pipeline.coco.paths import resolve_image_path
 from pipeline.coco.reading import read_coco
@@ -21,7 +22,6 @@ from pipeline.datasets.settings import AnnotatedSet, DataSettings, ListedData, P
 from pipeline.datasets.split import LABELLED, TRUTH, UNLABELLED, split_by_list, split_by_percent, write_split
 from pipeline.errors import DatasetError, ImageError, Problem
 from pipeline.files.identity import list_images
-from pipeline.files.images import image_size
 
 VALIDATION = "validation.json"
 UNREADABLE = "unreadable.txt"
@@ -116,9 +116,11 @@ def _read_unlabelled(unlabelled: UnlabelledSet) -> tuple[CocoDataset, Sequence[P
         return read_coco(unlabelled.annotations, annotations_required=False), ()
     images: list[CocoImage] = []
     unreadable: list[Problem] = []
-    for number, name in enumerate(list_images(unlabelled.images), start=1):
+    names = list_images(unlabelled.images)
+    folder = ImageFolder.of(unlabelled.images, names)
+    for number, name in enumerate(names, start=1):
         try:
-            images.append(CocoImage(number, name, *image_size(unlabelled.images / name)))
+            images.append(CocoImage(number, name, *folder.size(name)))
         except ImageError as error:
             unreadable.append(Problem(name, str(error)))
     if not images:

@@ -25,15 +25,14 @@ from torch.utils.data import Dataset
 from pipeline.augment.pairs import Pair
 from pipeline.augment.settings import AugmentSettings
 from pipeline.augment.sources import CompositeSources, LabelledFolder
+from pipeline.coco.image_folder import ImageFolder
 from pipeline.coco.model import CocoAnnotation, CocoCategory, CocoDataset, CocoImage
-from pipeline.coco.paths import resolve_image_path
 from pipeline.coco.reading import read_coco
 from pipeline.detection.passes import repeat_factors
 from pipeline.detection.registry import DATASETS
 from pipeline.detection.sample_seed import Sample
 from pipeline.detection.window_masks import MaskWindow, WindowMasks
 from pipeline.errors import ImageError, StageError
-from pipeline.files.images import read_image
 from pipeline.labels.dataset_rows import dataset_rows
 from pipeline.labels.label_columns import STATUSES
 from pipeline.labels.label_store import LabelStore
@@ -188,7 +187,7 @@ class LabelledImages(TrainingImages):
                 raise StageError(f"{annotations}: there is no image with the id {missing[0]}.")
             dataset = dataset.subset(image_ids)
         self._path = dataset.path
-        self._image_root = Path(image_root)
+        self._images = ImageFolder.of(Path(image_root), [image.file_name for image in dataset.images])
         self._structure = None if structure is None else StructureStore.open(Path(structure))
         # One block of bytes: objects would be copied into every worker, page by page, as they are looked at.
         texts = [msgspec.json.encode((image, dataset.annotations_by_image[image.id])) for image in dataset.images]
@@ -213,7 +212,7 @@ class LabelledImages(TrainingImages):
                 "structure_windows_xyxy": targets.windows_xyxy,
                 "structure_maps": targets.maps,
             }
-        return LoadedImage(*_read(self._image_root, labels), labels, extras)
+        return LoadedImage(*_read(self._images, labels), labels, extras)
 
     def _labels(self, item: int) -> ImageLabels:
         start, end = self._offsets[item : item + 2]
@@ -249,7 +248,7 @@ class StoredLabels(TrainingImages):
             instance_weight=instance_weight,
             ignore_dropped=ignore_dropped,
         )
-        self._image_root = Path(image_root)
+        self._images = ImageFolder.of(Path(image_root), self._store.file_names())
         self._positions = _usable_positions(self._store)
 
     def __len__(self) -> int:
@@ -257,7 +256,7 @@ class StoredLabels(TrainingImages):
 
     def load(self, item: int, draw: int) -> LoadedImage:
         labels = self._store[int(self._positions[item])]
-        return LoadedImage(*_read(self._image_root, labels), labels, {})
+        return LoadedImage(*_read(self._images, labels), labels, {})
 
 
 @DATASETS.register_module()
@@ -281,9 +280,9 @@ class Composites(TrainingImages):
     ) -> None:
         labelled = None
         if labelled_store is not None and labelled_root is not None:
-            labelled = LabelledFolder(Path(labelled_store), Path(labelled_root))
+            labelled = LabelledFolder.of(Path(labelled_store), Path(labelled_root))
         self._sources = CompositeSources(
-            LabelledFolder(Path(refined_store), Path(image_root)),
+            LabelledFolder.of(Path(refined_store), Path(image_root)),
             labelled,
             AugmentSettings.model_validate_json(json.dumps(settings)),
         )
@@ -296,7 +295,6 @@ class Composites(TrainingImages):
             instance_weight=instance_weight,
             ignore_dropped=ignore_dropped,
         )
-        self._image_root = Path(image_root)
         self._base_ids = store.image_ids[_usable_positions(store)]
         self._drawn: dict[int, dict[int, Pair]] = {}
 
@@ -306,7 +304,7 @@ class Composites(TrainingImages):
     def load(self, item: int, draw: int) -> LoadedImage:
         pair = self._pairs(draw // len(self))[int(self._base_ids[item])]
         made = self._sources.compose(pair, self._sources.read)
-        return LoadedImage(self._image_root / made.labels.file_name, made.image_rgb, made.labels, {})
+        return LoadedImage(self._sources.refined.images.path(made.labels.file_name), made.image_rgb, made.labels, {})
 
     def _pairs(self, copy: int) -> dict[int, Pair]:
         """The pairs of a copy by their base; those of the last copies are kept."""
@@ -369,13 +367,12 @@ def _usable_positions(store: LabelStore) -> NDArray[np.intp]:
     return np.flatnonzero(store.column("images/status") != STATUSES.index(Status.FAILED))
 
 
-def _read(image_root: Path, labels: ImageLabels) -> tuple[Path, NDArray[np.uint8]]:
+def _read(images: ImageFolder, labels: ImageLabels) -> tuple[Path, NDArray[np.uint8]]:
     """An image's path and its pixels, RGB."""
     try:
-        path = resolve_image_path(image_root, labels.file_name)
-        return path, read_image(path, (labels.width, labels.height))
+        return images.path(labels.file_name), images.read(labels.file_name, (labels.width, labels.height))
     except ImageError as error:
-        raise ImageError(f"{image_root / labels.file_name}: {error}") from error
+        raise ImageError(f"{images.root / labels.file_name}: {error}") from error
 
 
 def _with_tuples(value: Any) -> Any:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.coco.image_folder import ImageFolder
 from pipeline.coco.model import CocoCategory, CocoDataset, CocoImage
-from pipeline.coco.paths import resolve_image_path
 from pipeline.coco.reading import read_coco
 from pipeline.compute.ahead import read_ahead
 from pipeline.compute.shards import Shard, ShardReport
-from pipeline.detection.published import DetectorChoice
+from pipeline.compute.worker_check import WorkPaths
+from pipeline.detection.published import WEIGHTS, DetectorChoice
 from pipeline.errors import ImageError
-from pipeline.files.images import read_image
 from pipeline.labels.label_writing import write_label_shard
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status, label_from_mask
 from pipeline.masks.soft_masks import make_soft_mask
@@ -38,7 +38,7 @@ class PredictWork:
     """
 
     annotations: Path
-    image_root: Path
+    images: ImageFolder
     shards_folder: Path
     detector: DetectorChoice
     score_threshold: float
@@ -65,6 +65,11 @@ class PredictWork:
         failures = {row.file_name: row.message for row in rows if row.status is Status.FAILED}
         return ShardReport(len(rows), {"instances": sum(len(row.instances) for row in rows)}, failures)
 
+    @property
+    def paths(self) -> WorkPaths:
+        """Return the paths that every worker must see."""
+        return WorkPaths((self.annotations, self.images.root, self.detector.folder / WEIGHTS), self.shards_folder)
+
     def given_up(self, image_id: int, reason: str) -> ImageLabels:
         """Return the row of an image that kills its workers."""
         return _failure(_read_dataset(self.annotations).image_by_id[image_id], reason)
@@ -72,8 +77,7 @@ class PredictWork:
     def _with_pixels(self, image: CocoImage) -> tuple[CocoImage, NDArray[np.uint8] | str]:
         """Return an image with its RGB pixels, or with the reason why it cannot be read."""
         try:
-            path = resolve_image_path(self.image_root, image.file_name)
-            return image, read_image(path, (image.width, image.height))
+            return image, self.images.read(image.file_name, (image.width, image.height))
         except ImageError as error:
             return image, str(error)
 

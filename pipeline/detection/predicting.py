@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.coco.image_folder import ImageFolder
 from pipeline.coco.model import CocoCategory
+from pipeline.coco.reading import read_coco
 from pipeline.compute.execution import Execution
 from pipeline.detection.predict_work import PredictWork
 from pipeline.detection.published import DetectorChoice
@@ -26,6 +28,11 @@ class ImagesToLabel:
     image_root: Path
     image_ids: Sequence[int]
 
+    def file_names(self) -> list[str]:
+        """Return the file names of the images."""
+        by_id = read_coco(self.annotations, annotations_required=False).image_by_id
+        return [by_id[image_id].file_name for image_id in self.image_ids]
+
 
 @dataclass(frozen=True)
 class Labeller:
@@ -44,7 +51,7 @@ def label_images(what: str, images: ImagesToLabel, labeller: Labeller, store: Ne
     settings, compute = labeller.settings, execution.compute
     work = PredictWork(
         annotations=images.annotations.absolute(),
-        image_root=images.image_root.absolute(),
+        images=ImageFolder.of(images.image_root, images.file_names()),
         shards_folder=shards_beside(store.path),
         detector=DetectorChoice(
             labeller.folder.absolute(), compute.device, compute.precision, compute.batch_images, settings.flip_test

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.coco.paths import resolve_image_path
+from pipeline.coco.image_folder import ImageFolder
 from pipeline.compute.ahead import read_ahead
 from pipeline.compute.shards import Shard, ShardReport
+from pipeline.compute.worker_check import WorkPaths
 from pipeline.embeddings.embedding_columns import ImageRow, Shape
 from pipeline.embeddings.embedding_store import write_embeddings
 from pipeline.errors import ImageError
-from pipeline.files.images import read_image
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import ImageLabels
 from pipeline.sam.encoded import ENCODED_IMAGES
@@ -32,7 +32,7 @@ class EmbedWork:
     """
 
     labels: Path
-    image_root: Path
+    images: ImageFolder
     folder: Path
     sam: SamChoice
     shape: Shape
@@ -55,14 +55,18 @@ class EmbedWork:
         counts = {ENCODED_IMAGES: encoded, "left out": len(rows) - encoded}
         return ShardReport(len(rows), {name: count for name, count in counts.items() if count}, {})
 
+    @property
+    def paths(self) -> WorkPaths:
+        """Return the paths that every worker must see."""
+        return WorkPaths((self.labels, self.images.root, *self.sam.files), self.folder)
+
     def given_up(self, image_id: int, reason: str) -> ImageRow:
         """Return the row of an image that kills its workers, without features; refining reports the image."""
         return _row(_open_store(self.labels).by_id(image_id), None)
 
     def _read(self, labels: ImageLabels) -> tuple[ImageLabels, NDArray[np.uint8] | None]:
         try:
-            path = resolve_image_path(self.image_root, labels.file_name)
-            return labels, read_image(path, (labels.width, labels.height))
+            return labels, self.images.read(labels.file_name, (labels.width, labels.height))
         except ImageError:
             return labels, None
 

@@ -28,7 +28,7 @@ Progress = Callable[[int, int], None]
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, digest TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sets (key TEXT PRIMARY KEY, stamp TEXT NOT NULL, digest TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS names (digest TEXT PRIMARY KEY, names TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS listings (digest TEXT PRIMARY KEY, names TEXT NOT NULL);
 """
 
 
@@ -119,11 +119,11 @@ class IdentityCache:
         """Return the set's lines, remembered by the file that lists them, so that it is parsed once."""
         if not images.key:
             return list(images.read())
-        known = self._one("SELECT names FROM names WHERE digest = ?", (images.key,))
+        known = self._one("SELECT names FROM listings WHERE digest = ?", (images.key,))
         if known is not None:
-            return known.split("\n") if known else []
+            return known.split("\n")
         lines = list(images.read())
-        self._write("REPLACE INTO names VALUES (?, ?)", [(images.key, "\n".join(lines))])
+        self._write("REPLACE INTO listings VALUES (?, ?)", [(images.key, "\n".join(lines))])
         return lines
 
     def _files(self, folder: Path, names: Sequence[str], stamps: Sequence[str]) -> list[str]:

@@ -1,11 +1,13 @@
 """Read image files as pixels, in the same way for SAM and for the detectors.
 
 Two loaders that disagree on a rotated photograph or on 16-bit grey would put masks beside their objects. Every
-failure is an `ImageError` with a reason for the report; nothing is printed and no warning is shown.
+failure is an `ImageError` with a reason for the report, an `UnreachableError` where the system does not give the file;
+nothing is printed and no warning is shown.
 """
 
 from __future__ import annotations
 
+import errno
 import struct
 import warnings
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.Image import Transpose
 
-from pipeline.errors import ImageError
+from pipeline.errors import ImageError, UnreachableError
 
 # The size from which Pillow itself refuses to open a file; half a gigabyte as RGB.
 MAX_IMAGE_PIXELS = 178_956_970
@@ -37,6 +39,8 @@ _TURN_BY_ORIENTATION = {
     8: Transpose.ROTATE_90,
 }
 _SIDES_SWAPPED = (5, 6, 7, 8)
+_MISSING = (errno.ENOENT, errno.ENOTDIR)
+_IMPOSSIBLE_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EILSEQ)
 _UNDO = {Transpose.ROTATE_270: Transpose.ROTATE_90, Transpose.ROTATE_90: Transpose.ROTATE_270}
 
 
@@ -93,6 +97,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise ImageError(f"has more pixels than {_PIXEL_LIMIT}") from error
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
+        if isinstance(error, OSError) and error.errno:  # Pillow's own have no number
+            raise _unreachable(error) from error
         reason = str(error) or type(error).__name__
         raise ImageError(f"cannot be decoded, the file is damaged: {reason}") from error
 
@@ -100,13 +106,23 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 def _require_file(path: Path) -> None:
     try:
         size = path.stat().st_size
-    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
-        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be opened: {error}"
-        raise ImageError(reason) from error
+    except ValueError as error:  # a NUL byte in the path
+        raise ImageError(f"cannot be opened: {error}") from error
+    except OSError as error:
+        raise _unreachable(error) from error
     if not path.is_file():  # before it is opened: opening a pipe would wait forever
         raise ImageError("a folder, not an image file" if path.is_dir() else "not a regular file")
     if size == 0:
         raise ImageError("the file is empty")
+
+
+def _unreachable(error: OSError) -> ImageError:
+    """Return the error for a file that the system does not give."""
+    if error.errno in _IMPOSSIBLE_NAME:
+        return ImageError(f"cannot be opened: {error.strerror}")
+    if error.errno in _MISSING:
+        return UnreachableError("no such file", missing=True)
+    return UnreachableError(f"cannot be read: {error.strerror}")
 
 
 def _orientation(image: Image.Image) -> int:

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.coco.model import CocoCategory
-from pipeline.compute.execution import Execution, run_missing
+from pipeline.compute.execution import Execution, TooManyFailedError, run_missing
 from pipeline.compute.shards import ShardReport, ShardWork
+from pipeline.labels.label_columns import LABEL_FORMAT
 from pipeline.labels.label_writing import seal_labels
-from pipeline.tables.shard_files import ShardPlan, completed_shards
+from pipeline.labels.rows import Status
+from pipeline.tables.shard_files import ShardPlan, completed_shards, shard_counts, shard_path
+from pipeline.tables.table_format import TableFormat
 
 
 class WorkAside(ShardWork[Any, ShardReport], Protocol):
@@ -39,24 +42,51 @@ def shards_beside(sealed: Path) -> Path:
     return sealed.with_name("shards").absolute()
 
 
-def fill_store(
-    what: str,
-    work: WorkAside,
-    plan: ShardPlan,
-    sealed: Path,
-    seal_shards: Callable[[ShardPlan], object],
-    execution: Execution,
-) -> Counter[str]:
-    """Make the store at `sealed`, unless it exists; reuse the shards of an earlier run.
+@dataclass(frozen=True)
+class ShardedStore:
+    """A store to make from shards. seal_shards: makes it from all shards of a plan."""
 
-    seal_shards: makes the store from all shards. Returns the counts of the shards that ran now.
+    path: Path
+    table_format: TableFormat[Any]
+    seal_shards: Callable[[ShardPlan], object]
+
+
+def fill_store(what: str, work: WorkAside, plan: ShardPlan, store: ShardedStore, execution: Execution) -> Counter[str]:
+    """Make a store, unless it exists; reuse the shards of an earlier run. Return the counts of the shards that ran now.
+
+    Raise TooManyFailedError where more images failed than the settings allow, after removing the shards that have any,
+    so that the next run makes these again.
     """
     counts: Counter[str] = Counter()
-    if not sealed.exists():
-        counts = run_missing(what, work, plan, completed_shards(work.shards_folder, plan), execution)
-        seal_shards(plan)
+    if not store.path.exists():
+        try:
+            counts = run_missing(what, work, plan, completed_shards(work.shards_folder, plan), execution)
+            _require_few_failed(what, work.shards_folder, plan, store.table_format, execution)
+        except TooManyFailedError:
+            for index in _failed(work.shards_folder, plan, store.table_format):
+                shard_path(work.shards_folder, index, plan[index]).unlink(missing_ok=True)
+            raise
+        store.seal_shards(plan)
     shutil.rmtree(work.shards_folder, ignore_errors=True)
     return counts
+
+
+def _require_few_failed(
+    what: str, folder: Path, plan: ShardPlan, table_format: TableFormat[Any], execution: Execution
+) -> None:
+    """Raise TooManyFailedError for the failures of all shards, those of earlier runs too."""
+    failed, images = sum(_failed(folder, plan, table_format).values()), sum(map(len, plan))
+    if failed > execution.compute.may_fail(images):
+        raise TooManyFailedError(what, failed, images, execution.compute.failed_share)
+
+
+def _failed(folder: Path, plan: ShardPlan, table_format: TableFormat[Any]) -> dict[int, int]:
+    """Return the number of failed images of each complete shard that has any."""
+    counts = {
+        index: shard_counts(table_format, folder, index, plan[index], "statuses").get(Status.FAILED, 0)
+        for index in completed_shards(folder, plan)
+    }
+    return {index: count for index, count in counts.items() if count}
 
 
 def fill_label_store(
@@ -67,4 +97,4 @@ def fill_label_store(
     def seal_shards(plan: ShardPlan) -> object:
         return seal_labels(work.shards_folder, plan, store.path, store.categories, store.provenance)
 
-    return fill_store(what, work, plan, store.path, seal_shards, execution)
+    return fill_store(what, work, plan, ShardedStore(store.path, LABEL_FORMAT, seal_shards), execution)

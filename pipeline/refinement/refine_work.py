@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from pipeline.coco.paths import resolve_image_path
+from pipeline.coco.image_folder import ImageFolder
 from pipeline.compute.ahead import read_ahead
 from pipeline.compute.shards import Shard, ShardReport
+from pipeline.compute.worker_check import WorkPaths
 from pipeline.embeddings.embedding_store import EmbeddingStore
 from pipeline.errors import ImageError
-from pipeline.files.images import read_image
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.label_writing import write_label_shard
 from pipeline.labels.rows import ImageLabels, Status
@@ -33,7 +33,7 @@ class RefineWork:
     """
 
     teacher_store: Path
-    image_root: Path
+    images: ImageFolder
     shards_folder: Path
     sam: SamChoice
     settings: RefineSettings
@@ -59,6 +59,14 @@ class RefineWork:
         failures = {labels.file_name: labels.message for labels in refined if labels.status is Status.FAILED}
         return ShardReport(len(rows), dict(counts), failures)
 
+    @property
+    def paths(self) -> WorkPaths:
+        """Return the paths that every worker must see."""
+        return WorkPaths(
+            (self.teacher_store, self.images.root, *self.sam.files, *filter(None, [self.embeddings])),
+            self.shards_folder,
+        )
+
     def given_up(self, image_id: int, reason: str) -> RefinedImage:
         """Return the row of an image that kills its workers."""
         return RefinedImage(_failure(_open_store(self.teacher_store).by_id(image_id), reason))
@@ -73,8 +81,7 @@ class RefineWork:
             if encoded is not None and not self.settings.zoom_below_px:
                 return RefineInput(None, labels, encoded)
         try:
-            path = resolve_image_path(self.image_root, labels.file_name)
-            return RefineInput(read_image(path, (labels.width, labels.height)), labels, encoded)
+            return RefineInput(self.images.read(labels.file_name, (labels.width, labels.height)), labels, encoded)
         except ImageError as error:
             return _failure(labels, str(error))
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.coco.image_folder import ImageFolder
 from pipeline.compute.execution import Execution
 from pipeline.labels.filling import NewStore, fill_label_store, shards_beside
 from pipeline.labels.label_store import LabelStore
@@ -26,7 +27,8 @@ def refine_work(
     teacher_store: Path, image_root: Path, store_path: Path, sam: SamChoice, settings: RefineSettings, gate: Gate
 ) -> RefineWork:
     """Return the work whose shards become the store at a path; paths are made absolute for other processes."""
-    return RefineWork(teacher_store.absolute(), image_root.absolute(), shards_beside(store_path), sam, settings, gate)
+    images = ImageFolder.of(image_root, LabelStore.open(teacher_store).file_names())
+    return RefineWork(teacher_store.absolute(), images, shards_beside(store_path), sam, settings, gate)
 
 
 def refine_store(work: RefineWork, store_path: Path, provenance: Mapping[str, Any], execution: Execution) -> int:

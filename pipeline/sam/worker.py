@@ -47,6 +47,11 @@ class SamChoice:
             weights=stamp_of(checkpoint_path(sam.model, checkpoint)),
         )
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Return the files that a worker must see; those that come with the program are not among them."""
+        return () if self.checkpoint is None else (self.checkpoint,)
+
 
 @lru_cache(maxsize=1)
 def build_engine(sam: SamChoice) -> SamEngine:

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.coco.image_folder import ImageFolder
 from pipeline.coco.model import CocoDataset, CocoImage
-from pipeline.coco.paths import resolve_image_path
 from pipeline.coco.reading import read_coco
 from pipeline.compute.shards import Shard, ShardReport
+from pipeline.compute.worker_check import WorkPaths
 from pipeline.errors import ImageError
-from pipeline.files.images import read_image
 from pipeline.labels.rows import Status
 from pipeline.masks.run_lengths import CompressedRle
 from pipeline.masks.windows import Window
@@ -33,7 +33,7 @@ class DistillWork:
     """Structural targets of the labelled images, shard by shard (see `pipeline.compute.shards.ShardWork`)."""
 
     annotations: Path
-    image_root: Path
+    images: ImageFolder
     shards_folder: Path
     sam: SamChoice
     settings: DistillSettings
@@ -48,6 +48,11 @@ class DistillWork:
         write_target_shard(self.shards_folder, shard.index, rows)
         return ShardReport(len(rows), {}, {row.file_name: row.message for row in rows if row.status is Status.FAILED})
 
+    @property
+    def paths(self) -> WorkPaths:
+        """Return the paths that every worker must see."""
+        return WorkPaths((self.annotations, self.images.root, *self.sam.files), self.shards_folder)
+
     def given_up(self, image_id: int, reason: str) -> ImageTargets:
         """Return the row of an image that kills its workers."""
         return self._failure(_read_dataset(self.annotations).image_by_id[image_id], reason)
@@ -61,7 +66,7 @@ class DistillWork:
         windows_xyxy = np.array([astuple(tile) for tile in tiles], dtype=np.int32)[tile_of]
         maps = np.empty((len(anchors), MAP_SIDE, MAP_SIDE), dtype=np.uint8)
         try:
-            image_rgb = read_image(resolve_image_path(self.image_root, image.file_name), (image.width, image.height))
+            image_rgb = self.images.read(image.file_name, (image.width, image.height))
         except ImageError as error:
             return self._failure(image, str(error))
         for number, tile in enumerate(tiles):

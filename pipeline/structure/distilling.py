@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.coco.image_folder import ImageFolder
 from pipeline.coco.reading import read_coco
 from pipeline.compute.execution import Execution
-from pipeline.labels.filling import fill_store, shards_beside
+from pipeline.labels.filling import ShardedStore, fill_store, shards_beside
 from pipeline.labels.rows import Status
 from pipeline.sam.settings import SamSettings
 from pipeline.sam.worker import SamChoice
 from pipeline.structure.distill_work import DistillWork
 from pipeline.structure.measuring import measure_targets
 from pipeline.structure.settings import DistillSettings
-from pipeline.structure.target_columns import ANCHORS_PER_SHARD
+from pipeline.structure.target_columns import ANCHORS_PER_SHARD, TARGET_FORMAT
 from pipeline.structure.target_store import StructureStore
 from pipeline.structure.target_writing import seal_targets
 from pipeline.tables.shard_files import divide
@@ -23,13 +24,16 @@ from pipeline.tables.shard_files import divide
 
 def distill_store(work: DistillWork, store_path: Path, provenance: Mapping[str, Any], execution: Execution) -> None:
     """Make the store of the targets of all images of a COCO file; shards of an interrupted run are used again."""
-    image_ids = [image.id for image in read_coco(work.annotations).images]
+    images = read_coco(work.annotations).images
     fill_store(
         "distill",
         work,
-        divide(image_ids, max(1, ANCHORS_PER_SHARD // work.settings.anchors)),
-        store_path,
-        lambda plan: seal_targets(work.shards_folder, plan, store_path, provenance),
+        divide([image.id for image in images], max(1, ANCHORS_PER_SHARD // work.settings.anchors)),
+        ShardedStore(
+            store_path,
+            TARGET_FORMAT,
+            lambda plan: seal_targets(work.shards_folder, plan, store_path, provenance),
+        ),
         execution,
     )
 
@@ -45,7 +49,7 @@ def distill_work(
     """Return the work whose shards become the store at a path; paths are made absolute for other processes."""
     return DistillWork(
         annotations=annotations.absolute(),
-        image_root=image_root.absolute(),
+        images=ImageFolder.of(image_root, [image.file_name for image in read_coco(annotations).images]),
         shards_folder=shards_beside(store_path),
         sam=SamChoice.of(sam, execution.compute),
         settings=settings,

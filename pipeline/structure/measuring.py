@@ -8,9 +8,7 @@ from typing import Final
 import numpy as np
 
 from pipeline.coco.model import CocoDataset
-from pipeline.coco.paths import resolve_image_path
 from pipeline.coco.reading import read_coco
-from pipeline.files.images import read_image
 from pipeline.labels.rows import Status
 from pipeline.masks.windows import Window
 from pipeline.sam.worker import build_engine
@@ -42,8 +40,7 @@ def _of_image(work: DistillWork, dataset: CocoDataset, targets: ImageTargets) ->
     instances = [dataset.rle(each) for each in dataset.instances(targets.image_id)]
     anchors = sample_anchors(targets.image_id, (targets.height, targets.width), instances, work.settings)
     windows, tile_of = np.unique(targets.windows_xyxy, axis=0, return_inverse=True)
-    path = resolve_image_path(work.image_root, targets.file_name)
-    image_rgb = read_image(path, (targets.width, targets.height))
+    image_rgb = work.images.read(targets.file_name, (targets.width, targets.height))
     for number, window_xyxy in enumerate(windows.tolist()):
         members = np.flatnonzero((tile_of.ravel() == number) & (anchors.instance >= 0))
         if not len(members):

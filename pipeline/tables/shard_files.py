@@ -30,13 +30,18 @@ ShardPlan = Sequence[Sequence[int]]
 """The ids of every shard: shards in the order of the table, ids in that of the shard."""
 
 
-class ShardHeader(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The first line of a shard file. rows: length of every table; digest: of all that follows the line."""
+class ShardHeader(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The first line of a shard file.
+
+    rows: length of every table. counts: number of rows of each kind, by attribute (see `TableFormat.counts`); empty in
+    shards of earlier versions. digest: of all that follows the line.
+    """
 
     format: str
     version: int
     sizes: dict[str, int] = {}
     rows: dict[str, int]
+    counts: dict[str, dict[str, int]] = {}
     digest: str
 
 
@@ -84,17 +89,28 @@ def read_shard(table_format: TableFormat[Any], folder: Path, index: int, ids: Se
         for column in table_format.columns_in_shards
     }
     rows = table_rows(table_format.columns_in_shards, columns)
-    if rows != header.rows or columns[table_format.ids].tolist() != list(ids):
+    counts_differ = header.counts and header.counts != _counts(table_format, columns)
+    if rows != header.rows or counts_differ or columns[table_format.ids].tolist() != list(ids):
         raise _damaged(path, "it does not hold what it should")
     return columns
 
 
 def shard_rows(table_format: TableFormat[Any], folder: Path, index: int, ids: Sequence[int]) -> dict[str, int]:
     """Return the length of every table of a shard, from its first line."""
-    path = shard_path(folder, index, ids)
+    return _header(table_format, shard_path(folder, index, ids)).rows
+
+
+def shard_counts(
+    table_format: TableFormat[Any], folder: Path, index: int, ids: Sequence[int], attribute: str
+) -> Mapping[str, int]:
+    """Return the number of rows of each kind of a shard, from its first line."""
+    return _header(table_format, shard_path(folder, index, ids)).counts.get(attribute, {})
+
+
+def _header(table_format: TableFormat[Any], path: Path) -> ShardHeader:
     try:
         with path.open("rb") as file:
-            return _split(table_format, path, file.readline())[0].rows
+            return _split(table_format, path, file.readline())[0]
     except FileNotFoundError as error:
         raise _missing(path) from error
 
@@ -107,9 +123,14 @@ def _encode(table_format: TableFormat[Any], columns: ColumnData) -> bytes:
         version=table_format.version,
         sizes=dict(table_format.sizes),
         rows=table_rows(inside, columns),
+        counts=_counts(table_format, columns),
         digest=xxhash.xxh3_128_hexdigest(payload),
     )
     return msgspec.json.encode(header) + b"\n" + bytes(payload)
+
+
+def _counts(table_format: TableFormat[Any], columns: ColumnData) -> dict[str, dict[str, int]]:
+    return {counted.attribute: counted.of(columns[counted.column]) for counted in table_format.counts}
 
 
 def _split(table_format: TableFormat[Any], path: Path, content: bytes) -> tuple[ShardHeader, memoryview]:

@@ -8,6 +8,8 @@ from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.tables.columns import Column
 
@@ -41,6 +43,10 @@ class CountedColumn:
     attribute: str
     column: str
     kinds: tuple[str, ...]
+
+    def of(self, codes: NDArray[Any]) -> dict[str, int]:
+        """Return the number of rows of each kind."""
+        return dict(zip(self.kinds, np.bincount(codes, minlength=len(self.kinds)).tolist(), strict=True))
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
+from pipeline.coco.reading import read_images
 from pipeline.errors import S4MError
 from pipeline.files.identity import IdentityCache, ImageList, hash_text, list_images
 from pipeline.files.shipped import config_path
@@ -18,17 +17,6 @@ from pipeline.workflow.experiment import Experiment
 
 BACKBONE: Final = "SamTinyBackbone"
 """Name of the backbone that takes its first weights from the shipped SAM."""
-
-
-class _ListedImage(msgspec.Struct):
-    id: int
-    file_name: str
-
-
-class _Listing(msgspec.Struct):
-    """The part of a COCO file that lists its images."""
-
-    images: list[_ListedImage]
 
 
 def read_contents(experiment: Experiment, cache: IdentityCache, *, trust: bool = False) -> dict[str, str]:
@@ -58,20 +46,8 @@ def _every_image(folder: Path) -> list[str]:
 
 
 def _listed(annotations: Path) -> list[str]:
-    """Return `id, tab, file name` of every image of a COCO file.
-
-    Return nothing for an invalid file: `split` reads it in full and says what is wrong.
-    """
-    try:
-        listing = msgspec.json.decode(annotations.read_bytes(), type=_Listing)
-    except (msgspec.DecodeError, UnicodeDecodeError, OSError):
-        return []
-    return [f"{image.id}\t{image.file_name}" for image in listing.images if _is_usable(image.file_name)]
-
-
-def _is_usable(file_name: str) -> bool:
-    """Return whether a name fits into a line of text; `split` refuses one that does not."""
-    return "\n" not in file_name and file_name.isprintable()
+    """Return `id, tab, file name` of every image of a COCO file; DatasetError where `split` would refuse the list."""
+    return [f"{image.id}\t{image.file_name}" for image in read_images(annotations)]
 
 
 def _config(path: Path, cache: IdentityCache) -> str:

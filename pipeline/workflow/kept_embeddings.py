@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.coco.image_folder import ImageFolder
 from pipeline.compute.execution import Execution, run_missing
 from pipeline.embeddings.embed_work import EmbedWork
 from pipeline.embeddings.embedding_columns import (
@@ -32,7 +33,7 @@ class EmbeddingSource:
     """The images and the SAM that embeddings are made from. weights: the content digest of SAM's weights."""
 
     labels: LabelStore
-    image_root: Path
+    images: ImageFolder
     sam: SamSettings
     weights: str
 
@@ -56,7 +57,7 @@ def kept_embeddings(
         version=EMBEDDING_FORMAT.version,
         settings={"sam.model": source.sam.model, "shape": list(shape)},  # the shape implies the side of SAM's input
         inputs={
-            "images": images_digest(source.labels, source.image_root, identities),
+            "images": images_digest(source.labels, source.images.root, identities),
             "sam.checkpoint": source.weights,
         },
         upstream={},
@@ -91,7 +92,7 @@ def _make(
         plan = divide(sorted(labels.image_ids.tolist()), per_shard)
         complete = prepare_embeddings(folder, plan, shape)
         sam = SamChoice.of(source.sam, execution.compute)
-        work = EmbedWork(labels.path.absolute(), source.image_root.absolute(), folder.absolute(), sam, shape, per_shard)
+        work = EmbedWork(labels.path.absolute(), source.images, folder.absolute(), sam, shape, per_shard)
         encoded = run_missing("embeddings", work, plan, complete, execution)[ENCODED_IMAGES]
         made = table.seal(plan, {}, {"fingerprint": fingerprint.to_dict()})
     summary = {"images": made.images, "encoded": made.encoded}

@@ -160,7 +160,7 @@ def _composites(
         return None if augmented is None else _stored(experiment, augmented, augmented, "composite")
     if mode == "none":
         return None
-    refined = LabelledFolder(results[node_key("refine", number)] / LABELS, data.unlabelled_source.images)
+    refined = LabelledFolder.of(results[node_key("refine", number)] / LABELS, data.unlabelled_source.images)
     sources = composite_sources(refined, labelled, data.labelled_source.images, experiment.augment, scratch)
     if reason := sources.nothing_to_paste():
         say(f"{node_key('train-student', number)}: {reason}")
@@ -168,9 +168,9 @@ def _composites(
     return {
         "type": "s4m.Composites",
         "refined_store": str(sources.refined.store_path),
-        "image_root": str(sources.refined.image_root),
+        "image_root": str(sources.refined.images.root),
         "labelled_store": None if sources.labelled is None else str(sources.labelled.store_path),
-        "labelled_root": None if sources.labelled is None else str(sources.labelled.image_root),
+        "labelled_root": None if sources.labelled is None else str(sources.labelled.images.root),
         "settings": experiment.augment.model_dump(mode="json"),
         "instance_weight": student.instance_weight,
         "ignore_dropped": student.ignore_dropped,
