@@ -18,8 +18,8 @@ STAGES := split distill train-teacher predict refine augment train-student evalu
 SETUP := $(if $(filter $(shell ./setup.sh --state),$(file < .venv/ready)),,setup)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check format format-check lint layers types status config stores clean $(STAGES) \
-	ablation bench-data bench-commands bench-store bench-refine bench-presets bench-augment bench-embeddings \
+.PHONY: help setup demo test test-fast check format format-check lint layers types status config stores clean torture \
+	$(STAGES) ablation bench-data bench-commands bench-store bench-refine bench-presets bench-augment bench-embeddings \
 	bench-scale bench-loading bench-train bench-predict bench-evaluate sam-tiny
 .DELETE_ON_ERROR:
 # Only the rules below: make need not look for C files and the like.
@@ -92,6 +92,9 @@ test: $(SETUP) ## Run the tests, as many at a time as there are cores
 
 test-fast: $(SETUP) ## Run the tests that are quick, nine in ten: in a minute
 	@$(BIN)/pytest $(SIDE_BY_SIDE) -m "not slow"
+
+torture: $(SETUP) ## Run what takes hours: crashes, kills and fuzzed input, of which `make test` runs a sample
+	@$(BIN)/pytest $(SIDE_BY_SIDE) --torture
 
 check: format-check lint layers types test ## Everything that must be green: format, lint, layers, types, tests
 
