@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -88,6 +89,12 @@ def _names(cells: str | None) -> tuple[str, ...]:
     return names
 
 
+_PROGRAM: Final = (
+    "from pipeline.compute.children import end_with_parent; end_with_parent({signal}, {parent}); "
+    "from stages.cli import main; main()"
+)
+
+
 class StageProcess:
     """Runs each stage as the command `s4m` in its own process, so that a crash ends that stage only."""
 
@@ -98,7 +105,7 @@ class StageProcess:
         """Run one node; return why it failed, or an empty text."""
         settings = [word for override in unit.overrides for word in ("--set", override)]
         # With -c, not a script: processes that the stage starts would run a script again.
-        program = [sys.executable, "-c", "from stages.cli import main; main()"]
+        program = [sys.executable, "-c", _PROGRAM.format(signal=int(signal.SIGTERM), parent=os.getpid())]
         command = [*program, node.stage, "--exp", self._exp, *settings]
         if node.round > 1:
             command += ["--round", str(node.round)]

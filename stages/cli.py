@@ -45,6 +45,11 @@ WRONG_PATH: Final = frozenset(
 )
 """Errors of the system that mean that a path cannot be used as given, or that its disk is gone."""
 
+OUTAGE: Final = frozenset(
+    (errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ETIMEDOUT, errno.EREMOTEIO, errno.EFBIG, errno.EBUSY)
+)
+"""Errors of a disk, or of the network that it is reached by."""
+
 
 def _print_versions(wanted: bool) -> None:
     if wanted:
@@ -109,6 +114,9 @@ def _system_message(error: OSError) -> str | None:
     where = "" if name is None else f"{os.fsdecode(name)}: "
     if is_full(error):
         return f"{where}the disk is full ({error.strerror})"
+    if error.errno in OUTAGE:
+        remedy = "the disk fails, or cannot be reached. Finished work is kept: give the same command again"
+        return f"{where}{error.strerror}: {remedy}"
     if name is None or error.errno not in WRONG_PATH:
         return None
     is_file = error.errno == errno.EEXIST and error.filename2 is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from pipeline.compute.execution import Execution
 from pipeline.errors import S4MError, StageError
@@ -40,8 +40,9 @@ def run_stage(experiment: Experiment, stage: str, number: int) -> None:
     if space.is_done(key):
         err.print(f"{key}: up to date, {space.result(key)}")
         return
-    with _explained(space, key), stoppable(key):
+    with _explained(space, key), stoppable(key), ExitStack() as inputs:
         for upstream in node.reads:
+            inputs.enter_context(space.reading(upstream))
             if not space.is_done(upstream):
                 raise StageError(f"{key} needs {upstream} first: {space.command(upstream)}")
         err.print(f"{key}: running, {'; '.join(because)}")
@@ -49,7 +50,7 @@ def run_stage(experiment: Experiment, stage: str, number: int) -> None:
         with space.store.lock_when_free(fingerprint, key, name, err.print) as mine:
             if mine:
                 _run(space, key)
-    space.point(key)
+            space.point(key)  # before the lock is free: else the result could be pruned as unused
 
 
 @contextmanager

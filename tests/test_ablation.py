@@ -25,7 +25,7 @@ from pipeline.errors import StageError
 from pipeline.evaluation import results as ev
 from pipeline.workflow.graph import Node, plan
 from pipeline.workflow.loading import load_experiment
-from pipeline.workflow.workspace import ABLATION_FIGURES, ablation_folder, work_root
+from pipeline.workflow.workspace import ABLATION_FIGURES, ablation_folder, settings_digest, work_root
 from stages import ablation_commands
 from stages.options import workspace
 from tests.test_report_page import Page
@@ -274,7 +274,7 @@ def test_a_stage_runs_as_its_own_command(exp, monkeypatch):
     node = unit.space.nodes["refine"]
     assert process(unit, node) == ""
     assert commands[0][3:8] == ["refine", "--exp", exp, "--set", "augment.copies=2"]
-    assert 'name="tiny-all-0"' in commands[0]
+    assert f'name="tiny-{settings_digest(["augment.copies=2"])}-all-0"' in commands[0]
     assert process(unit, node) == "failed (its message is above)"
     assert process(unit, node) == "was ended by signal 9"
     with pytest.raises(KeyboardInterrupt):

@@ -223,7 +223,7 @@ def test_a_sealing_killed_at_any_moment_leaves_no_store_or_a_whole_one(tmp_path,
     undisturbed, moments = digest_of(tmp_path), random.Random(0)
 
     def sealings() -> int:
-        return len(list((tmp_path / "shards").glob(".sealing-*")))
+        return len(list((tmp_path / "shards").glob(".*.s4m-writing-*")))
 
     kills = 0
     for _ in range(8):

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.compute.execution import Execution
 from pipeline.errors import ImageError, StageError
-from pipeline.workflow import result_store
+from pipeline.workflow import result_locks
 from pipeline.workflow.graph import STAGES
 from stages import runner
 from stages.context import StageContext
@@ -102,7 +102,7 @@ def test_another_round_than_there_are_is_refused(folder):
 
 @pytest.mark.slow
 def test_two_at_once_share_the_work(folder, stage, monkeypatch):
-    monkeypatch.setattr(result_store, "WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(result_locks, "WAIT_SECONDS", 0.02)
     calls: list[str] = []
 
     def run(context: StageContext):

@@ -196,8 +196,8 @@ def test_results_know_who_points_at_them(store, tmp_path):
     record = tmp_path / "work/mine/refine.done"
     record.parent.mkdir(parents=True)
     record.write_text(json.dumps({"id": used.id}))
-    store.refer("refine", used.id, record, "mine")
-    store.refer("refine", unused.id, record, "mine")  # it pointed there once
+    store.references.add("refine", used.id, record, "mine")
+    store.references.add("refine", unused.id, record, "mine")  # it pointed there once
     assert {result.id: result.references for result in store.results()} == {used.id: ("mine",), unused.id: ()}
 
 
@@ -205,7 +205,7 @@ def test_a_reference_from_another_machine_counts(store, tmp_path, monkeypatch):
     made = fingerprint()
     seal(store, made, {"a": b"1"})
     monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
-    store.refer("refine", made.id, tmp_path / "refine.done", "theirs")
+    store.references.add("refine", made.id, tmp_path / "refine.done", "theirs")
     monkeypatch.undo()
     (result,) = store.results()
     assert result.references == ("theirs on elsewhere",)
@@ -235,13 +235,13 @@ def test_what_is_in_use_by_now_is_not_removed(store, tmp_path):
     folder = seal(store, fingerprint(), {"a": b"1"})
     (result,) = store.results()
     assert not store.in_use(result)
-    with store.lock("refine", result.id, "theirs"):
+    with store.locks.making("refine", result.id, "theirs"):
         assert store.in_use(result)
         with pytest.raises(StoreError, match=f"{folder}: not removed: now in use"):
             store.remove(result)
     record = tmp_path / "refine.done"
     record.write_text(json.dumps({"id": result.id}))
-    store.refer("refine", result.id, record, "theirs")
+    store.references.add("refine", result.id, record, "theirs")
     with pytest.raises(StoreError, match=f"{folder}: not removed: now in use"):
         store.remove(result)
     assert (folder / "a").read_bytes() == b"1"
@@ -259,7 +259,7 @@ def test_embeddings_are_not_removed_while_anybody_refines(store):
     kept = Fingerprint(EMBEDDINGS, 1, {}, {}, {})
     folder = seal(store, kept, {"a": b"1"})
     (result,) = store.results()
-    with store.lock("refine", "x", "theirs"):
+    with store.locks.making("refine", "x", "theirs"):
         assert store.in_use(result)
         with pytest.raises(StoreError, match=f"{folder}: not removed: now in use"):
             store.remove(result)
@@ -281,10 +281,10 @@ def test_an_interrupted_removal_is_finished_by_the_next(store, tmp_path, monkeyp
     seal(store, fingerprint(), {"a": b"1"})  # made again, and pointed at
     record = tmp_path / "refine.done"
     record.write_text(json.dumps({"id": result.id}))
-    store.refer("refine", result.id, record, "mine")
+    store.references.add("refine", result.id, record, "mine")
     left, again = store.results()
     assert (left.id, left.seal, left.references) == (result.id, None, ())
-    with store.lock("refine", result.id, "theirs"):
+    with store.locks.making("refine", result.id, "theirs"):
         assert store.in_use(left)
     store.remove(left)
     assert list(folder.parent.iterdir()) == [again.path]
@@ -302,7 +302,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from pipeline.workflow.result_store import StoreRoot
-with StoreRoot(Path(sys.argv[1])).lock("refine", "x", "theirs"):
+with StoreRoot(Path(sys.argv[1])).locks.making("refine", "x", "theirs"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -312,13 +312,13 @@ def test_a_lock_keeps_others_off_and_goes_with_its_process(store):
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(store.root)], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == "held\n"
-        holder = store.holder("refine", "x")
+        holder = store.locks.holder("refine", "x")
         assert (holder.experiment, holder.pid) == ("theirs", process.pid)
-        with pytest.raises(BlockingIOError), store.lock("refine", "x", "mine"):
+        with pytest.raises(BlockingIOError), store.locks.making("refine", "x", "mine"):
             pass
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert store.holder("refine", "x") is None
-    with store.lock("refine", "x", "mine"):
-        assert store.holder("refine", "x").pid == os.getpid()
+    assert store.locks.holder("refine", "x") is None
+    with store.locks.making("refine", "x", "mine"):
+        assert store.locks.holder("refine", "x").pid == os.getpid()

@@ -55,7 +55,7 @@ def test_one_damaged_record_hides_no_other_damage(s4m, store):
     assert f"{unreadable / SEAL}: not a completion record that can be read" in told.err
     assert f"{changed / 'a'}: content changed" in told.err
     assert f"{whole}: whole" in told.err
-    pruned = s4m("stores", "prune", "--yes")
+    pruned = s4m("stores", "prune", "--yes", "--older-than", "0")
     assert (pruned.status, paths(store)) == (0, [])
 
 
@@ -65,7 +65,7 @@ def test_a_reference_that_cannot_be_read_spares_its_result(s4m, store):
     file.parent.mkdir(parents=True)
     file.touch()
     assert f"used by a reference that cannot be read ({file})" in s4m("stores").out
-    assert "removed 2 results" in s4m("stores", "prune", "--yes").out
+    assert "removed 2 results" in s4m("stores", "prune", "--yes", "--older-than", "0").out
     assert paths(store) == [spared]
 
 
@@ -76,14 +76,14 @@ def test_what_changed_while_prune_asked_is_left_alone_and_the_rest_removed(s4m, 
     with ExitStack() as held:
 
         def meanwhile(_question: str) -> bool:
-            held.enter_context(store.lock("refine", made.name, "theirs"))
+            held.enter_context(store.locks.making("refine", made.name, "theirs"))
             store.remove(next(result for result in store.results() if result.path == gone))
             record.write_text(json.dumps({"id": pointed_at.name}))
-            store.refer("refine", pointed_at.name, record, "mine")
+            store.references.add("refine", pointed_at.name, record, "mine")
             return True
 
         monkeypatch.setattr("typer.confirm", meanwhile)
-        told = s4m("stores", "prune")
+        told = s4m("stores", "prune", "--older-than", "0")
     assert told.status == 0
     assert f"{made}: not removed: now in use" in told.err
     assert f"{gone}: already removed" in told.err
@@ -96,9 +96,9 @@ def test_what_changed_while_prune_asked_is_left_alone_and_the_rest_removed(s4m, 
 def test_prune_spares_embeddings_while_anybody_refines(s4m, tmp_path):
     root = StoreRoot(tmp_path / "stores")
     folder = sealed(root, Fingerprint(EMBEDDINGS, 1, {}, {}, {}))
-    with root.lock("refine", "x", "theirs"):
-        assert "every result is in use" in s4m("stores", "prune", "--yes").out
-    assert "removed 1 results" in s4m("stores", "prune", "--yes").out
+    with root.locks.making("refine", "x", "theirs"):
+        assert "every result is in use" in s4m("stores", "prune", "--yes", "--older-than", "0").out
+    assert "removed 1 results" in s4m("stores", "prune", "--yes", "--older-than", "0").out
     assert not folder.exists()
 
 

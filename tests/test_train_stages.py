@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from importlib.machinery import ModuleSpec
 from itertools import islice
 from pathlib import Path
@@ -27,10 +26,9 @@ import torch
 from mmdet.registry import MODELS
 from mmengine import Config, ConfigDict
 from mmengine.runner import Runner
-from torch.distributed.launcher import api as launcher
 
-from pipeline.detection import hooks, training
-from pipeline.detection.checkpoints import checkpoints, load_checkpoint, save_checkpoint
+from pipeline.detection import hooks, launching, training
+from pipeline.detection.checkpoints import checkpoints, load_checkpoint
 from pipeline.detection.published import build_published, read_published
 from pipeline.detection.sampler import Apportionment
 from pipeline.errors import StageError
@@ -410,9 +408,9 @@ def within(seconds: float) -> Iterator[None]:
 
 @pytest.fixture
 def forked_trainings(monkeypatch):
-    """Has torch fork its training processes: they need not import MMDetection again."""
+    """Has training processes forked: they need not import MMDetection again."""
     forked()
-    monkeypatch.setattr(launcher, "LaunchConfig", partial(launcher.LaunchConfig, start_method="forkserver"))
+    monkeypatch.setattr(launching, "START_METHOD", "forkserver")
 
 
 @pytest.mark.slow
@@ -564,14 +562,3 @@ def test_what_cannot_be_built_is_told_with_the_detectors_file(folder, override):
     experiment = training_experiment(folder, {"teacher": TEACHER | {"overrides": override}})
     with pytest.raises(StageError, match=r"tiny_detector\.py: no detector can be built from it and the overrides"):
         trained(experiment, "train-teacher")
-
-
-def test_checkpoints_hold_nothing_that_runs(tmp_path):
-    path = save_checkpoint(tmp_path, 2, {"model": {"a": torch.zeros(1)}})
-    assert load_checkpoint(path)["iteration"] == 2
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(StageError, match="damaged, or not a checkpoint"):
-        load_checkpoint(path)
-    torch.save({"iteration": Evil()}, path, pickle_module=pickle)
-    with pytest.raises(StageError, match="delete it to resume from the one before"):
-        load_checkpoint(path)

@@ -141,7 +141,7 @@ def test_a_stale_stage_that_was_interrupted_says_so_too(space):
 
 def test_a_stage_that_runs_elsewhere_is_seen(space):
     here = space()
-    with here.store.lock("split", here.fingerprints["split"].id, "theirs"):
+    with here.store.locks.making("split", here.fingerprints["split"].id, "theirs"):
         status = here.status("split")
     assert status.state is State.RUNNING
     assert "made by theirs (process" in status.reasons[0]

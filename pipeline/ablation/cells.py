@@ -12,7 +12,7 @@ from pipeline.detection.settings import TeacherSettings
 from pipeline.errors import StageError
 from pipeline.refinement.settings import RefineSettings
 from pipeline.workflow.experiment import Experiment
-from pipeline.workflow.workspace import Workspace
+from pipeline.workflow.workspace import Workspace, settings_digest
 
 Settings = Mapping[str, Any]
 """Values by dotted key of the experiment."""
@@ -76,13 +76,17 @@ def cells_of(experiment: Experiment, wanted: Sequence[str] = ()) -> tuple[Cell, 
     return tuple(cell for key, cell in CELLS.items() if (key in wanted if wanted else key not in impossible))
 
 
-def overrides_of(cell: Cell, experiment: Experiment, seed: int) -> tuple[str, ...]:
-    """Return the overrides that make one cell with one seed of an experiment, as `key=value`."""
+def overrides_of(cell: Cell, experiment: Experiment, seed: int, given: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the overrides that make one cell with one seed of an experiment, as `key=value`.
+
+    given: the overrides of the whole ablation that can change a result. Its cells have names of their own, and so
+    folders of records of their own: else pruning would take the results of the ablation before for unused.
+    """
     seeded = ("data", *_SEEDED) if isinstance(experiment.data, PercentData) else _SEEDED
     settings = {
         **{f"{section}.seed": seed for section in seeded},
         **cell.settings(experiment),
-        "name": f"{experiment.name}-{cell.key}-{seed}",
+        "name": "-".join([experiment.name, *([settings_digest(given)] if given else []), cell.key, str(seed)]),
     }
     # JSON is YAML, whatever characters a path or a name has.
     return tuple(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in settings.items())

@@ -35,10 +35,11 @@ def make_units(
         raise StageError(f"--seeds {seeds}: an ablation needs one seed or more")
     experiment = open_workspace(overrides, False).experiment
     chosen = cells_of(experiment, cells)
+    given = settings_with_effect(overrides)
     units: list[Unit] = []
     for seed in range(seeds):
         for cell in chosen:
-            settings = (*overrides, *overrides_of(cell, experiment, seed))
+            settings = (*overrides, *overrides_of(cell, experiment, seed, given))
             units.append(Unit(cell, seed, settings, open_workspace(settings, True)))
     return units
 

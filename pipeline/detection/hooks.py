@@ -11,13 +11,13 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import torch
-from mmengine.dist import get_rank, get_world_size
+from mmengine.dist import broadcast_object_list, get_rank, get_world_size
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseAveragedModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from pipeline.detection.checkpoints import checkpoints, load_checkpoint, save_checkpoint
+from pipeline.detection.checkpoints import checkpoints, load_checkpoint, newest_sound, save_checkpoint
 from pipeline.detection.loss_watch import LossWatch
 from pipeline.detection.stopping import StopSignals
 from pipeline.detection.training_log import LOG
@@ -74,19 +74,43 @@ class ExactResume(Hook):  # type: ignore[misc]
     priority = "VERY_LOW"
 
     def __init__(
-        self, folder: TrainingFolder, every: int, seed: int, begin: Callable[[nn.Module], None], stop: StopSignals
+        self,
+        folder: TrainingFolder,
+        every: int,
+        seed: int,
+        begin: Callable[[nn.Module], None],
+        stop: StopSignals,
+        say: Callable[[str], None],
     ) -> None:
         self._folder, self._every, self._seed, self._begin, self._stop = folder, every, seed, begin, stop
+        self._say = say
         self._done: int | None = None  # iterations done; None while one is running
         self._saved = 0
 
     def before_train(self, runner: Runner) -> None:
-        """Resume from the last checkpoint, or begin."""
-        found = checkpoints(self._folder.checkpoints)
-        if not found:
+        """Resume from the last checkpoint that is whole, or begin."""
+        found = self._newest_sound()
+        if found is None:
             self._begin(bare_model(runner))
             return
-        state = load_checkpoint(found[-1])
+        path, state = found
+        try:
+            self._resume(runner, state)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, LookupError, TypeError) as error:
+            raise StageError(f"{path}: not of this training: remove it to continue without it") from error
+
+    def _newest_sound(self) -> tuple[Path, dict[str, Any]] | None:
+        """Return the newest checkpoint that is whole, and its state; the first process chooses it for all."""
+        found = newest_sound(self._folder.checkpoints, self._say) if get_rank() == 0 else None
+        chosen: list[Path | None] = [None if found is None else found[0]]
+        broadcast_object_list(chosen)
+        if found is None and chosen[0] is not None:
+            return chosen[0], load_checkpoint(chosen[0])
+        return found
+
+    def _resume(self, runner: Runner, state: Mapping[str, Any]) -> None:
         bare_model(runner).load_state_dict(state["model"])
         runner.optim_wrapper.load_state_dict(state["optimizer"])
         for scheduler, saved in zip(runner.param_schedulers, state["schedulers"], strict=True):

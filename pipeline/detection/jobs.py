@@ -200,6 +200,7 @@ def _loader_config(batches: Sequence[StepBatch], seed: int, compute: ComputeSett
         "batch_size": sum(sizes),
         "num_workers": compute.loader_workers,
         "persistent_workers": compute.loader_workers > 0,
+        "worker_init_fn": {"type": "s4m.begin_loader"},
         "dataset": {"type": "s4m.Mixture", "datasets": [source.dataset for sources in used for source in sources]},
         "sampler": {
             "type": "s4m.MixtureSampler",

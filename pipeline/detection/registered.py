@@ -16,6 +16,7 @@ with redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
 from pipeline.detection import (  # noqa: F401
     backbone,
     datasets,
+    loader_workers,
     mask2former_head,
     mask_rcnn_head,
     models,

@@ -19,18 +19,6 @@ ONE_STOP_SECONDS: Final = 1.0
 Handler = Callable[[int, FrameType | None], object]
 
 
-@contextmanager
-def handlers_restored() -> Iterator[None]:
-    """Restore the signal handlers afterwards: torch's launcher of processes does not."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-    handlers = {number: signal.getsignal(number) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
 class StopSignals:
     """Delays the handlers of SIGINT and SIGTERM while signals are held; a second signal is not delayed.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,17 +23,16 @@ import pipeline.detection.registered  # noqa: F401  the classes that configs nam
 from pipeline.compute.settings import ComputeSettings
 from pipeline.detection.config import BUILD_FAILURES
 from pipeline.detection.hooks import ExactResume, LoggedStep, StepLog, TrainingFolder, published_weights
+from pipeline.detection.launching import run_together
 from pipeline.detection.published import CARD, ModelCard, publish
-from pipeline.detection.stopping import StopSignals, handlers_restored
+from pipeline.detection.stopping import StopSignals
 from pipeline.detection.weights import load_weights, read_weights, start_from
-from pipeline.errors import S4MError, StageError
-from pipeline.files.writing import write_atomically
+from pipeline.errors import StageError
 
 CONFIG_RECORD: Final = "training.py"
 """The training as a config for MMDetection's own train and test entry points; this program never reads it."""
 SCRATCH: Final = "scratch"
 """The folder, below the training's, for files that only MMEngine writes."""
-_FAILURE: Final = "failure.txt"
 
 Report = Callable[[LoggedStep], None]
 
@@ -100,7 +98,7 @@ def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -
     runner = _built(job)
     stop = StopSignals(note if job.compute.gpus == 1 else lambda _: None)
     log = StepLog(folder, job.compute.checkpoint_every, report)
-    resume = ExactResume(folder, job.compute.checkpoint_every, job.seed, begin, stop)
+    resume = ExactResume(folder, job.compute.checkpoint_every, job.seed, begin, stop, note)
     runner.register_hook(log)
     runner.register_hook(resume)
     with stop.caught():
@@ -119,6 +117,18 @@ def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -
             log.flush()
             resume.keep(runner)
             raise
+        except RuntimeError as error:
+            raise _explained(error) from error
+
+
+def _explained(error: RuntimeError) -> Exception:
+    """Return what to raise for an error of a training: a loader's death is no defect of this program."""
+    if not str(error).startswith("DataLoader worker"):
+        return error
+    return StageError(
+        "a process that loads images for the training was ended, as when memory runs out: give the same command to "
+        "continue from the last checkpoint, with a smaller compute.loader_workers if it happens again"
+    )
 
 
 def _built(job: TrainingJob) -> Runner:
@@ -152,34 +162,9 @@ def _last_losses(folder: TrainingFolder) -> dict[str, float]:
 
 
 def _train_in_processes(job: TrainingJob, report: Report, note: Callable[[str], None]) -> None:
-    """Train in one process per GPU, started as by torchrun; the first one reports."""
-    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    failure = job.folder / _FAILURE
-    failure.unlink(missing_ok=True)
-    launch = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=job.compute.gpus,
-        run_id=job.folder.name,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        logs_specs=DefaultLogsSpecs(
-            log_dir=str(job.folder / SCRATCH)
-        ),  # else a folder is left where temporary files are
-    )
-    try:
-        with handlers_restored():
-            elastic_launch(launch, _train_as_one_of_several)(job, report, note)
-    except SignalException as stop:
-        raise KeyboardInterrupt from stop
-    except ChildFailedError as error:
-        if failure.exists():
-            raise StageError(failure.read_text()) from error
-        raise StageError(f"a training process died: {error.get_first_failure()[1].message}") from error
+    """Train in one process per GPU; the first one reports."""
+    on_gpus = job.compute.device != "cpu" and torch.cuda.is_available()
+    run_together(_train_as_one_of_several, (job, report, note), job.compute.gpus, on_gpus=on_gpus)
 
 
 def _train_as_one_of_several(job: TrainingJob, report: Report, note: Callable[[str], None]) -> None:
@@ -187,15 +172,4 @@ def _train_as_one_of_several(job: TrainingJob, report: Report, note: Callable[[s
     torch.multiprocessing.set_start_method("fork", force=True)
     for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(threads, "1")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # delayed as Ctrl-C is
-    on_gpus = job.compute.device != "cpu" and torch.cuda.is_available()
-    if on_gpus:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.distributed.init_process_group("nccl" if on_gpus else "gloo")
-    try:
-        _train_here(job, report, note)
-    except S4MError as error:
-        write_atomically(job.folder / _FAILURE, str(error))
-        raise
-    finally:
-        torch.distributed.destroy_process_group()
+    _train_here(job, report, note)

@@ -1,4 +1,4 @@
-"""Explain a full disk with figures, and refuse beforehand what would not fit."""
+"""Explain a full disk with figures, refuse beforehand what would not fit, and tell folders that may only be read."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from pathlib import Path
 from pipeline.errors import StageError
 
 _OUT_OF_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT))
+_READ_ONLY = frozenset((errno.EROFS, errno.EACCES, errno.EPERM))
 
 
 def is_full(error: OSError) -> bool:
     """Return whether an error of the system says that the disk, or the user's share of it, is full."""
     return error.errno in _OUT_OF_SPACE
+
+
+def is_read_only(error: OSError) -> bool:
+    """Return whether an error of the system says that nothing may be written there."""
+    return error.errno in _READ_ONLY
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.files.leftovers import scratch_prefix
 from pipeline.files.locks import lock_file
 
 _LOCK = "lock"
@@ -18,7 +19,7 @@ _LOCK = "lock"
 def scratch_beside(path: Path) -> Iterator[Path]:
     """Yield a hidden folder beside a path; remove it at the end, with those that killed processes left for the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{path.name}.s4m-writing-"
+    prefix = scratch_prefix(path.name)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent) as name:
         folder = Path(name)
         nameless = folder / f"{_LOCK}.new"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.errors import StageError
+from pipeline.files.leftovers import temporary_file
 
 _NO_HARD_LINKS = frozenset((errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP))
 
@@ -22,8 +21,8 @@ def open_atomically(path: Path, *, keep_existing: bool = False) -> Iterator[Bina
 
     keep_existing: of two writers of the same file the first wins, not the last.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}")
+    make_folder(path.parent)
+    aside = temporary_file(path)
     try:
         with aside.open("wb") as file:
             yield file
@@ -33,6 +32,10 @@ def open_atomically(path: Path, *, keep_existing: bool = False) -> Iterator[Bina
             _name_unless_taken(aside, path)
         else:
             aside.replace(path)
+    except OSError as error:
+        if error.filename is None:  # the system names no file where writing fails
+            error.filename = str(path)
+        raise
     finally:
         aside.unlink(missing_ok=True)
     sync_folder(path.parent)
@@ -60,6 +63,14 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with open_atomically(path) as file:
         file.write(text.encode())
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those that it lies in, unless they exist, so that they survive a power failure."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

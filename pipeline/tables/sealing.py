@@ -16,8 +16,9 @@ import numpy as np
 
 from pipeline.errors import StoreError
 from pipeline.files.disk import explained_if_full
+from pipeline.files.leftovers import scratch_prefix
 from pipeline.files.scratch import scratch_beside
-from pipeline.files.writing import sync_folder, sync_tree
+from pipeline.files.writing import make_folder, sync_folder, sync_tree
 from pipeline.tables.attributes import content_digest
 from pipeline.tables.column_writer import ColumnWriter, create_table
 from pipeline.tables.columns import ColumnData, column_rows
@@ -54,9 +55,9 @@ def seal(
     folder afterwards. provenance: JSON that says what made the table.
     """
     _require_absent(table_format, store_path)
-    shards_folder.mkdir(parents=True, exist_ok=True)
+    make_folder(shards_folder)
     rows = planned_rows(table_format, shards_folder, plan)
-    scratch = Path(tempfile.mkdtemp(prefix=".sealing-", dir=shards_folder))
+    scratch = Path(tempfile.mkdtemp(prefix=scratch_prefix(store_path.name), dir=shards_folder))
     try:
         with explained_if_full(store_path, _size(shards_folder, plan)):
             aside = scratch / store_path.name

@@ -6,10 +6,11 @@ change a result and never enter a fingerprint. Paths do not either: the content 
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from pipeline.augment.settings import AugmentSettings
 from pipeline.compute.settings import ComputeSettings
@@ -24,6 +25,13 @@ from pipeline.structure.settings import DistillSettings
 
 WITHOUT_EFFECT: Final = frozenset({"name", "store", "compute"})
 """Keys of an experiment that cannot change a result."""
+
+
+@dataclass(frozen=True)
+class ExperimentFile:
+    """The file that an experiment was read from; None if it was made in Python. It is no part of its value."""
+
+    path: Path | None = field(default=None, compare=False)
 
 
 class Experiment(Settings):
@@ -45,6 +53,13 @@ class Experiment(Settings):
     compute: ComputeSettings = ComputeSettings()
     store: AnyPath = Path("stores")
     """Folder of the results that experiments share. The environment variable S4M_STORE overrides it."""
+
+    _file: ExperimentFile = PrivateAttr(default=ExperimentFile())
+
+    @property
+    def source(self) -> Path | None:
+        """Return the file that the experiment was read from; None if it was made in Python."""
+        return self._file.path
 
     @model_validator(mode="after")
     def _gate_can_be_calibrated(self) -> Self:

@@ -18,7 +18,7 @@ from pipeline.errors import ExperimentError, Problem
 from pipeline.files.shipped import config_path, experiment_names
 from pipeline.settings import MISFIT, FileMarker, FolderMarker, Settings, expanded
 from pipeline.workflow import describe
-from pipeline.workflow.experiment import Experiment, RefineOnly
+from pipeline.workflow.experiment import Experiment, ExperimentFile, RefineOnly
 from pipeline.workflow.yaml12 import YamlError, parse_yaml
 
 Model = TypeVar("Model", bound=Settings)
@@ -40,7 +40,9 @@ def load_experiment(
     raw.setdefault("name", path.stem)
     if "S4M_STORE" in environment:
         raw["store"] = environment["S4M_STORE"]
-    return _resolve(Experiment, str(path), raw, overrides, check_files=check_files)
+    experiment = _resolve(Experiment, str(path), raw, overrides, check_files=check_files)
+    experiment._file = ExperimentFile(path)
+    return experiment
 
 
 def refine_only(overrides: Sequence[str]) -> RefineOnly:

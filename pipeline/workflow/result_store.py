@@ -3,39 +3,37 @@
 <root>/<stage>/<id>/            a sealed result: it never changes again
 <root>/<stage>/<id>/seal.json   its completion record, written last
 <root>/<stage>/<id>.partial/    an unfinished result: being made, or left by an interrupted run
-<root>/.locks/                  a lock for each result that is being made
-<root>/.references/             the experiments that use each result
+<root>/.locks/                  locks of the results that are being made, read or removed (`ResultLocks`)
+<root>/.references/             the experiments that use each result (`References`)
 """
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StoreError
 from pipeline.files.identity import hash_file, hash_text
-from pipeline.files.locks import exclusive_lock, is_locked
-from pipeline.files.writing import write_atomically
+from pipeline.files.leftovers import remove_leftovers
+from pipeline.files.writing import sync_folder, sync_tree, write_atomically
 from pipeline.workflow.fingerprint import Fingerprint
 from pipeline.workflow.graph import STAGES
+from pipeline.workflow.references import References
+from pipeline.workflow.result_locks import ResultLocks, now, user_name
 
 SEAL = "seal.json"
 FILES = "files.json"
 FORMAT = 1
-WAIT_SECONDS = 2.0
 EMBEDDINGS = "embeddings"
 """The folder of kept embeddings, beside those of the stages."""
-_LOCKS = ".locks"
 _REMOVED = ".removed-"
 
 
@@ -64,24 +62,11 @@ class Seal:
 
 
 @dataclass(frozen=True)
-class Holder:
-    """The process that is making a result."""
-
-    experiment: str
-    user: str
-    host: str
-    pid: int
-    since: str
-
-    def __str__(self) -> str:
-        return f"{self.experiment} (process {self.pid} of {self.user} on {self.host}) since {self.since}"
-
-
-@dataclass(frozen=True)
 class StoredResult:
     """A result in the store, sealed or partial.
 
     references: experiments that use it.
+    changed_at: time of the last change, in seconds since 1970.
     problem: why its completion record cannot be read; empty if it can.
     """
 
@@ -91,6 +76,7 @@ class StoredResult:
     seal: Seal | None
     size_bytes: int
     references: tuple[str, ...]
+    changed_at: float = 0.0
     problem: str = ""
 
 
@@ -99,16 +85,13 @@ def default_root(environment: Mapping[str, str] = os.environ) -> Path:
     return Path(environment.get("S4M_STORE", "stores")).expanduser()
 
 
-def now() -> str:
-    """Return the time, to the second, in UTC."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 class StoreRoot:
     """A folder of shared results."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.locks = ResultLocks(root)
+        self.references = References(root)
 
     def path(self, stage: str, result_id: str) -> Path:
         """Return the folder of a sealed result, whether it exists or not."""
@@ -146,6 +129,8 @@ class StoreRoot:
         """Turn an unfinished result into a sealed one, atomically, after its record is on disk."""
         stage, result_id = fingerprint.stage, fingerprint.id
         partial, final = self.partial(stage, result_id), self.path(stage, result_id)
+        remove_leftovers(partial)
+        sync_tree(partial)
         files = _hash_folder(partial)
         seal = Seal(
             stage=stage,
@@ -156,13 +141,14 @@ class StoreRoot:
             size_bytes=sum(size for size, _ in files.values()),
             made_at=now(),
             seconds=round(seconds, 3),
-            made_by={"experiment": experiment, "user": _user(), "host": socket.gethostname(), **versions},
+            made_by={"experiment": experiment, "user": user_name(), "host": socket.gethostname(), **versions},
             summary=summary,
         )
         seal = replace(seal, record_digest=_record_digest(seal))
         write_atomically(partial / FILES, json.dumps(files, indent=0))
         write_atomically(partial / SEAL, json.dumps(asdict(seal), indent=1) + "\n")
         partial.rename(final)
+        sync_folder(final.parent)
         return seal
 
     def verify(self, stage: str, result_id: str) -> list[str]:
@@ -207,17 +193,19 @@ class StoreRoot:
                 seal = self.seal_of(stage, result_id)
             except StoreError as error:
                 problem = str(error)
-        references = () if half_removed else tuple(self._references(stage, result_id))
-        size_bytes = seal.size_bytes if seal else _size(folder)
-        return StoredResult(stage, result_id, folder, seal, size_bytes, references, problem)
+        references = () if half_removed else tuple(self.references.users(stage, result_id))
+        size_bytes, changed_at = (seal.size_bytes, _time_of(folder / SEAL)) if seal else _size_and_time(folder)
+        if half_removed:
+            changed_at = 0.0
+        return StoredResult(stage, result_id, folder, seal, size_bytes, references, changed_at, problem)
 
     def in_use(self, result: StoredResult) -> bool:
-        """Return whether a process makes or removes a result now, or may be reading embeddings."""
-        return is_locked(self._lock_path(result.stage, result.id)) or self._may_be_read(result.stage)
+        """Return whether a process makes, reads or removes a result now, or may be reading embeddings."""
+        return self.locks.is_used(result.stage, result.id) or self._may_be_read(result.stage)
 
     def _may_be_read(self, stage: str) -> bool:
         # No record points at embeddings: a process that reads them refines, and holds the lock of its refined labels.
-        return stage == EMBEDDINGS and any(map(is_locked, (self.root / _LOCKS).glob("refine-*")))
+        return stage == EMBEDDINGS and self.locks.is_any_made("refine")
 
     def remove(self, result: StoredResult) -> None:
         """Delete an unused result; rename it first, so that no process finds half of it.
@@ -226,7 +214,7 @@ class StoreRoot:
         """
         now_in_use = StoreError(f"{result.path}: not removed: now in use")
         try:
-            with self.lock(result.stage, result.id, "s4m stores prune"):
+            with self.locks.removing(result.stage, result.id):
                 if self._may_be_read(result.stage) or self._result(result.stage, result.path).references:
                     raise now_in_use
                 doomed = result.path.with_name(f"{_REMOVED}{result.path.name.removeprefix(_REMOVED)}")
@@ -234,87 +222,21 @@ class StoreRoot:
                     if doomed.exists():
                         shutil.rmtree(doomed)
                     result.path.rename(doomed)
+                    sync_folder(doomed.parent)
                 shutil.rmtree(doomed)
         except BlockingIOError as error:
             raise now_in_use from error
         except FileNotFoundError as error:
             raise StoreError(f"{result.path}: already removed") from error
 
-    def refer(self, stage: str, result_id: str, record: Path, experiment: str) -> None:
-        """Note that an experiment's record points at a result, so that pruning keeps it."""
-        record = record.absolute()
-        host = socket.gethostname()
-        file = self._reference_folder(stage, result_id) / f"{hash_text(f'{host}:{record}')}.json"
-        if not file.exists():
-            content = {"record": str(record), "host": host, "experiment": experiment, "user": _user(), "at": now()}
-            write_atomically(file, json.dumps(content, indent=1) + "\n")
-
-    def _references(self, stage: str, result_id: str) -> Iterator[str]:
-        """Yield the experiments whose records point at a result; references that cannot be checked count too."""
-        for file in sorted(self._reference_folder(stage, result_id).glob("*.json")):
-            try:
-                content = json.loads(file.read_text(encoding="utf-8"))
-                experiment, host, record = str(content["experiment"]), content["host"], Path(content["record"])
-            except (OSError, ValueError, KeyError, TypeError):
-                yield f"a reference that cannot be read ({file})"
-                continue
-            if host != socket.gethostname():
-                yield f"{experiment} on {host}"
-            elif _points_at(record, result_id):
-                yield experiment
-
-    def _reference_folder(self, stage: str, result_id: str) -> Path:
-        return self.root / ".references" / stage / result_id
-
-    @contextmanager
-    def lock(self, stage: str, result_id: str, experiment: str) -> Iterator[None]:
-        """Hold the lock of a result; raise BlockingIOError if another process holds it.
-
-        The operating system releases it with the process, however that ends.
-        """
-        with exclusive_lock(self._lock_path(stage, result_id)) as file:
-            holder = Holder(experiment, _user(), socket.gethostname(), os.getpid(), now())
-            file.truncate(0)
-            file.write(json.dumps(asdict(holder)))
-            file.flush()
-            yield
-
     @contextmanager
     def lock_when_free(
         self, fingerprint: Fingerprint, what: str, experiment: str, say: Callable[[str], None]
     ) -> Iterator[bool]:
         """Hold a result's lock, after waiting for another holder; yield False if that holder made the result."""
-        stage, result_id, said = fingerprint.stage, fingerprint.id, False
-        with ExitStack() as lock:
-            while True:
-                try:
-                    lock.enter_context(self.lock(stage, result_id, experiment))
-                    break
-                except BlockingIOError:
-                    if not said:
-                        holder = self.holder(stage, result_id) or "another process"
-                        say(f"{what}: waiting for {holder}, which makes it")
-                        said = True
-                    time.sleep(WAIT_SECONDS)
+        stage, result_id = fingerprint.stage, fingerprint.id
+        with self.locks.making_when_free(stage, result_id, what, experiment, say):
             yield not self.is_sealed(stage, result_id)
-
-    def holder(self, stage: str, result_id: str) -> Holder | None:
-        """Return the process that is making a result, or None."""
-        path = self._lock_path(stage, result_id)
-        try:
-            return Holder(**json.loads(path.read_text(encoding="utf-8"))) if is_locked(path) else None
-        except (FileNotFoundError, ValueError, TypeError):
-            return None
-
-    def _lock_path(self, stage: str, result_id: str) -> Path:
-        return self.root / _LOCKS / f"{stage}-{result_id}"
-
-
-def _points_at(record: Path, result_id: str) -> bool:
-    try:
-        return bool(json.loads(record.read_text(encoding="utf-8"))["id"] == result_id)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def _hash_folder(folder: Path) -> dict[str, tuple[int, str]]:
@@ -336,18 +258,21 @@ def _record_digest(seal: Seal) -> str:
     return hash_text(json.dumps(fields))
 
 
-def _size(folder: Path) -> int:
-    """Return the bytes of all files below a folder in which other processes may write and remove files."""
-    size_bytes = 0
+def _size_and_time(folder: Path) -> tuple[int, float]:
+    """Return the bytes of all files below a folder, and when one last changed; others may write and remove files."""
+    size_bytes, changed_at = 0, _time_of(folder)
     for parent, _, names in os.walk(folder):
         for name in names:
             with suppress(FileNotFoundError):
-                size_bytes += (Path(parent) / name).stat().st_size
-    return size_bytes
+                state = (Path(parent) / name).stat()
+                size_bytes += state.st_size
+                changed_at = max(changed_at, state.st_mtime)
+    return size_bytes, changed_at
 
 
-def _user() -> str:
+def _time_of(path: Path) -> float:
+    """Return when a file last changed; now, if that cannot be seen."""
     try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a user id without a name, as in some containers
-        return str(os.getuid())
+        return path.stat().st_mtime
+    except OSError:
+        return time.time()

@@ -3,6 +3,7 @@
 <work>/<experiment>/<node>.fingerprint   changes only if something that affects the node changes
 <work>/<experiment>/<node>.done          the result in use; make compares the times of the two
 <work>/<experiment>/edges.mk             the stage graph, as make reads it
+<work>/<experiment>/experiment.json      the experiment's file: another file of the same name is refused
 <work>/<experiment>/ablation/            the tables of `s4m ablation`
 """
 
@@ -11,19 +12,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
+from pipeline.errors import StageError
 from pipeline.files.identity import IdentityCache, Progress, hash_text
+from pipeline.files.leftovers import remove_leftovers_of_ended
 from pipeline.files.writing import write_atomically
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.fingerprint import Fingerprint, differences
 from pipeline.workflow.graph import ABLATION, STAGES, Node, fingerprints, plan
 from pipeline.workflow.inputs import read_contents
-from pipeline.workflow.result_store import Seal, StoreRoot, now
+from pipeline.workflow.references import IDENTITIES
+from pipeline.workflow.result_locks import now
+from pipeline.workflow.result_store import Seal, StoreRoot
 
 
 class State(Enum):
@@ -55,16 +60,22 @@ def work_root(environment: Mapping[str, str] = os.environ) -> Path:
 
 def ablation_folder(root: Path, experiment: str, settings: Sequence[str] = ()) -> Path:
     """Return the folder of the tables of an experiment's ablation; different overrides have different folders."""
-    name = f"ablation-{hash_text(chr(10).join(settings))[:8]}" if settings else "ablation"
+    name = f"ablation-{settings_digest(settings)}" if settings else "ablation"
     return root / experiment / name
 
 
+def settings_digest(settings: Sequence[str]) -> str:
+    """Return a short name of overrides."""
+    return hash_text("\n".join(settings))[:8]
+
+
+_OWNER: Final = "experiment.json"
 ABLATION_FIGURES: Final = "ablation.json"
 
 
 def identity_file(root: Path) -> Path:
     """Return the file that remembers the digests of files, for all experiments."""
-    return root / ".identity.sqlite"
+    return root / IDENTITIES
 
 
 class Workspace:
@@ -76,6 +87,7 @@ class Workspace:
         """Read the experiment's inputs. trust_images: count images as unchanged since they were last read."""
         self.experiment = experiment
         self.folder = root / experiment.name
+        self._require_own_folder()
         self.store = StoreRoot(experiment.store)
         self.nodes = plan(experiment)
         cache = IdentityCache(identity_file(root), progress)
@@ -92,6 +104,10 @@ class Workspace:
         Write a record for every result that is in the store, whoever made it, and delete the records of results that
         are not: a node without a record is one that make must run.
         """
+        if self.experiment.source is not None:
+            owner = {"file": str(self.experiment.source.absolute())}
+            _write_if_changed(self.folder / _OWNER, json.dumps(owner, ensure_ascii=False) + "\n")
+        remove_leftovers_of_ended(self.folder)
         for key, fingerprint in self.fingerprints.items():
             _write_if_changed(self.folder / f"{key}.fingerprint", fingerprint.text)
             record = self.record(key)
@@ -107,17 +123,40 @@ class Workspace:
         _write_if_changed(edges, self._edges())
         return edges
 
+    def _require_own_folder(self) -> None:
+        """Raise StageError if another experiment file, which still exists, has the same name and so this folder."""
+        path, own = self.folder / _OWNER, self.experiment.source
+        try:
+            owner = Path(json.loads(path.read_text(encoding="utf-8"))["file"])
+            if own is None or not owner.is_file() or owner.samefile(own):
+                return
+        except (OSError, ValueError, LookupError, TypeError):
+            return
+        raise StageError(
+            f"{self.folder} belongs to {owner}, and {own} has the same name, {self.experiment.name}. Give one of them "
+            f"another: set `name: …` in it. If {owner} is no longer used, delete {path}"
+        )
+
     def _looks_older(self, key: str) -> bool:
         """Return whether a record is older than its fingerprint, which can happen when a folder is copied."""
         fingerprint = self.folder / f"{key}.fingerprint"
         return self.record_path(key).stat().st_mtime_ns < fingerprint.stat().st_mtime_ns
 
     def point(self, key: str) -> None:
-        """Record that this experiment uses the node's result."""
+        """Record that this experiment uses the node's result, unless it was removed meanwhile."""
         fingerprint = self.fingerprints[key]
         content = {"id": fingerprint.id, "at": now(), "fingerprint": fingerprint.to_dict()}
-        self.store.refer(fingerprint.stage, fingerprint.id, self.record_path(key), self.experiment.name)
-        write_atomically(self.record_path(key), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        with self.reading(key):
+            if self.is_made(key):
+                self.store.references.add(
+                    fingerprint.stage, fingerprint.id, self.record_path(key), self.experiment.name
+                )
+                write_atomically(self.record_path(key), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+    def reading(self, key: str) -> AbstractContextManager[None]:
+        """Keep a node's result from being removed, inside the context."""
+        fingerprint = self.fingerprints[key]
+        return self.store.locks.reading(fingerprint.stage, fingerprint.id)
 
     def record_path(self, key: str) -> Path:
         """Return the file that points at a node's result."""
@@ -168,7 +207,7 @@ class Workspace:
             state = State.DONE if self.is_done(key) else State.READY
             made_by = () if state is State.DONE else (f"made by {seal.made_by.get('experiment', '?')}",)
             return NodeStatus(node, state, made_by, seal, self.result(key))
-        holder = self.store.holder(fingerprint.stage, fingerprint.id)
+        holder = self.store.locks.holder(fingerprint.stage, fingerprint.id)
         path = self.store.partial(fingerprint.stage, fingerprint.id)
         if holder is not None:
             return NodeStatus(node, State.RUNNING, (f"made by {holder}",), path=path)
@@ -246,4 +285,4 @@ def register_references(root: Path, store: StoreRoot) -> None:
         except (OSError, ValueError, KeyError, TypeError):
             continue
         if store.is_sealed(stage, result_id):
-            store.refer(stage, result_id, path, path.parent.name)
+            store.references.add(stage, result_id, path, path.parent.name)
