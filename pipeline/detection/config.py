@@ -16,6 +16,7 @@ from typing import Any, Final
 from mmengine import Config
 
 from pipeline.coco.model import CocoCategory
+from pipeline.detection.known_types import require_known_types
 from pipeline.detection.registry import IMPORTS, SCOPE
 from pipeline.detection.settings import TrainSettings
 from pipeline.errors import StageError
@@ -58,7 +59,7 @@ class Detector:
 
 
 def read_detector(path: Path, overrides: Mapping[str, Any]) -> Detector:
-    """Read a detector's config. Raise StageError if no detector can be trained from it."""
+    """Read a detector's config, which is a program and is executed. Raise StageError if no detector can be trained."""
     path = config_path(path)
     try:
         config = Config.fromfile(str(path), import_custom_modules=False)
@@ -80,7 +81,9 @@ def read_detector(path: Path, overrides: Mapping[str, Any]) -> Detector:
     family = content["model"].get("type")
     if family not in _FAMILIES:
         raise StageError(f"{path}: model.type is {family}; supported are {' and '.join(_FAMILIES)}")
-    return Detector(path, {key: content[key] for key in KEYS})
+    content = {key: content[key] for key in KEYS}
+    require_known_types(str(path), content)
+    return Detector(path, content)
 
 
 def _require_known(path: Path, key: str, parts: Mapping[str, Any]) -> None:

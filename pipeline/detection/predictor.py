@@ -22,7 +22,13 @@ from torch import Tensor, nn
 from pipeline.coco.model import CocoCategory
 from pipeline.detection.flip import merge, mirrored_back
 from pipeline.detection.painted_masks import Prediction, QueryMask, RegionMask
-from pipeline.detection.published import DetectorChoice, PublishedDetector, build_published, read_published
+from pipeline.detection.published import (
+    DetectorChoice,
+    PublishedDetector,
+    build_published,
+    read_published,
+    refused_if_damaged,
+)
 from pipeline.errors import StageError
 from pipeline.masks.windows import BoxXyxy
 from pipeline.sam.engine import Precision, resolve_precision
@@ -45,7 +51,8 @@ class Predictor:
         self._is_bf16 = resolve_precision(precision, self._device) == "bf16"
         self._batch_images = 1 if self._device.type == "cpu" else batch_images
         self._model: Any = build_published(published, device)  # MMDetection's modules carry no types
-        self._prepare = _preparation(published.config.get("test_transforms", ()))
+        with refused_if_damaged(published.folder):
+            self._prepare = _preparation(published.config.get("test_transforms", ()))
 
     def predict(self, images_rgb: Sequence[NDArray[np.uint8]], min_score: float = 0.0) -> list[list[Prediction]]:
         """Return the instances of images, each uint8 (height, width, 3); those with a lower class score are left out.

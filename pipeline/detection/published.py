@@ -10,7 +10,8 @@ Configs are JSON: reading them executes nothing, unlike Python configs.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -105,12 +106,32 @@ def _sizes_as_tuples(value: Any) -> Any:
 
 
 def build_published(published: PublishedDetector, device: str = "cpu") -> nn.Module:
-    """Build the detector with its weights, ready to predict. Raise StageError if the weights do not fit."""
+    """Build the detector with its weights, ready to predict.
+
+    Raise StageError if the weights do not fit, or if the config names more than parts of a detector.
+    """
+    from pipeline.detection.known_types import require_known_types
     from pipeline.detection.weights import load_weights, read_weights
 
-    model = build_model(published.config)
+    require_known_types(str(published.folder / CONFIG), published.config.to_dict())
+    with refused_if_damaged(published.folder):
+        model = build_model(published.config)
     load_weights(model, read_weights(published.folder / WEIGHTS), str(published.folder / WEIGHTS))
     return model.to(device).eval()
+
+
+@contextmanager
+def refused_if_damaged(folder: Path) -> Iterator[None]:
+    """Raise StageError if the parts of a trained detector cannot be built from its config."""
+    from pipeline.detection.config import BUILD_FAILURES
+
+    try:
+        yield
+    except (*BUILD_FAILURES, ArithmeticError, RuntimeError, MemoryError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise StageError(
+            f"{folder / CONFIG}: damaged, no detector can be built from it ({reason}): train again"
+        ) from error
 
 
 def build_model(config: Config) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Imports every module whose classes configs name, which registers them. Needs MMDetection."""
+"""Imports the modules of classes that configs name, and of our loaders of weights. Needs MMDetection."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from pipeline.detection import (  # noqa: F401
     mask_rcnn_head,
     models,
     packing,
+    pretrained,
     sampler,
     transforms,
     wandb_curves,

@@ -37,7 +37,7 @@ class TeacherSettings(TrainSettings):
     """The teacher: the detector that is trained on the labelled images alone."""
 
     detector: ConfigPath = Path("configs/detectors/mask_rcnn_small.py")
-    """MMDetection config of the teacher. It is Python code, and is executed."""
+    """MMDetection config of the teacher. It is a program, and is executed: read one from elsewhere first."""
     init_weights: FilePath | None = None
     """File of weights that the training starts from. Null: as the detector config says."""
     distillation_weight: Annotated[float, Field(ge=0)] = 1.0
@@ -82,7 +82,7 @@ class StudentSettings(TrainSettings):
     """The student: the detector that is trained on labelled and on pseudo-labelled images."""
 
     detector: ConfigPath | None = None
-    """MMDetection config of the student. Null: the teacher's, with the teacher's `overrides`."""
+    """MMDetection config of the student, a program too. Null: the teacher's, with the teacher's `overrides`."""
     start: Literal["teacher", "scratch"] = "teacher"
     """Start from the weights of the trained teacher, or from those that the teacher's training started from."""
     batch_size: BatchSize = 4

@@ -21,7 +21,7 @@ from pipeline.sam.weights import identify_weights
 
 MODELS = ("sam_tiny", *PUBLISHED)
 
-_DAMAGE = (
+DAMAGE = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
     struct.error,
@@ -98,7 +98,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if not zipfile.is_zipfile(path):
             raise S4MError(f"{path}: truncated, or not a file of torch.save (a zip archive): fetch it again")
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         # Only this part of torch's message: the rest says how to run the code nevertheless.
         asked = re.search(r"GLOBAL (\S+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and asked is not None:

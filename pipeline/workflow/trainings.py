@@ -20,9 +20,13 @@ from pipeline.detection.packing import sample_pipeline
 from pipeline.detection.published import WEIGHTS
 from pipeline.detection.settings import TrainSettings
 from pipeline.detection.training import Start
+from pipeline.errors import StageError, some_of
+from pipeline.files.shipped import shipped_configs
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.graph import labelling_model, node_key
+from pipeline.workflow.inputs import config_files
 from pipeline.workflow.result_files import LABELS, TARGETS
+from pipeline.workflow.result_store import SEAL
 
 
 def teacher_training(
@@ -30,7 +34,7 @@ def teacher_training(
 ) -> Training:
     """Return the training of the teacher: on the labelled images that are not held out."""
     teacher = experiment.teacher
-    detector = read_detector(teacher.detector, teacher.overrides)
+    detector = _detector("train-teacher", experiment.store, teacher.detector, teacher.overrides, say)
     ids = [image.id for image in read_coco(labelled).images]
     held_out = held_out_ids(ids, teacher.held_out)
     if held_out:
@@ -63,7 +67,7 @@ def student_training(
     scratch: a folder for the labels of labelled images, if these are pasted too.
     """
     student = experiment.student
-    detector = _student_detector(experiment)
+    detector = _student_detector(experiment, node_key("train-student", number), say)
     images = Source(_labelled(experiment, labelled, student, detector), amount=1.0)
     refined = results[node_key("refine", number)]
     composites = _composites(experiment, number, labelled, results, scratch, say)
@@ -83,11 +87,30 @@ def student_training(
     )
 
 
-def _student_detector(experiment: Experiment) -> Detector:
-    student = experiment.student
+def _student_detector(experiment: Experiment, node: str, say: Callable[[str], None]) -> Detector:
+    student, teacher = experiment.student, experiment.teacher
     if student.detector is not None:
-        return read_detector(student.detector, student.overrides)
-    return read_detector(experiment.teacher.detector, experiment.teacher.overrides | student.overrides)
+        return _detector(node, experiment.store, student.detector, student.overrides, say)
+    return _detector(node, experiment.store, teacher.detector, teacher.overrides | student.overrides, say)
+
+
+def _detector(node: str, store: Path, path: Path, overrides: Mapping[str, Any], say: Callable[[str], None]) -> Detector:
+    """Read a detector's config, which is a program: say so for one from elsewhere, refuse one that lies in a store.
+
+    Stores are shared, and hold such files too: anybody who can write there could have this program run theirs.
+    """
+    files = config_files(path)
+    for file in files:
+        real = file.resolve()
+        if real.is_relative_to(store.resolve()) or any((each / SEAL).exists() for each in real.parents):
+            raise StageError(
+                f"{file}: a detector config is a program, and none is executed that lies in a store of results: copy "
+                "it elsewhere and read it first"
+            )
+    others = [str(file) for file in files if not file.resolve().is_relative_to(shipped_configs().resolve())]
+    if others:
+        say(f"{node}: a detector config is a program, and is executed: {some_of(others)}")
+    return read_detector(path, overrides)
 
 
 def _unlabelled_sources(
