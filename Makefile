@@ -11,8 +11,20 @@ SET ?=
 SIZE ?=
 BIN := .venv/bin
 S4M := $(BIN)/s4m
-ARGUMENTS = --exp $(EXP) $(foreach value,$(SET),--set '$(value)') \
-	$(if $(WORKERS),--set compute.workers=$(WORKERS)) $(if $(GPUS),--set compute.gpus=$(GPUS))
+
+# What a user gives is text, neither for make nor for the shell to read: taken as it is, and quoted where it is used.
+GIVEN := EXP SET SIZE WORKERS GPUS SEEDS CELLS ANNOTATIONS IMAGES MINUTES
+define NEWLINE
+
+
+endef
+$(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
+$(foreach name,$(GIVEN),$(if $(findstring $(NEWLINE),$($(name))),$(error $(name) has a line break: leave it out)))
+quoted = '$(subst ','\'',$(1))'
+
+ARGUMENTS = --exp $(call quoted,$(EXP)) $(foreach word,$(SET),--set $(call quoted,$(word))) \
+	$(if $(WORKERS),--set $(call quoted,compute.workers=$(WORKERS))) \
+	$(if $(GPUS),--set $(call quoted,compute.gpus=$(GPUS)))
 STAGES := split distill train-teacher predict refine augment train-student evaluate report
 # Empty where .venv is up to date.
 SETUP := $(if $(filter $(shell ./setup.sh --state),$(file < .venv/ready)),,setup)
@@ -55,7 +67,7 @@ $(wordlist 2,99,$(GOALS)): $(firstword $(GOALS))
 else
 EDGES := $(shell $(S4M) graph $(ARGUMENTS))
 ifneq ($(.SHELLSTATUS),0)
-$(error the experiment EXP=$(EXP) cannot be used, for the reasons above)
+$(error the experiment cannot be used, for the reasons above)
 endif
 include $(EDGES)
 endif
@@ -76,11 +88,11 @@ DEMO := demo$(if $(SIZE),-$(SIZE))
 DEMO_IMAGES := --classes 3 $(if $(SIZE),--images 40 --validation 10,--images 400 --validation 200)
 
 demo: $(SETUP) ## Run everything on generated shapes, with nothing to download (SIZE=smoke: small)
-	@$(S4M) data shapes data/generated/$(DEMO) $(DEMO_IMAGES)
-	@$(MAKE_COMMAND) --no-print-directory report EXP=$(DEMO)
+	@$(S4M) data shapes $(call quoted,data/generated/$(DEMO)) $(DEMO_IMAGES)
+	@$(MAKE_COMMAND) --no-print-directory report EXP=$(call quoted,$(DEMO))
 
 ablation: $(SETUP) ## Switch the method's parts on one by one, with several seeds (SEEDS=3 CELLS="…")
-	@$(S4M) ablation $(ARGUMENTS) --seeds $(or $(SEEDS),3) $(if $(CELLS),--cells '$(CELLS)')
+	@$(S4M) ablation $(ARGUMENTS) --seeds $(call quoted,$(or $(SEEDS),3)) $(if $(CELLS),--cells $(call quoted,$(CELLS)))
 
 # ---- work on the project ----------------------------------------------------------------------------
 
@@ -114,6 +126,9 @@ layers: $(SETUP) ## Check that no package imports what stands above it
 types: $(SETUP) ## Check the types
 	@$(BIN)/mypy
 
+BENCH_DATA = --annotations $(call quoted,$(or $(ANNOTATIONS),work/bench-presets/train.json)) \
+	--images $(call quoted,$(or $(IMAGES),work/bench-presets/train/images))
+
 bench-data: $(SETUP) ## Measure reading, checking and splitting 100,000 images with 1,000,000 instances
 	@$(BIN)/python benchmarks/large_annotations.py --folder work/bench-data
 
@@ -129,7 +144,7 @@ bench-refine: $(SETUP) ## Measure SAM's engine against plain loops of segment_an
 bench-presets: $(SETUP) ## Measure the refinement presets on generated shapes (ANNOTATIONS=file IMAGES=folder: on others)
 	@$(if $(ANNOTATIONS),,$(S4M) data shapes work/bench-presets --images 60 --validation 10)
 	@$(BIN)/python -m benchmarks.presets --presets-only --limit 50 --instances 8 \
-		--annotations $(or $(ANNOTATIONS),work/bench-presets/train.json) --images $(or $(IMAGES),work/bench-presets/train/images)
+		$(BENCH_DATA)
 
 bench-augment: $(SETUP) ## Measure composites against MMDetection's CopyPaste
 	@$(BIN)/python -m benchmarks.augment
@@ -137,7 +152,7 @@ bench-augment: $(SETUP) ## Measure composites against MMDetection's CopyPaste
 bench-embeddings: $(SETUP) ## Measure refining with and without kept embeddings (ANNOTATIONS=file IMAGES=folder: on others)
 	@$(if $(ANNOTATIONS),,$(S4M) data shapes work/bench-presets --images 60 --validation 10)
 	@$(BIN)/python -m benchmarks.embeddings --limit 40 \
-		--annotations $(or $(ANNOTATIONS),work/bench-presets/train.json) --images $(or $(IMAGES),work/bench-presets/train/images)
+		$(BENCH_DATA)
 
 bench-scale: $(SETUP) ## Measure refining in process against one and two Dask workers
 	@$(S4M) data shapes work/bench-scale --images 400 --validation 1
@@ -156,7 +171,7 @@ bench-evaluate: $(SETUP) ## Measure AP against pycocotools
 	@$(BIN)/python -m benchmarks.evaluation --images 200
 
 sam-tiny: $(SETUP) ## Train the small SAM again; goes on where it was stopped (MINUTES=120)
-	@$(BIN)/python -m pipeline.sam.tiny.train --work work/sam-tiny --minutes $(or $(MINUTES),120)
+	@$(BIN)/python -m pipeline.sam.tiny.train --work work/sam-tiny --minutes $(call quoted,$(or $(MINUTES),120))
 
 clean: ## Remove caches of tools; experiments and stores stay
 	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
