@@ -9,6 +9,7 @@ cd "$(dirname "$0")"
 venv=.venv
 ready=$venv/ready
 log=.venv.setup.log
+seconds_between_lines=${SETUP_SECONDS_BETWEEN_LINES:-10}
 
 # A moved checkout, other versions or another setup: each asks for a new look.
 state="$(cat constraints.txt pyproject.toml setup.sh | cksum | tr ' ' '-')-$PWD"
@@ -27,12 +28,59 @@ fail() {
     exit 1
 }
 
-# Runs a command with its output in the log; on failure shows the end of it.
+# What a command in progress does, by the end of its log: bytes of a download, files that are compiled, pip's last word.
+doing() {
+    last=$(tail -n 1 "$log" | tr '\r' '\n' | tail -n 1)
+    # A compiler may say much between two numbers of ninja's.
+    compiled=$(tail -n 60 "$log" | sed -n 's/^ *\[\([0-9]*\)\/\([0-9]*\)\].*/\1 of \2/p' | tail -n 1)
+    case $last in
+        "Progress "*" of "*)
+            set -- $last
+            echo "downloaded $(($2 / 1000000)) of $(($4 / 1000000)) MB"
+            ;;
+        *)
+            if [ -z "$compiled" ]; then
+                printf '%.100s\n' "$(echo "$last" | sed 's/^ *//')"
+            elif [ "${compiled% of *}" = "${compiled#* of }" ]; then
+                echo "linking ${compiled% of *} compiled files"
+            else
+                echo "compiled $compiled files"
+            fi
+            ;;
+    esac
+}
+
+# Says every few seconds what the command in progress does, until this script or the watcher is stopped.
+watch() {
+    waited=0
+    while sleep "$seconds_between_lines" >/dev/null && kill -0 $$ 2>/dev/null; do
+        waited=$((waited + seconds_between_lines))
+        echo "setup:   $waited s: $(doing)"
+    done
+}
+
+stop_watching() {
+    [ -z "${watcher-}" ] || kill "$watcher" 2>/dev/null || true
+    watcher=
+}
+trap stop_watching EXIT
+
+# Runs a command with its output in the log and says what it does meanwhile; returns its status.
+watched() {
+    watch 2>/dev/null &
+    watcher=$!
+    status=0
+    "$@" >>"$log" 2>&1 || status=$?
+    stop_watching
+    return $status
+}
+
+# Runs a command; on failure shows the end of its output.
 step() {
     echo "setup: $1"
     shift
-    if ! "$@" >>"$log" 2>&1; then
-        tail -n 25 "$log" >&2
+    if ! watched "$@"; then
+        grep -v '^Progress ' "$log" | tail -n 25 >&2
         fail "failed: $*" "the whole output is in $log; after mending the cause, run make setup again"
     fi
 }
@@ -54,13 +102,8 @@ build_mmcv() {
         fail "no C++ compiler ($compiler): mmcv is built from source" "install one (Debian: apt install g++), then run make setup again"
     "$venv/bin/python" -c 'import pathlib, sys, sysconfig; sys.exit(not (pathlib.Path(sysconfig.get_paths()["include"]) / "Python.h").exists())' ||
         fail "Python's headers are missing: mmcv is built from source" "install them (Debian: apt install python3-dev), then run make setup again"
-    echo "setup: building mmcv from source, about 10 minutes on 2 cores"
-    # ninja numbers its steps as [12/150]: show every tenth of them, keep everything in the log.
-    if ! MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} "${pip[@]}" install -v --no-build-isolation "onedl-mmcv" 2>&1 |
-        tee -a "$log" | sed -u -n 's/^ *\[\([0-9]*0\)\/\([0-9]*\)\].*/setup:   compiled \1 of \2 files/p'; then
-        tail -n 25 "$log" >&2
-        fail "mmcv could not be built" "the whole output is in $log; after mending the cause, run make setup again"
-    fi
+    MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} step "building mmcv from source, about 10 minutes on 2 cores" \
+        "${pip[@]}" install -v --no-build-isolation "onedl-mmcv"
 }
 
 # Making it anew would empty what it points to: another checkout's, most likely.
@@ -76,8 +119,9 @@ fi
 export PIP_CONSTRAINT="$PWD/constraints.txt" PIP_DISABLE_PIP_VERSION_CHECK=1
 pip=("$venv/bin/python" -m pip)
 step "installing build tools" "${pip[@]}" install pip setuptools wheel ninja psutil
-step "installing torch (large: some minutes)" "${pip[@]}" install torch torchvision numpy
-if ! "${pip[@]}" install --only-binary onedl-mmcv onedl-mmcv >>"$log" 2>&1; then
+step "installing torch (large: some minutes)" "${pip[@]}" install --progress-bar raw torch torchvision numpy
+echo "setup: looking for a ready build of mmcv"
+if ! watched "${pip[@]}" install --only-binary onedl-mmcv onedl-mmcv; then
     build_mmcv
 fi
 step "installing everything else" "${pip[@]}" install --no-build-isolation -e '.[dev]'

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from pipeline.files.identity import IdentityCache
 from pipeline.labels.label_store import LabelStore
+from pipeline.refinement.effect import measure_effect
 from pipeline.refinement.gate import make_gate
 from pipeline.refinement.refine_work import RefineWork
 from pipeline.refinement.refining import keep_teacher_labels, refine_store, refine_work
@@ -38,9 +39,14 @@ def run(context: StageContext) -> Summary:
     if experiment.compute.cache_embeddings and not sealed.exists():
         work, encoded = _with_embeddings(context, work)
     encoded += refine_store(work, sealed, context.provenance, execution)
+    refined = LabelStore.open(sealed)
+    effect = measure_effect(LabelStore.open(teacher), refined)
+    for line in effect.warning_lines():
+        context.say(line)
     return (
-        LabelStore.open(sealed).counts()
+        refined.counts()
         | {ENCODED_IMAGES: encoded}
+        | effect.figures()
         | ({} if fitted is None else {"gate": fitted.summary})
     )
 

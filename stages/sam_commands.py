@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,9 @@ from pipeline.sam.settings import SamModel
 from stages.console import err, out
 from stages.options import complete_settings
 from stages.stopping import stoppable
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.results import PseudoLabelResult
 
 weights_app = typer.Typer(help="SAM's published weights.", no_args_is_help=True)
 
@@ -65,6 +68,10 @@ def refine_coco(
             "--set", metavar="KEY=VALUE", help="As refine.passes=3. Repeatable.", autocompletion=complete_settings
         ),
     ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="True annotations (COCO) of all images or some, to measure the masks."),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     device: Annotated[Device, typer.Option(help="Where SAM runs.")] = "auto",
 ) -> None:
@@ -88,7 +95,26 @@ def refine_coco(
     if not images.is_dir():
         raise typer.BadParameter(f"no such folder: {images}", param_hint="IMAGE_DIR")
     with stoppable(f"{output}"), ProgressDisplay() as progress:
-        result = refine_coco_file(annotations, images, output, wanted, progress)
-    out.print(f"{output}: {words.figures(dict(sorted(result.decisions.items())))}")
-    if result.failures:
-        out.print(f"{len(result.failures)} images could not be used; their annotations are unchanged")
+        result = refine_coco_file(annotations, images, output, wanted, progress, truth)
+    out.print(f"{output}: {words.figures(dict(sorted(result.file.decisions.items())))}")
+    out.print(f"  {words.figures(result.effect.figures())}")
+    if result.file.failures:
+        out.print(f"{len(result.file.failures)} images could not be used; their annotations are unchanged")
+    if result.quality is not None:
+        out.print("\n".join(_quality_lines(result.quality)))
+    for line in result.effect.warning_lines():
+        err.print(line)
+
+
+def _quality_lines(quality: PseudoLabelResult) -> list[str]:
+    """Return the quality of the masks before and after refinement, by their truth."""
+    before, after = quality.before.paired, quality.after.paired
+    where = f"{words.count(quality.paired, 'instance')} of {words.count(quality.images, 'image')} with a truth"
+    lines = [f"  measured on {where}:"]
+    for name, first, second in (
+        ("mask IoU", before.mean_iou, after.mean_iou),
+        ("boundary IoU", before.mean_boundary_iou, after.mean_boundary_iou),
+    ):
+        change = words.signed(words.difference(first, second), 3)
+        lines.append(f"    mean {name}: {words.share(first)} before, {words.share(second)} after ({change})")
+    return lines

@@ -40,11 +40,14 @@ class LabelsToMeasure:
 def measure_pseudo_labels(labels: LabelsToMeasure, truth: CocoDataset, *, boundary: bool) -> PseudoLabelResult:
     """Compare the labels of both stores with the truth, image by image.
 
-    Images without usable labels are left out. Raise StoreError if the stores do not have the same instances.
+    Images without usable labels and images that the truth does not have are left out. Raise StoreError if the stores
+    do not have the same instances.
     """
     sums = _LabelSums()
     images = failed_images = 0
     for before, after in zip(LabelStore.open(labels.predicted), LabelStore.open(labels.refined), strict=True):
+        if before.image_id not in truth.image_by_id:
+            continue
         if Status.FAILED in (before.status, after.status):
             failed_images += 1
             continue

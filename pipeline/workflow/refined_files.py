@@ -5,18 +5,24 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from pipeline.coco.model import CocoDataset
 from pipeline.coco.reading import read_coco
 from pipeline.compute.execution import Execution, ShardProgress, ignore
-from pipeline.errors import StageError
+from pipeline.errors import DatasetError, Problem, StageError
+from pipeline.evaluation.pseudo_labels import LabelsToMeasure, measure_pseudo_labels
+from pipeline.evaluation.results import PseudoLabelResult
 from pipeline.files.identity import hash_file, hash_text, stamps_of
 from pipeline.files.locks import exclusive_lock
 from pipeline.files.writing import refuse_existing
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.label_writing import write_label_store
 from pipeline.refinement.coco_file import RefinedFile, read_scores, rows_to_refine, write_refined
+from pipeline.refinement.effect import Effect, measure_effect
 from pipeline.refinement.gate import make_gate
 from pipeline.refinement.refining import refine_store, refine_work
 from pipeline.sam.weights import identify_weights
@@ -26,21 +32,36 @@ from pipeline.workflow.fingerprint import Fingerprint
 from pipeline.workflow.graph import STAGES, refinement_settings
 
 
+@dataclass(frozen=True)
+class RefinementOfFile:
+    """What became of the annotations of a COCO file, and what refinement did to their masks.
+
+    quality: their masks measured against truth, if that is known.
+    """
+
+    file: RefinedFile
+    effect: Effect
+    quality: PseudoLabelResult | None
+
+
 def refine_coco_file(
     annotations: Path,
     images: Path,
     output: Path,
     settings: RefineOnly,
     progress: Callable[[ShardProgress], None] = ignore,
-) -> RefinedFile:
+    truth: Path | None = None,
+) -> RefinementOfFile:
     """Write a COCO file with its masks refined; return what became of its annotations.
 
-    images: the folder that file names start from. Finished work stays in a folder beside `output` until that is
-    written: the same call continues it. Raise StageError if `output` exists, if another process makes it, or if
-    no image can be used.
+    images: the folder that file names start from. truth: COCO file with true annotations of some of these images, by
+    file name. Finished work stays in a folder beside `output` until that is written: the same call continues it.
+    Raise StageError if `output` exists, if another process makes it, or if no image can be used; DatasetError for a
+    file with problems, and for a truth of other images.
     """
     refuse_existing([output])
     dataset, scores = read_coco(annotations), read_scores(annotations)
+    known = None if truth is None else same_images(read_coco(truth), dataset)
     with _kept_until_done(output, refinement_id(annotations, dataset, images, settings)) as scratch:
         teacher, refined = scratch / "teacher.zarr", scratch / "refined.zarr"
         if not teacher.exists():
@@ -49,10 +70,46 @@ def refine_coco_file(
         work = refine_work(teacher, images, refined, sam, settings.refine, make_gate(settings.refine))
         refine_store(work, refined, {}, Execution(settings.compute, progress))
         try:
-            return write_refined(annotations, dataset, LabelStore.open(refined), output)
+            file = write_refined(annotations, dataset, LabelStore.open(refined), output)
         except StageError:  # no image could be used: the next run reads them again
             shutil.rmtree(scratch)
             raise
+        effect = measure_effect(LabelStore.open(teacher), LabelStore.open(refined))
+        measured = LabelsToMeasure(1, "predict", "refine", teacher, refined)
+        quality = None if known is None else measure_pseudo_labels(measured, known, boundary=True)
+        return RefinementOfFile(file, effect, quality)
+
+
+def same_images(truth: CocoDataset, dataset: CocoDataset) -> CocoDataset:
+    """Return the truth of those images that a dataset has too, by file name, under the ids of the dataset.
+
+    Raise DatasetError if they have no image in common, or if the sizes of one differ.
+    """
+    by_name = {image.file_name: image for image in dataset.images}
+    shared = {image.id: by_name[image.file_name] for image in truth.images if image.file_name in by_name}
+    if not shared:
+        examples = [each.images[0].file_name for each in (truth, dataset) if each.images]
+        raise DatasetError(
+            str(truth.path), [Problem("images", f"no file name is that of an image of {dataset.path} ({examples})")]
+        )
+    problems = [
+        Problem(f"image {key}", f"{image.file_name} is {size[0]} x {size[1]}, in {dataset.path} {own[0]} x {own[1]}")
+        for key, image in shared.items()
+        if (size := (truth.image_by_id[key].width, truth.image_by_id[key].height))
+        != (own := (image.width, image.height))
+    ]
+    if problems:
+        raise DatasetError(str(truth.path), problems)
+    return CocoDataset(
+        path=truth.path,
+        images=tuple(shared.values()),
+        categories=truth.categories,
+        annotations=tuple(
+            msgspec.structs.replace(each, image_id=shared[each.image_id].id)
+            for each in truth.annotations
+            if each.image_id in shared
+        ),
+    )
 
 
 def refinement_id(source: Path, dataset: CocoDataset, image_root: Path, settings: RefineOnly) -> str:
