@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, some_of
 from pipeline.files.writing import open_atomically, refuse_existing
+from pipeline.presentation import words
 from pipeline.review.review_format import ReviewFormat
 from pipeline.workflow.finding import label_store_path
 from pipeline.workflow.workspace import make_command
@@ -17,11 +18,14 @@ from stages.options import SetOption, complete_experiments, load, report_reading
 
 if TYPE_CHECKING:
     from pipeline.labels.label_store import LabelStore
+    from pipeline.labels.source import LabelSource
 
 app = typer.Typer(help="Export, import, compare, draw and correct label stores.", no_args_is_help=True)
 
 STORE_HELP = "A label store: its folder, the result it lies in, or EXPERIMENT:predict, EXPERIMENT:refine."
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help=STORE_HELP)]
+LABELS_HELP = "A label store: its folder, its result or EXPERIMENT:predict, EXPERIMENT:refine; or a COCO file."
+LabelsArgument = Annotated[str, typer.Argument(metavar="LABELS", help=LABELS_HELP)]
 
 
 @app.command()
@@ -63,7 +67,7 @@ def import_(
     from pipeline.labels.label_writing import write_label_store
 
     dataset = read_coco(images, annotations_required=False)
-    found = read_detections(detections, dataset.images, dataset.categories)
+    found = read_detections(detections, dataset.images, dataset.categories, keep_decisions=True)
     written = write_label_store(output, found, dataset.categories, {"imported_from": detections.name})
     out.print(f"{output}: {written.images} images, {written.instances} instances, digest {written.digest}")
     if found.repeated:
@@ -73,33 +77,39 @@ def import_(
 
 
 @app.command("diff")
-def diff_(first: StoreArgument, second: StoreArgument, overrides: SetOption = None) -> None:
-    """Print what changed from one store to another."""
+def diff_(first: LabelsArgument, second: LabelsArgument, overrides: SetOption = None) -> None:
+    """Print what changed from one set of labels to another."""
     from pipeline.labels.diff import diff, diff_table
 
-    out.print(diff_table(diff(open_store(first, overrides), open_store(second, overrides))))
+    out.print(diff_table(diff(open_labels(first, overrides), open_labels(second, overrides))))
 
 
 @app.command()
 def show(
-    stores: Annotated[list[str], typer.Argument(metavar="STORE...", help=STORE_HELP)],
+    labels: Annotated[list[str], typer.Argument(metavar="LABELS...", help=LABELS_HELP)],
     images: Annotated[Path, typer.Option(help="The folder that file names start from.")],
     output: Annotated[Path, typer.Option(help="The image to write (PNG).")],
-    ids: Annotated[list[int], typer.Option("--id", help="Image id. Repeatable: images are drawn below each other.")],
+    ids: Annotated[list[int] | None, typer.Option("--id", help="Image id. Repeatable.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Option("--name", help="File name of an image, or its end. Repeatable.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many images to draw, without --id and --name.")] = 4,
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Leave out instances with lower scores.")] = 0.0,
     overrides: SetOption = None,
 ) -> None:
-    """Draw the labels of images, stores side by side."""
+    """Draw the labels of images below each other, several sets of labels side by side."""
     from PIL import Image
 
-    from pipeline.review.sheet import label_sheet
+    from pipeline.review.sheet import ShownImages, label_sheet
 
     if output.suffix.lower() != ".png":
         raise typer.BadParameter(f"{output}: the name must end in .png, since a PNG is written", param_hint="--output")
     refuse_existing([output])
-    sheet = label_sheet({name: open_store(name, overrides) for name in stores}, ids, images)
+    shown = ShownImages(tuple(ids or ()), tuple(names or ()), count, min_score)
+    drawn = label_sheet({name: open_labels(name, overrides) for name in labels}, shown, images)
     with open_atomically(output) as file:
-        Image.fromarray(sheet).save(file, format="PNG")
-    out.print(f"{output}: {len(ids)} images")
+        Image.fromarray(drawn.pixels).save(file, format="PNG")
+    out.print(f"{output}: {words.count(len(drawn.names), 'image')}: {some_of(drawn.names)}")
 
 
 @app.command()
@@ -182,6 +192,14 @@ def accept(
         out.print(f"  {labelled.crowds} annotations are crowds in {corrected}: they {kept}")
     out.print(f"  left unlabelled: {labelled.left} images")
     out.print(f"Data of a new experiment that uses them:\n\n{data_section(data, labelled, output)}")
+
+
+def open_labels(text: str, overrides: list[str] | None) -> LabelSource:
+    """Open the label store or the COCO file that a command names."""
+    from pipeline.labels.source import CocoLabels
+
+    path = Path(text)
+    return CocoLabels.open(path) if path.is_file() else open_store(text, overrides)
 
 
 def open_store(text: str, overrides: list[str] | None) -> LabelStore:

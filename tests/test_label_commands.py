@@ -6,13 +6,16 @@ import fcntl
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
 from pipeline.coco.reading import read_coco
+from pipeline.labels.coco_import import read_detections
 from pipeline.labels.label_store import LabelStore
-from pipeline.labels.rows import ImageLabels
+from pipeline.labels.label_writing import write_label_store
+from pipeline.labels.rows import Decision, ImageLabels
 from pipeline.refinement import refining
 from pipeline.refinement.refine_work import RefineWork
 from tests.tiny_coco import tiny_coco, write_json
@@ -122,6 +125,90 @@ def test_labels_are_drawn_side_by_side(s4m, made, tmp_path):
     assert s4m(*words).status == 0
     with Image.open(tmp_path / "one.png") as picture:
         assert min(picture.size) > 48
+
+
+def test_a_few_images_with_instances_are_drawn_without_ids(s4m, made, tmp_path):
+    made.content["annotations"] = [each for each in made.content["annotations"] if each["image_id"] != 1]
+    path = write_json(tmp_path / "labels.json", made.content)
+    words = ["labels", "show", path, "--images", made.image_root, "--output"]
+    assert s4m(*words, "few.png").out == "few.png: 2 images: 0002.png, 0003.png\n"
+    assert s4m(*words, "one.png", "--count", 1).out == "one.png: 1 image: 0002.png\n"
+
+
+def test_images_are_drawn_by_name_and_without_low_scores(s4m, made, tmp_path):
+    for index, annotation in enumerate(made.content["annotations"]):
+        annotation["score"] = 0.2 if index % 3 else 0.9
+    scored = write_json(tmp_path / "scored.json", made.content)
+    s4m("labels", "import", scored, made.annotations, "first.zarr")
+    words = ["labels", "show", "first.zarr", scored, "--images", made.image_root, "--output"]
+    assert s4m(*words, "all.png", "--name", "0003.png").out == "all.png: 1 image: 0003.png\n"
+    assert s4m(*words, "by_end.png", "--name", "a/folder/0003.png").status == 0
+    assert s4m(*words, "best.png", "--id", 3, "--min-score", 0.5).status == 0
+    every, by_end, best = ((tmp_path / name).read_bytes() for name in ("all.png", "by_end.png", "best.png"))
+    assert every == by_end != best
+    absent = s4m(*words, "absent.png", "--name", "0009.png")
+    assert (absent.status, absent.err) == (
+        1,
+        "first.zarr: there is no image named '0009.png', as 0001.png, 0002.png, 0003.png are\n",
+    )
+    assert "no image has an instance with a score of 0.95 or more" in s4m(*words, "x.png", "--min-score", 0.95).err
+
+
+def test_labels_of_one_image_are_found_by_name_where_ids_differ(s4m, made, tmp_path):
+    s4m("labels", "import", made.annotations, made.annotations, "first.zarr")
+    other = json.loads(made.annotations.read_text())
+    for each in other["images"]:
+        each["id"] += 1
+    for each in other["annotations"]:
+        each["image_id"] += 1
+    path = write_json(tmp_path / "other.json", other)
+    words = ["labels", "show", "--images", made.image_root, "--id", 2, "--output"]
+    assert s4m(*words, "both.png", "first.zarr", path).out == "both.png: 1 image: 0002.png\n"
+    del other["images"][1]
+    other["annotations"] = [each for each in other["annotations"] if each["image_id"] != 3]
+    told = s4m(*words, "again.png", "first.zarr", write_json(tmp_path / "less.json", other))
+    assert (told.status, "there is no image '0002.png', which is image 2 of first.zarr" in told.err) == (1, True)
+
+
+def test_coco_files_are_compared_directly(s4m, made, tmp_path):
+    s4m("labels", "import", made.annotations, made.annotations, "first.zarr")
+    told = s4m("labels", "diff", "first.zarr", made.annotations)
+    assert "IoU identical                    9   100.0%" in told.out
+    assert told.out.replace("annotations", "first") == s4m("labels", "diff", made.annotations, "first.zarr").out
+    results = s4m("labels", "export", "first.zarr", "results.json", "--results")
+    assert results.status == 0
+    told = s4m("labels", "diff", "first.zarr", "results.json")
+    assert (told.status, "s4m labels import makes a label store of it" in told.err) == (1, True)
+
+
+def test_decisions_and_measures_survive_an_export(s4m, tmp_path):
+    rows = [row for row in (tiny_row(image_id, soft_masks=False) for image_id in range(10, 30)) if not row.message]
+    before = tiny_store(tmp_path / "labels.zarr", rows)
+    assert all(before.attributes.decisions.values())
+    s4m("labels", "export", "labels.zarr", "out.json", "--dropped")
+    assert s4m("labels", "import", "out.json", "out.json", "again.zarr").status == 0
+    after = LabelStore.open(tmp_path / "again.zarr")
+    assert list(after) == rows
+    assert after.attributes.digest == before.attributes.digest
+    s4m("labels", "export", "labels.zarr", "results.json", "--results")
+    assert s4m("labels", "import", "results.json", "out.json", "results.zarr").status == 0
+    kept = [replace(row, instances=tuple(each for each in row.instances if each.decision != "dropped")) for row in rows]
+    assert [row.instances for row in LabelStore.open(tmp_path / "results.zarr")] == [row.instances for row in kept]
+
+
+def test_an_imported_export_can_be_reviewed(s4m, made, tmp_path):
+    refined = []
+    for labels in read_detections(
+        made.annotations, read_coco(made.annotations).images, read_coco(made.annotations).categories
+    ):
+        instances = tuple(replace(each, decision=Decision.SAM, agreement=0.5) for each in labels.instances)
+        refined.append(replace(labels, instances=instances))
+    write_label_store(tmp_path / "refined.zarr", refined, read_coco(made.annotations).categories, {})
+    s4m("labels", "export", "refined.zarr", "out.json")
+    s4m("labels", "import", "out.json", made.annotations, "again.zarr")
+    told = s4m("labels", "review", "again.zarr", "--images", made.image_root, "--output", "review", "--top", 2)
+    assert told.status == 0, told.err
+    assert told.out.startswith("review: 2 instances to check")
 
 
 def test_an_image_that_cannot_be_drawn_is_named(s4m, made, tmp_path):

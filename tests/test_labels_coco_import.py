@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -215,3 +216,39 @@ def test_text_of_another_encoding_is_told(tmp_path):
     path = tmp_path / "a.json"
     path.write_bytes(json.dumps(results_list()).replace('"image_id"', '"\xe9"', 1).encode("latin-1"))
     assert len(problems_of(path)) == 1
+
+
+def test_measures_without_a_decision_are_those_of_another_tool(tmp_path):
+    content = tiny_dict()
+    for each in content["annotations"]:
+        each |= {"stability": "very", "candidate": 1e9}
+    path = write_json(tmp_path / "a.json", content)
+    rows = list(read_detections(path, IMAGES, CATEGORIES, keep_decisions=True))
+    assert {each.decision for row in rows for each in row.instances} == {Decision.TEACHER}
+
+
+def test_decisions_are_read_only_where_they_are_wanted(tmp_path):
+    content = tiny_dict()
+    content["annotations"][0] |= {"decision": "sam", "predicted_iou": 0.75, "candidate": 2}
+    content["annotations"][1] |= {"decision": "sam", "iscrowd": 1}
+    path = write_json(tmp_path / "a.json", content)
+    as_teacher, kept = (next(iter(read_detections(path, IMAGES, CATEGORIES, keep_decisions=keep))) for keep in (0, 1))
+    assert [each.decision for each in as_teacher.instances] == ["teacher", "dropped", "teacher"]
+    assert [each.decision for each in kept.instances] == ["sam", "dropped", "teacher"]
+    assert (kept.instances[0].predicted_iou, kept.instances[0].candidate) == (0.75, 2)
+    assert as_teacher.instances[0].predicted_iou is None
+
+
+def test_impossible_measures_are_told_by_entry_and_field(tmp_path):
+    content = tiny_dict()
+    content["annotations"][0] |= {"decision": "mine", "stability": "high"}
+    content["annotations"][2] |= {"decision": "sam", "candidate": 128, "gate_confidence": 1.5, "agreement": math.inf}
+    with pytest.raises(DatasetError) as caught:
+        read_detections(write_json(tmp_path / "a.json", content), IMAGES, CATEGORIES, keep_decisions=True)
+    assert [str(each) for each in caught.value.problems] == [
+        'annotations[0].decision: is "mine", not one of sam, teacher, dropped: whose mask it is',
+        "annotations[0].stability: expected a number or null, got text",
+        "annotations[2].agreement: is NaN or Infinity",
+        "annotations[2].candidate: is 128, not an integer from 0 to 127",
+        "annotations[2].gate_confidence: is 1.5, not a number between 0 and 1",
+    ]

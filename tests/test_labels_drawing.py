@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from pipeline.errors import StoreError
-from pipeline.labels.drawing import Panel, category_colours, draw_panels, show
+from pipeline.labels.drawing import Panel, category_colours, draw_panels
 from pipeline.labels.rows import Decision, ImageLabels, label_from_mask
-from tests.tiny_labels import random_mask, tiny_store
+from tests.tiny_labels import random_mask
 
 GREY = 60
 NAMES = {3: "cat", 7: "dog"}
@@ -61,10 +61,10 @@ def test_a_category_has_the_same_colour_in_every_panel_and_in_the_legend():
     assert np.array_equal(second_panel[240, 320], dog)
 
 
-def test_pictures_that_belong_together_can_have_one_choice_of_colours(tmp_path):
-    store = tiny_store(tmp_path / "a.zarr", [labels_of(600, 480, Decision.SAM, 7)])
+def test_pictures_that_belong_together_can_have_one_choice_of_colours():
+    panels = [Panel("a", labels_of(600, 480, Decision.SAM, 7))]
     alone, together = (
-        show({"a": store}, 1, image_of(600, 480), colours) for colours in (None, category_colours([3, 7]))
+        draw_panels(image_of(600, 480), panels, NAMES, colours) for colours in (None, category_colours([3, 7]))
     )
     of_7 = category_colours([3, 7])[7]
     assert not np.array_equal(alone, together)
@@ -95,20 +95,14 @@ def test_a_mask_of_one_pixel_is_still_seen_when_the_image_shrinks():
     assert not is_grey(around)
 
 
-def test_stores_are_shown_side_by_side(tmp_path):
+def test_panels_are_drawn_side_by_side():
     rng = np.random.default_rng(0)
     crowded = tuple(label_from_mask(random_mask(rng), 3 + 4 * (number % 2), 0.5, Decision.SAM) for number in range(60))
     teacher = ImageLabels.of_instances(1, "a.png", 50, 40, crowded)
     refined = replace(teacher, instances=tuple(replace(each, decision=Decision.DROPPED) for each in crowded))
-    stores = {
-        "teacher": tiny_store(tmp_path / "a.zarr", [teacher]),
-        "refined": tiny_store(tmp_path / "b.zarr", [refined]),
-    }
-    picture = show(stores, 1, image_of(50, 40))
+    picture = draw_panels(image_of(50, 40), [Panel("teacher", teacher), Panel("refined", refined)], NAMES)
     assert picture.shape[1] == 2 * 640 + 3 * 16
     assert not np.array_equal(picture[34:546, 16:656], picture[34:546, 672:1312])
-    with pytest.raises(StoreError, match="there is no image with the id 2"):
-        show(stores, 2, image_of(50, 40))
 
 
 def test_an_image_that_failed_says_why():

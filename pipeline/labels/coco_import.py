@@ -4,15 +4,15 @@ A results list names images and categories by the ids of the dataset that the la
 ids: its images are matched by file name and its categories by name. A dataset may leave out scores, which are 1 then.
 Both may have mask scores under `mask_score`, apart from the class scores under `score`.
 Boxes and areas are computed from the masks; `dataset_rows` says what crowds and masks without a pixel become. Every
-mask counts as the teacher's. Of instances with the same mask and category, which detectors without suppression
-return, the one with the highest class score is kept.
+mask counts as the teacher's, unless the decisions that this project's own exports have are wanted. Of instances with
+the same mask and category, which detectors without suppression return, the one with the highest class score is kept.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +24,7 @@ from pipeline.coco.model import CocoCategory, CocoImage, Id
 from pipeline.coco.segmentation import SegmentationChecker, decode_segmentation, to_rle
 from pipeline.errors import DatasetError, Problem
 from pipeline.labels.dataset_rows import Scores, label_from_annotation, row_of_image
+from pipeline.labels.own_measures import MeasuresJson, OwnMeasures, own_measures
 from pipeline.labels.rows import ImageLabels, InstanceLabel
 
 _ABSENT = (b"null", b"[]", b"{}")
@@ -33,7 +34,7 @@ Listed = TypeVar("Listed", CocoImage, CocoCategory, msgspec.Raw)
 Known = TypeVar("Known")
 
 
-class _EntryJson(msgspec.Struct, frozen=True, gc=False):
+class _EntryJson(MeasuresJson, frozen=True, gc=False, kw_only=True):
     """The fields of an annotation or a result that are read."""
 
     image_id: Id
@@ -58,6 +59,7 @@ class _File:
     image_by_id: Mapping[int, CocoImage | None]
     category_by_id: Mapping[int, int | None]
     scores_required: bool
+    keep_decisions: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class _Detection:
     scores: Scores
     is_crowd: bool
     segmentation: msgspec.Raw
+    own: OwnMeasures | None
 
 
 @dataclass(frozen=True)
@@ -88,13 +91,16 @@ class ImportedLabels:
         return row_of_image(image, (_instance(each, image) for each in self._by_image.get(image.id, ())))
 
 
-def read_detections(path: Path, images: Sequence[CocoImage], categories: Sequence[CocoCategory]) -> ImportedLabels:
+def read_detections(
+    path: Path, images: Sequence[CocoImage], categories: Sequence[CocoCategory], *, keep_decisions: bool = False
+) -> ImportedLabels:
     """Read and check a results list or a dataset; raise DatasetError with every problem of it.
 
-    images, categories: those of the dataset that the labels are for.
+    images, categories: those of the dataset that the labels are for. keep_decisions: read the decisions and measures
+    of this project's own exports too; without it, every mask is a teacher's.
     """
     problems: list[Problem] = []
-    file = _opened(path, images, categories, problems)
+    file = replace(_opened(path, images, categories, problems), keep_decisions=keep_decisions)
     reader = _EntryReader(file, problems)
     by_image = reader.read()
     if problems:
@@ -104,7 +110,8 @@ def read_detections(path: Path, images: Sequence[CocoImage], categories: Sequenc
 
 def _instance(detection: _Detection, image: CocoImage) -> InstanceLabel:
     rle = to_rle(decode_segmentation(detection.segmentation), image.width, image.height)
-    return label_from_annotation(rle, detection.category_id, detection.scores, is_crowd=detection.is_crowd)
+    label = label_from_annotation(rle, detection.category_id, detection.scores, is_crowd=detection.is_crowd)
+    return label if detection.own is None else detection.own.added_to(label, is_crowd=detection.is_crowd)
 
 
 def _opened(
@@ -117,6 +124,7 @@ def _opened(
             image_by_id={image.id: image for image in images},
             category_by_id={category.id: category.id for category in categories},
             scores_required=True,
+            keep_decisions=False,
         )
     top = read_json_object(path)
     absent = [name for name in ("images", "annotations", "categories") if name not in top]
@@ -129,6 +137,7 @@ def _opened(
         image_by_id=_images_by_name(_listed(top, "images", CocoImage, problems), images, problems),
         category_by_id=_categories_by_name(_listed(top, "categories", CocoCategory, problems), categories, problems),
         scores_required=False,
+        keep_decisions=False,
     )
 
 
@@ -215,9 +224,10 @@ class _EntryReader:
             image = self._known(index, "image_id", entry.image_id, self._file.image_by_id)
             category_id = self._known(index, "category_id", entry.category_id, self._file.category_by_id)
             scores = Scores(self._score(index, entry.score), self._mask_score(index, entry.mask_score))
+            own = self._own_measures(index, entry)
             if image is not None and category_id is not None:
                 self._check_segmentation(index, entry.segmentation, image)
-                detection = _Detection(category_id, scores, bool(entry.iscrowd), entry.segmentation)
+                detection = _Detection(category_id, scores, bool(entry.iscrowd), entry.segmentation, own)
                 self._add(detection, image, by_image[image.id])
         self._checker.finish()
         return by_image
@@ -253,6 +263,14 @@ class _EntryReader:
         if mask_score is not None and not 0 <= mask_score <= 1:
             self._refuse(index, "mask_score", f"is {mask_score:g}, not a confidence between 0 and 1")
         return mask_score
+
+    def _own_measures(self, index: int, entry: MeasuresJson) -> OwnMeasures | None:
+        if not self._file.keep_decisions:
+            return None
+        own, problems = own_measures(entry)
+        for field, message in problems:
+            self._refuse(index, field, message)
+        return own
 
     def _check_segmentation(self, index: int, text: msgspec.Raw, image: CocoImage) -> None:
         if bytes(text) in _ABSENT:

@@ -1,4 +1,4 @@
-"""Compares two stores of labels of the same images, such as the teacher's and the refined labels."""
+"""Compares two sets of labels of the same images, such as the teacher's and the refined labels."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.errors import StoreError
-from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels
+from pipeline.labels.source import LabelSource
 from pipeline.masks.matching import best_pairs
 from pipeline.masks.overlap import rle_ious
 
@@ -95,19 +95,18 @@ class LabelDiff:
         return sum(count for (old, new), count in self.decisions.items() if new == dropped and old != dropped)
 
 
-def diff(first: LabelStore, second: LabelStore) -> LabelDiff:
-    """Compare two stores image by image; raise StoreError for an id that names another image in the second store."""
-    positions = {image_id: position for position, image_id in enumerate(second.image_ids.tolist())}
+def diff(first: LabelSource, second: LabelSource) -> LabelDiff:
+    """Compare two sets of labels image by image; raise StoreError for an id that names another image in the second."""
     difference = LabelDiff()
     for labels in first:
-        position = positions.pop(labels.image_id, None)
+        position = second.find(labels.image_id)
         if position is None:
             difference.only_first += 1
             continue
         other = second[position]
         _require_same_image(first, labels, second, other)
         difference.add(labels, other)
-    difference.only_second = len(positions)
+    difference.only_second = len(second) - difference.images
     return difference
 
 
@@ -146,7 +145,7 @@ def diff_table(difference: LabelDiff, names: tuple[str, str] = ("first", "second
     return "\n".join(lines)
 
 
-def _require_same_image(first: LabelStore, labels: ImageLabels, second: LabelStore, other: ImageLabels) -> None:
+def _require_same_image(first: LabelSource, labels: ImageLabels, second: LabelSource, other: ImageLabels) -> None:
     sized = bool(labels.instances and other.instances)  # failed images may have no known size
     ours, theirs = (
         f"{each.file_name!r}" + (f" of {each.width}x{each.height}" if sized else "") for each in (labels, other)

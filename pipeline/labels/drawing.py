@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.errors import StoreError
-from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
 
 Rgb = tuple[int, int, int]
@@ -49,18 +48,6 @@ class Panel:
 
     title: str
     labels: ImageLabels
-
-
-def show(
-    stores: Mapping[str, LabelStore], image_id: int, image: RgbImage, colours: Mapping[int, Rgb] | None = None
-) -> RgbImage:
-    """Draw an image with its labels from every store, in order, under the names given to the stores.
-
-    colours: as for `draw_panels`.
-    """
-    panels = [Panel(title, store.by_id(image_id)) for title, store in stores.items()]
-    names = {key: name for store in stores.values() for key, name in store.attributes.names.items()}
-    return draw_panels(image, panels, names, colours)
 
 
 def category_colours(category_ids: Iterable[int]) -> dict[int, Rgb]:

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.coco.model import CocoCategory
 from pipeline.errors import StoreError
 from pipeline.labels.label_columns import (
     LABEL_FORMAT,
@@ -52,6 +53,11 @@ class LabelStore(TableStore[LabelAttributes]):
             return self[self._position_by_name[file_name]]
         except KeyError as error:
             raise StoreError(f"{self.path}: there is no image named {file_name!r}.") from error
+
+    @property
+    def categories(self) -> tuple[CocoCategory, ...]:
+        """Return the categories of the dataset."""
+        return self.attributes.categories
 
     @property
     def image_ids(self) -> NDArray[np.int64]:
