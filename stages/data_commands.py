@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.coco.foreign import SourceFormat
 from pipeline.datasets.settings import ShapesDifficulty
 from pipeline.presentation import words
 from stages.console import err, out
@@ -38,6 +39,38 @@ def check(
         out.print(line)
     if not report.ok:
         raise typer.Exit(1)
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="The file or the folder to read.")],
+    output: Annotated[Path, typer.Argument(help="The COCO file to write.")],
+    from_: Annotated[SourceFormat, typer.Option("--from", help="Its format; docs/formats.md describes each.")],
+    images: Annotated[
+        Path | None, typer.Option(help="The folder that file names start from. Default: the usual one of the format.")
+    ] = None,
+    category: Annotated[str, typer.Option(help="The class of instances that have none.")] = "object",
+    attribute: Annotated[str | None, typer.Option(help="The region attribute that holds the class (via).")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this part, as train or val (yolo-seg, voc).")] = None,
+    boxes: Annotated[bool, typer.Option("--boxes", help="Make rectangles of boxes that have no outline.")] = False,
+    categories: Annotated[
+        Path | None, typer.Option(help="A COCO file whose category ids to use. Default: numbered from 1.")
+    ] = None,
+    workers: WorkersOption = 1,
+) -> None:
+    """Turn annotations of another format into a COCO file, and check it."""
+    from pipeline.coco.reading import read_coco
+    from pipeline.datasets.importing.reading import import_annotations
+    from pipeline.datasets.importing.source import ImportSettings
+
+    known = None if categories is None else read_coco(categories).categories
+    settings = ImportSettings(images, category, attribute, split, boxes, known)
+    made = import_annotations(from_, source, output, settings, workers=workers, progress=_progress("images"))
+    for line in _report_lines(made.report):
+        out.print(line)
+    for what, number in made.notes.items():
+        out.print(f"note: {number:,} {what}")
+    out.print(f"file names start from {made.image_root}")
 
 
 @app.command()

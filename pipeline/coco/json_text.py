@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
+from pipeline.coco.foreign import foreign_hint
 from pipeline.errors import DatasetError, Problem
 
 # What Python writes for a float that is not a number, and any string, so that "NaN" inside a string stays.
@@ -32,8 +34,26 @@ _TYPE_NAMES = {
 def read_json_object(path: Path) -> dict[str, msgspec.Raw]:
     """Return the JSON text of every key of the file's top-level object; DatasetError where the file has no such object.
 
-    NaN and Infinity, which are not JSON but which Python writes, become problems of the fields that hold them.
+    NaN and Infinity, which are not JSON but which Python writes, become problems of the fields that hold them. For
+    annotations in another format, the error says what to do with them.
     """
+    try:
+        top = _read_object(path)
+    except DatasetError:
+        _refuse_other_format(path, ())
+        raise
+    if "images" not in top:
+        _refuse_other_format(path, top)
+    return top
+
+
+def _refuse_other_format(path: Path, keys: Iterable[str]) -> None:
+    hint = foreign_hint(path, keys)
+    if hint is not None:
+        raise DatasetError(str(path), [Problem("", hint)])
+
+
+def _read_object(path: Path) -> dict[str, msgspec.Raw]:
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -68,6 +68,26 @@ def read_image(path: Path, expected_size: tuple[int, int] | None = None) -> NDAr
         return _to_rgb(upright)
 
 
+def read_index_image(path: Path, expected_size: tuple[int, int]) -> tuple[NDArray[np.uint16], NDArray[np.uint8] | None]:
+    """Read an image whose pixels are numbers, not colours: (height, width), and its palette (N, 3) if it has one.
+
+    expected_size: (width, height). ImageError with the reason where it cannot be used, such as for colours.
+    """
+    with _opened(path) as image:
+        if image.size != expected_size:
+            found, expected = (f"{width}x{height}" for width, height in (image.size, expected_size))
+            raise ImageError(f"is {found} pixels, its image {expected}")
+        if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
+            raise ImageError(f"is in colours ({image.mode}): save it as 8- or 16-bit grey, or with a palette")
+        numbers = np.array(image)
+        colours = image.getpalette() if image.mode == "P" else None
+    low, high = int(numbers.min()), int(numbers.max())
+    if low < 0 or high > 0xFFFF:
+        raise ImageError(f"holds values from {low} to {high}, not 0 to 65,535")
+    palette = None if colours is None else np.array(colours, dtype=np.uint8).reshape(-1, 3)
+    return numbers.astype(np.uint16), palette
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """Return (width, height) of what `read_image` returns without an expected size; read only the file's header."""
     with _opened(path) as image:

@@ -146,8 +146,8 @@ def is_results_list(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return file.read(64).lstrip().startswith(b"[")
-    except OSError as error:
-        raise DatasetError(str(path), [Problem("", f"cannot be read: {error.strerror}")]) from error
+    except OSError:
+        return False  # reading it says why it cannot be read
 
 
 def _read_results_list(path: Path) -> list[msgspec.Raw]:

@@ -38,7 +38,12 @@ def encode_runs(counts: Sequence[int], height: int, width: int) -> CompressedRle
 def encode_polygons(polygons_xy: Sequence[Sequence[float]], height: int, width: int) -> CompressedRle:
     """Encode the union of polygons (x, y, x, y, …), at least one, as pycocotools draws them."""
     parts: list[CompressedRle] = coco_mask.frPyObjects(polygons_xy, height, width)
-    rle: CompressedRle = parts[0] if len(parts) == 1 else coco_mask.merge(parts)
+    return parts[0] if len(parts) == 1 else union(parts)
+
+
+def union(masks: Sequence[CompressedRle]) -> CompressedRle:
+    """Return the union of masks of one image, at least one."""
+    rle: CompressedRle = coco_mask.merge(list(masks))
     return rle
 
 
