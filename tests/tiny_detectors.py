@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from mmengine import Config
 from mmengine.hub import get_config
 
 from pipeline.coco.model import CocoCategory
+from pipeline.detection.config import Detector, published_config
 from pipeline.detection.published import FORMAT, FORMAT_VERSION, ModelCard, build_model, publish
 
 CATEGORIES: Final = (CocoCategory(3, "three"), CocoCategory(7, "seven"))
@@ -23,8 +23,8 @@ LEVELS: Final = [8, 16, 32, 64]
 def publish_tiny(folder: Path, family: str, *, resized: bool = False, seed: int = 0) -> Path:
     """Write a detector that finds things everywhere: it was never trained. Gives its folder."""
     model = _mask_rcnn() if family == "mask_rcnn" else _mask2former()
-    content = {"default_scope": "mmdet", "model": model, "test_transforms": [RESIZE] if resized else []}
-    config = Config(content)
+    content = {"model": model, "test_transforms": [RESIZE] if resized else []}
+    config = published_config(Detector(folder, content), CATEGORIES)
     torch.manual_seed(seed)
     network = build_model(config)
     _scattered(network)

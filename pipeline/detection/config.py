@@ -129,6 +129,17 @@ def published_config(detector: Detector, categories: Sequence[CocoCategory]) -> 
     )
 
 
+def with_mmdetection_types(model: Any) -> Any:
+    """Return a model config with MMDetection's types instead of ours, which differ from them in training alone."""
+    if isinstance(model, list | tuple):
+        return [with_mmdetection_types(value) for value in model]
+    if not isinstance(model, dict):
+        return model
+    plain = {key: with_mmdetection_types(value) for key, value in model.items()}
+    name = str(plain.get("type")).removeprefix(f"{SCOPE}.")
+    return plain | ({"type": name} if name in _OURS else {})
+
+
 def without_pretrained(model: Any) -> Any:
     """Return a model config in which no part starts from pretrained weights."""
     if isinstance(model, list):

@@ -21,6 +21,7 @@ from pipeline.detection.config import (
     schedule_config,
     without_pretrained,
 )
+from pipeline.detection.for_mmdetection import image_pipeline
 from pipeline.detection.hooks import CURVES_EVERY
 from pipeline.detection.published import FORMAT, FORMAT_VERSION, ModelCard
 from pipeline.detection.registry import IMPORTS
@@ -216,20 +217,13 @@ def _test_config(subject: Subject, training: Training) -> dict[str, Any]:
     if subject.validation is None:
         return {}
     annotations, images = subject.validation
-    pipeline = [
-        {"type": "LoadImageFromFile"},
-        # MMDetection wants a scale factor even where nothing is resized.
-        *(training.detector.test_transforms or [{"type": "Resize", "scale_factor": 1.0, "keep_ratio": True}]),
-        {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True},
-        {"type": "PackDetInputs", "meta_keys": ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")},
-    ]
     dataset = {
         "type": "CocoDataset",
         "ann_file": str(annotations),
         "data_prefix": {"img": str(images)},
         "metainfo": {"classes": [category.name for category in subject.categories]},
         "test_mode": True,
-        "pipeline": pipeline,
+        "pipeline": image_pipeline(training.detector.test_transforms, truth=True),
     }
     return {
         "test_dataloader": {

@@ -1,10 +1,12 @@
 """A trained detector as a folder: its weights, its config, and a card that describes it.
 
-weights.pth     the state dict: tensors only, for `weights_only`
+weights.pth     the state dict and the names of the classes: tensors and text only, for `weights_only`
 detector.json   MMEngine config: the model and the transforms of its images
 model.json      the card: classes, what the model was made from, its last losses
+detector.py     a config for MMDetection's own functions
+README.md       how to use the folder
 
-Configs are JSON: reading them executes nothing, unlike Python configs.
+The config that this program reads is JSON: reading it executes nothing, unlike Python configs.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 WEIGHTS, CONFIG, CARD = "weights.pth", "detector.json", "model.json"
+MMDETECTION_CONFIG, README = "detector.py", "README.md"
 FORMAT: Final = "s4m-detector"
 FORMAT_VERSION: Final = 1
 
@@ -68,10 +71,18 @@ def publish(folder: Path, weights: Mapping[str, Tensor], config: Config, card: M
     """Write a trained detector into a folder, the card last."""
     import torch
 
+    from pipeline.detection.for_mmdetection import config_text, mmdetection_config, readme_text
+
+    content = config.to_dict()
+    outside = mmdetection_config(content["model"], content["test_transforms"], card.categories)
     with open_atomically(folder / WEIGHTS) as file:
-        # The key under which MMEngine looks for weights.
-        torch.save({"state_dict": {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}}, file)
-    write_atomically(folder / CONFIG, json.dumps(config.to_dict(), indent=1))
+        # The keys under which MMEngine looks for weights, and MMDetection for the names of the classes.
+        tensors = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+        classes = outside["test_dataloader"]["dataset"]["metainfo"]
+        torch.save({"state_dict": tensors, "meta": {"dataset_meta": classes}}, file)
+    write_atomically(folder / CONFIG, json.dumps(content, indent=1))
+    write_atomically(folder / MMDETECTION_CONFIG, config_text(outside))
+    write_atomically(folder / README, readme_text(card.experiment, card.stage, card.iterations, outside))
     write_atomically(folder / CARD, msgspec.json.format(msgspec.json.encode(card)).decode())
 
 
