@@ -42,8 +42,8 @@ from pipeline.refinement.presets import REFINE_PRESETS
 from pipeline.refinement.samples import MATCH_IOU
 from pipeline.refinement.settings import RefineSettings
 from pipeline.sam.build import build_sam
-from pipeline.sam.engine import ImageEmbeddings, SamEngine
-from pipeline.sam.prompt import Candidates, Prompt
+from pipeline.sam.engine import SamEngine
+from pipeline.sam.interface import Engine, ImageEmbeddings
 
 HEAD_SIDE = 28
 SMALLEST_PX = 16
@@ -98,26 +98,21 @@ class Line:
 
 
 class EncodedOnce:
-    """A SamEngine that encodes every image only the first time."""
+    """A SAM that encodes every image only the first time."""
 
-    def __init__(self, engine: SamEngine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine) -> None:
+        self.frame, self.device, self.precision = engine.frame, engine.device, engine.precision
+        self.decode, self.decoder_tokens = engine.decode, engine.decoder_tokens
+        self._encode = engine.encode
         self._kept: dict[bytes, ImageEmbeddings] = {}
-        self.input_side, self.lowres_side = engine.input_side, engine.lowres_side
 
     def encode(self, images: Sequence[NDArray[np.uint8]]) -> ImageEmbeddings:
         """Return the engine's embeddings of the one image."""
         (image,) = images
         key = image.tobytes()
         if key not in self._kept:
-            self._kept[key] = self._engine.encode(images)
+            self._kept[key] = self._encode(images)
         return self._kept[key]
-
-    def decode(
-        self, embeddings: ImageEmbeddings, image_indices: Sequence[int], prompts: Sequence[Prompt]
-    ) -> list[Candidates]:
-        """Return the engine's candidates."""
-        return self._engine.decode(embeddings, image_indices, prompts)
 
 
 def teacher_probability(

@@ -94,7 +94,7 @@ def engine_run(
 ) -> list[CompressedRle]:
     """Refine with the engine; add the seconds of its parts to `parts`."""
     height, width = image.shape[:2]
-    frame = LowresFrame(height, width, engine.input_side, engine.lowres_side)
+    frame = LowresFrame(height, width, engine.frame)
     clock = [time.perf_counter()]
     embeddings = engine.encode([image])
     if engine.device.type == "cuda":
@@ -106,7 +106,7 @@ def engine_run(
     for answer in answers:
         logits = answer.mask_logits_lowres[answer.predicted_iou.argmax()]
         window = frame.to_image(nonzero_window(logits > 0))
-        inside = engine.full_logits(logits, (height, width), astuple(window)) > 0
+        inside = engine.frame.full_logits(logits, (height, width), astuple(window)) > 0
         masks.append(CropMask.of_array(inside, window).to_rle(height, width))
     clock.append(time.perf_counter())
     for name, seconds in zip(("encode", "decode", "masks at full size, RLE"), np.diff(clock), strict=True):

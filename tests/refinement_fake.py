@@ -14,9 +14,11 @@ from pipeline.refinement.gate import make_gate
 from pipeline.refinement.geometry import LowresFrame
 from pipeline.refinement.image import RefineInput, refine_images
 from pipeline.refinement.settings import RefineSettings
+from pipeline.sam.frame import InputFrame
 from pipeline.sam.prompt import Candidates
 
 HEIGHT, WIDTH = 120, 160
+FRAME = InputFrame(128, 64)
 ALL_PROMPTS = RefineSettings(
     preset="s4m",
     points=3,
@@ -72,8 +74,7 @@ def decoded(counts, height, width):
 class FakeEngine:
     """Candidates: the object's core, the object, the object with all that is near; estimates as given."""
 
-    input_side: int = 128
-    lowres_side: int = 64
+    frame: InputFrame = FRAME
     predicted_iou: tuple[float, float, float] = (0.6, 0.9, 0.7)
     offset_px: int = 0
     encoded_shapes: list = field(default_factory=list)
@@ -105,7 +106,7 @@ class FakeEngine:
             x0, y0, x1, y1 = np.round(prompt.box_xyxy_full).astype(int)
             votes += np.bincount(numbers[y0:y1, x0:x1].ravel(), minlength=256) / max(1, (x1 - x0) * (y1 - y0))
         if prompt.mask_logits_lowres is not None:
-            frame = LowresFrame(height, width, self.input_side, self.lowres_side)
+            frame = LowresFrame(height, width, self.frame)
             rows, columns = np.nonzero(prompt.mask_logits_lowres > 0)
             ys = np.minimum((rows + 0.5) / frame.scale_y, height - 1).astype(int)
             xs = np.minimum((columns + 0.5) / frame.scale_x, width - 1).astype(int)
@@ -115,9 +116,9 @@ class FakeEngine:
 
     def _logits(self, mask):
         height, width = mask.shape
-        frame = LowresFrame(height, width, self.input_side, self.lowres_side)
+        frame = LowresFrame(height, width, self.frame)
         content = frame.content
-        logits = np.full((self.lowres_side, self.lowres_side), -8.0, np.float32)
+        logits = np.full((self.frame.lowres_side, self.frame.lowres_side), -8.0, np.float32)
         size = (content.width, content.height)
         covered = cv2.resize(255 * mask.view(np.uint8), size, interpolation=cv2.INTER_AREA)
         logits[: content.height, : content.width] = covered / 255 * 16 - 8

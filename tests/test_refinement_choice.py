@@ -9,9 +9,10 @@ from segment_anything.utils.amg import calculate_stability_score
 
 from pipeline.refinement.choice import choose, stability_score
 from pipeline.refinement.geometry import LowresFrame
+from pipeline.sam.frame import InputFrame
 from pipeline.sam.prompt import Candidates
 
-SQUARE = LowresFrame(64, 64, 64, 32)
+SQUARE = LowresFrame(64, 64, InputFrame(64, 32))
 
 
 def square(x0, x1):
@@ -47,7 +48,7 @@ def test_rules(rule, predicted_iou, expected):
 
 
 def test_what_lies_in_the_padding_has_no_say():
-    wide = LowresFrame(32, 64, 64, 32)
+    wide = LowresFrame(32, 64, InputFrame(64, 32))
     in_padding = EXACT.copy()
     in_padding[20:] = True
     offered = candidates([SMALL, in_padding], [0.5, 0.5])

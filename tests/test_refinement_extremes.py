@@ -14,6 +14,7 @@ from pipeline.labels.rows import Decision, label_from_rle
 from pipeline.masks.soft_masks import SoftMask
 from pipeline.refinement.image import RefineInput
 from pipeline.refinement.settings import RefineSettings
+from pipeline.sam.frame import InputFrame
 from pipeline.sam.prompt import Candidates
 from tests.refinement_fake import (
     ALL_PROMPTS,
@@ -51,7 +52,7 @@ def test_odd_masks_come_back_whole(name, soft, zoom_below_px):
     settings = ALL_PROMPTS.model_copy(
         update={"zoom_below_px": zoom_below_px, "fill_holes": True, "largest_component": True}
     )
-    engine = FakeEngine(input_side=256, lowres_side=256)
+    engine = FakeEngine(InputFrame(256, 256))
     (each,) = refine([refine_input(image, [teacher_label(truth, soft=soft)])], settings, engine)[0]
     found = mask_of(each, 40, 50)
     assert each.decision is Decision.SAM
@@ -85,7 +86,7 @@ def test_hundreds_of_instances():
         truth[y : y + 12, x : x + 14] = True
         image[truth, 0] = 1 + index % 255
         labels.append(teacher_label(truth))
-    engine = FakeEngine(input_side=256, lowres_side=128)
+    engine = FakeEngine(InputFrame(256, 128))
     settings = RefineSettings(preset="s4m", points=2, separate=True, largest_component=True)
     refined = refine([refine_input(image, labels)], settings, engine)[0]
     assert len(refined) == 300

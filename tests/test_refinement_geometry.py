@@ -12,7 +12,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from pipeline.masks.crop_mask import CropMask, without_overlap
 from pipeline.masks.windows import NOTHING, Window, nonzero_window, whole_image
 from pipeline.refinement.geometry import LowresFrame
-from pipeline.sam.frame import full_logits
+from pipeline.sam.frame import InputFrame
 from tests.refinement_fake import encode
 
 windows = st.builds(
@@ -47,7 +47,7 @@ def test_windows_that_do_not_meet_share_nothing():
 @settings(deadline=None)
 @given(height=sides, width=sides)
 def test_frame_scales_as_segment_anything_does(height, width):
-    frame = LowresFrame(height, width, 1024, 256)
+    frame = LowresFrame(height, width, InputFrame(1024, 256))
     resized_h, resized_w = ResizeLongestSide.get_preprocess_shape(height, width, 1024)
     corner = frame.to_lowres(whole_image(height, width))
     assert corner == frame.content
@@ -61,7 +61,7 @@ def test_frame_scales_as_segment_anything_does(height, width):
 @settings(deadline=None)
 @given(height=st.integers(5, 200), width=st.integers(5, 200), seed=st.integers(0, 99))
 def test_nothing_is_above_zero_outside_of_the_window_a_mask_is_interpolated_in(height, width, seed):
-    frame = LowresFrame(height, width, 64, 32)
+    frame = LowresFrame(height, width, InputFrame(64, 32))
     logits = np.full((32, 32), -1.0, np.float32)
     content = frame.content
     rng = np.random.default_rng(seed)
@@ -69,7 +69,7 @@ def test_nothing_is_above_zero_outside_of_the_window_a_mask_is_interpolated_in(h
     logits[y : y + 3, x : x + 2] = 50
     shown = logits[: content.height, : content.width] > 0
     window = frame.to_image(nonzero_window(shown))
-    dense = full_logits(logits, (height, width), 64, (0, 0, width, height)) > 0
+    dense = InputFrame(64, 32).full_logits(logits, (height, width), (0, 0, width, height)) > 0
     outside = dense.copy()
     outside[whole_image(height, width).slices(window)] = False
     assert not outside.any()

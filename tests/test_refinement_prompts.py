@@ -11,6 +11,7 @@ from pipeline.refinement import prompts
 from pipeline.refinement.geometry import LowresFrame
 from pipeline.refinement.settings import RefineSettings
 from pipeline.refinement.soft import SoftView, soft_view
+from pipeline.sam.frame import InputFrame
 
 
 def view_of(probability, x0=0.0, y0=0.0, cell=1.0):
@@ -130,7 +131,7 @@ def test_mask_logits_keep_the_mask_and_stay_within_the_scale_of_sam():
 
 
 def full_prompt(probability, **settings):
-    frame = LowresFrame(40, 40, 128, 64)
+    frame = LowresFrame(40, 40, InputFrame(128, 64))
     lowres = np.zeros((64, 64), np.float32)
     return prompts.build_prompt(view_of(probability), lowres, frame, RefineSettings(preset="s4m", **settings), rng())
 
@@ -176,7 +177,7 @@ def test_every_prompt_exists_for_odd_masks(probability):
 
 def test_prompts_stay_within_the_picture():
     beyond = view_of(np.ones((60, 60)), -10, -10)
-    frame = LowresFrame(40, 40, 128, 64)
+    frame = LowresFrame(40, 40, InputFrame(128, 64))
     settings = RefineSettings(preset="s4m", points=30, box="tight")
     prompt = prompts.build_prompt(beyond, np.zeros((64, 64), np.float32), frame, settings, rng())
     assert prompt.box_xyxy_full.tolist() == [0, 0, 40, 40]

@@ -16,6 +16,7 @@ from pipeline.refinement.prompts import build_prompt, instance_rng
 from pipeline.refinement.settings import RefineSettings
 from pipeline.refinement.soft import soft_lowres, soft_view
 from pipeline.sam.engine import SamEngine
+from pipeline.sam.frame import InputFrame
 from pipeline.sam.tiny.model import build_sam_tiny
 from tests.refinement_fake import decoded, disc, refine_input, teacher_label
 
@@ -47,7 +48,7 @@ def test_masks_are_those_of_the_predictor(state, settings):
     (refined,) = refine_images([given()], SamEngine(build_sam_tiny(state=state), precision="fp32"), settings, Gate())
     predictor = SamPredictor(build_sam_tiny(state=state))
     predictor.set_image(given().image_rgb)
-    frame = LowresFrame(HEIGHT, WIDTH, 128, 64)
+    frame = LowresFrame(HEIGHT, WIDTH, InputFrame(128, 64))
     for index, (label, each) in enumerate(zip(given().labels.instances, refined.labels.instances, strict=True)):
         lowres = soft_lowres(label.soft_mask, frame)
         prompt = build_prompt(soft_view(label.soft_mask), lowres, frame, settings, instance_rng(0, 7, index))
@@ -84,7 +85,7 @@ def test_the_whole_of_it_runs_and_repeats(state):
         gate="fixed",
         zoom_below_px=24,
     )
-    engine = SamEngine(build_sam_tiny(state=state))
+    engine = SamEngine(build_sam_tiny(state=state), precision="fp32")
     first = refine_images([given()], engine, settings, Gate())
     again = refine_images([given()], engine, settings, Gate())
     assert first == again

@@ -11,7 +11,7 @@ from pipeline.masks.soft_masks import SoftMask, crop_probability, make_soft_mask
 from pipeline.masks.windows import Window
 from pipeline.refinement.geometry import LowresFrame
 from pipeline.refinement.soft import VIEW_SIDE, soft_lowres, soft_view
-from pipeline.sam.frame import resized_hw
+from pipeline.sam.frame import InputFrame
 from tests.refinement_fake import disc, encode
 
 
@@ -47,10 +47,10 @@ def test_small_views_have_cells_of_one_pixel():
 )
 def test_lowres_is_the_resized_full_map(height, width, x, y, radius):
     soft_mask, _ = soft_disc(height, width, x, y, radius)
-    frame = LowresFrame(height, width, 128, 64)
+    frame = LowresFrame(height, width, InputFrame(128, 64))
     lowres = soft_lowres(soft_mask, frame)
     full = paint_soft_mask(soft_mask, width, height)
-    resized_height, resized_width = resized_hw((height, width), 128)
+    resized_height, resized_width = InputFrame(128, 64).resized_hw((height, width))
     padded = np.zeros((128, 128), np.float32)
     padded[:resized_height, :resized_width] = cv2.resize(
         full, (resized_width, resized_height), interpolation=cv2.INTER_AREA
@@ -67,7 +67,7 @@ def test_lowres_is_the_resized_full_map(height, width, x, y, radius):
 
 def test_lowres_of_a_part_that_the_picture_does_not_show_is_cut_off():
     soft_mask, _ = soft_disc(100, 100, 50, 50, 20)
-    frame = LowresFrame(100, 100, 128, 64)
+    frame = LowresFrame(100, 100, InputFrame(128, 64))
     whole = soft_lowres(soft_mask, frame)
     # Multiples of the low-resolution pixel, so that both sample at the same places.
     left = soft_lowres(soft_mask.moved(-50, -25), frame)

@@ -22,11 +22,12 @@ from pipeline.sam.attention import FastImageEncoderViT, fast_encoder
 from pipeline.sam.build import build_sam
 from pipeline.sam.encoded import EncodedImage
 from pipeline.sam.engine import SamEngine, resize_in_two_passes, resolve_precision
-from pipeline.sam.frame import full_logits, resized_hw, to_input_xy
+from pipeline.sam.frame import InputFrame
 from pipeline.sam.prompt import Candidates, Prompt
 from pipeline.sam.tiny import WEIGHTS_FILE
 
 SIDE = 128
+FRAME = InputFrame(SIDE, 32)
 SHAPES_HW = ((96, 150), (200, 77), (128, 128), (5, 7), (33, 300))
 NO_POINTS = np.zeros((0, 2), np.float32)
 NO_LABELS = np.zeros(0, np.int64)
@@ -176,13 +177,13 @@ def test_equals_sam_predictor(model: str, form: str) -> None:
     rng = np.random.default_rng(2)
     for index, image in enumerate(images):
         hw = (image.shape[0], image.shape[1])
-        prompt = random_prompt(rng, form, hw, engine.lowres_side)
+        prompt = random_prompt(rng, form, hw, engine.frame.lowres_side)
         (found,) = engine.decode(embeddings, [index], [prompt])
         predictor.set_image(image)
         masks, expected = predicted(predictor, prompt)
         np.testing.assert_allclose(found.mask_logits_lowres, expected.mask_logits_lowres, rtol=0, atol=1e-5)
         np.testing.assert_allclose(found.predicted_iou, expected.predicted_iou, rtol=0, atol=1e-5)
-        full = engine.full_logits(found.mask_logits_lowres, hw, (0, 0, hw[1], hw[0])) > 0
+        full = engine.frame.full_logits(found.mask_logits_lowres, hw, (0, 0, hw[1], hw[0])) > 0
         assert mask_iou(full, masks).min() >= 0.999
 
 
@@ -196,7 +197,7 @@ def test_many_prompts_of_many_images_at_once(model: str) -> None:
     indices = [int(index) for index in rng.integers(0, len(images), 60)]
     forms = rng.choice(["1", "2", "3", "0b", "2b", "1m", "1bm"], 60)
     prompts = [
-        random_prompt(rng, form, embeddings.image_hw[index], engine.lowres_side)
+        random_prompt(rng, form, embeddings.image_hw[index], engine.frame.lowres_side)
         for form, index in zip(forms, indices, strict=True)
     ]
     together = engine.decode(embeddings, indices, prompts)
@@ -243,7 +244,7 @@ def test_embeddings_can_be_kept_and_restored() -> None:
     assert (kept.dtype, kept.shape) == (np.float16, (len(SHAPES_HW), 32, 8, 8))
     restored = engine.encode([EncodedImage(*each) for each in zip(kept, embeddings.image_hw, strict=True)])
     assert len(restored) == len(embeddings)
-    prompt = random_prompt(np.random.default_rng(0), "2b", SHAPES_HW[1], engine.lowres_side)
+    prompt = random_prompt(np.random.default_rng(0), "2b", SHAPES_HW[1], engine.frame.lowres_side)
     (before,), (after,) = (engine.decode(each, [1], [prompt]) for each in (embeddings, restored))
     difference = np.abs(before.mask_logits_lowres - after.mask_logits_lowres).max()
     assert 0 < difference < 0.01 * np.abs(before.mask_logits_lowres).max()
@@ -274,7 +275,9 @@ def test_decoder_tokens_are_the_image_tokens_of_the_two_way_transformer(
     images = random_images(6)
     embeddings = engine.encode(images)
     rng = np.random.default_rng(0)
-    prompts = [random_prompt(rng, str(form), SHAPES_HW[index], engine.lowres_side) for form in rng.choice(forms, 24)]
+    prompts = [
+        random_prompt(rng, str(form), SHAPES_HW[index], engine.frame.lowres_side) for form in rng.choice(forms, 24)
+    ]
     predictor = SamPredictor(reference)
     predictor.set_image(images[index])
     seen: list[torch.Tensor] = []
@@ -303,7 +306,7 @@ def test_no_prompts_no_decoder_tokens() -> None:
 def test_bf16_stays_near(model: str) -> None:
     exact, rough = (SamEngine(sam_of(model), precision=precision) for precision in ("fp32", "bf16"))
     images = random_images(7)
-    prompt = random_prompt(np.random.default_rng(8), "2b", SHAPES_HW[0], exact.lowres_side)
+    prompt = random_prompt(np.random.default_rng(8), "2b", SHAPES_HW[0], exact.frame.lowres_side)
     (expected,), (found,) = (engine.decode(engine.encode(images), [0], [prompt]) for engine in (exact, rough))
     # Random weights give logits near zero, where an IoU says nothing: what counts is their distance.
     difference = found.mask_logits_lowres - expected.mask_logits_lowres
@@ -359,17 +362,17 @@ def test_auto_precision_is_bf16_where_the_cpu_is_faster_in_it(
 @pytest.mark.parametrize("image_hw", [*SHAPES_HW, (1, 90), (600, 599)])
 def test_input_frame_equals_segment_anything(image_hw: tuple[int, int]) -> None:
     transform = ResizeLongestSide(SIDE)
-    assert resized_hw(image_hw, SIDE) == transform.get_preprocess_shape(*image_hw, SIDE)
+    assert FRAME.resized_hw(image_hw) == transform.get_preprocess_shape(*image_hw, SIDE)
     points_xy = np.random.default_rng(0).uniform(0, 90, (5, 2)).astype(np.float32)
     expected = transform.apply_coords(points_xy, image_hw)
-    np.testing.assert_allclose(to_input_xy(points_xy, image_hw, SIDE), expected, rtol=1e-6)
+    np.testing.assert_allclose(FRAME.to_input_xy(points_xy, image_hw), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("image_hw", SHAPES_HW)
 def test_full_logits_equal_segment_anything_in_every_region(image_hw: tuple[int, int]) -> None:
     sam = sam_of("vit")
     logits = np.random.default_rng(0).normal(0, 2, (3, 32, 32)).astype(np.float32)
-    expected = sam.postprocess_masks(torch.from_numpy(logits)[None], resized_hw(image_hw, SIDE), image_hw)[0].numpy()
+    expected = sam.postprocess_masks(torch.from_numpy(logits)[None], FRAME.resized_hw(image_hw), image_hw)[0].numpy()
     height, width = image_hw
     for x0, y0, x1, y1 in (
         (0, 0, width, height),
@@ -377,7 +380,7 @@ def test_full_logits_equal_segment_anything_in_every_region(image_hw: tuple[int,
         (width - 2, 0, width, height),
         (2, 2, 2, 2),
     ):
-        found = full_logits(logits, image_hw, SIDE, (x0, y0, x1, y1))
+        found = FRAME.full_logits(logits, image_hw, (x0, y0, x1, y1))
         np.testing.assert_allclose(found, expected[:, y0:y1, x0:x1], rtol=0, atol=1e-4)
 
 
@@ -385,7 +388,7 @@ def test_full_logits_equal_segment_anything_in_every_region(image_hw: tuple[int,
 def test_resizing_in_two_passes_equals_pillow(hw: tuple[int, int]) -> None:
     (image,) = random_images(9, [hw])
     expected = ResizeLongestSide(SIDE).apply_image(image)
-    found = resize_in_two_passes(torch.from_numpy(image).permute(2, 0, 1), resized_hw(hw, SIDE))
+    found = resize_in_two_passes(torch.from_numpy(image).permute(2, 0, 1), FRAME.resized_hw(hw))
     difference = np.abs(found.permute(1, 2, 0).numpy() - expected)
     assert difference.max() <= 1
     assert (difference > 0).mean() < 0.01
@@ -406,6 +409,6 @@ def test_bf16_masks_of_trained_weights() -> None:
     for engine in (exact, rough):
         (candidates,) = engine.decode(engine.encode([image]), [0], [prompt])
         best = candidates.mask_logits_lowres[candidates.predicted_iou.argmax()]
-        masks.append(engine.full_logits(best, (128, 128), (0, 0, 128, 128))[None] > 0)
+        masks.append(engine.frame.full_logits(best, (128, 128), (0, 0, 128, 128))[None] > 0)
     assert masks[0].any()
     assert mask_iou(*masks).min() >= 0.99

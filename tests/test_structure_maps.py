@@ -87,7 +87,7 @@ def test_maps_are_the_cosines_of_the_decoders_own_tokens(size_hw, with_boxes):
     predictor.model.mask_decoder.transformer.register_forward_hook(lambda _module, _args, out: seen.append(out[1]))
     token_side = predictor.model.prompt_encoder.image_embedding_size[0]
     resized_height, resized_width = predictor.input_size
-    scale_xy = np.array([resized_width / width, resized_height / height]) * token_side / engine.input_side
+    scale_xy = np.array([resized_width / width, resized_height / height]) * token_side / engine.frame.input_side
     grid_xy = (np.stack(np.meshgrid(range(side), range(side)), axis=-1) + 0.5) / side * (width, height)
     spreads = []
     for anchor, instance, map_ in zip(anchors.xy, anchors.instance, found, strict=True):

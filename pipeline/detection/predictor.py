@@ -31,7 +31,8 @@ from pipeline.detection.published import (
 )
 from pipeline.errors import StageError
 from pipeline.masks.windows import BoxXyxy
-from pipeline.sam.engine import Precision, resolve_precision
+from pipeline.sam.engine import resolve_precision
+from pipeline.sam.interface import Precision
 
 Inputs = tuple[Tensor, DetDataSample]
 """The input of the detector for an image: pixels, uint8 3 x height x width, blue first, and their data sample."""

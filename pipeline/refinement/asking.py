@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
-from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,33 +19,14 @@ from pipeline.refinement.prompts import build_prompt, instance_rng
 from pipeline.refinement.settings import RefineSettings
 from pipeline.refinement.soft import SoftView, soft_lowres, soft_view
 from pipeline.sam.encoded import ImageForSam
-from pipeline.sam.frame import full_logits
-from pipeline.sam.prompt import Candidates, Prompt
+from pipeline.sam.interface import Engine, ImageEmbeddings
+from pipeline.sam.prompt import Prompt
 
 PROMPTS_AT_ONCE = 256
 """Instances whose candidates are in memory at once: 200 MB of logits for a low-resolution side of 256."""
 
 BAND_PIXELS = 1 << 22
 """Pixels of a mask that are interpolated at once."""
-
-EmbeddingsT = TypeVar("EmbeddingsT")
-
-
-class Engine(Protocol[EmbeddingsT]):
-    """The part of `pipeline.sam.engine.SamEngine` that refinement uses."""
-
-    @property
-    def input_side(self) -> int: ...
-    @property
-    def lowres_side(self) -> int: ...
-
-    def encode(self, images: Sequence[ImageForSam]) -> EmbeddingsT:
-        """Return the embeddings of images of any sizes, in their order."""
-
-    def decode(
-        self, embeddings: EmbeddingsT, image_indices: Sequence[int], prompts: Sequence[Prompt]
-    ) -> list[Candidates]:
-        """Return the candidates for prompts, each about the image at its index."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +55,7 @@ class Answer:
 
 
 def ask(
-    images: Sequence[ImageForSam], questions: Sequence[Question], engine: Engine[EmbeddingsT], settings: RefineSettings
+    images: Sequence[ImageForSam], questions: Sequence[Question], engine: Engine, settings: RefineSettings
 ) -> Iterator[Answer]:
     """Encode the views once and answer every question, in order."""
     if not questions:
@@ -98,9 +78,9 @@ class _Asked:
     prompt: Prompt
 
     @classmethod
-    def of(cls, question: Question, engine: Engine[EmbeddingsT], settings: RefineSettings) -> _Asked:
+    def of(cls, question: Question, engine: Engine, settings: RefineSettings) -> _Asked:
         window = question.window
-        frame = LowresFrame(window.height, window.width, engine.input_side, engine.lowres_side)
+        frame = LowresFrame(window.height, window.width, engine.frame)
         soft_mask = question.soft_mask.moved(-window.x0, -window.y0)
         view = soft_view(soft_mask)
         probability_lowres = soft_lowres(soft_mask, frame)
@@ -110,7 +90,7 @@ class _Asked:
 
 
 def _decode(
-    asked: Sequence[_Asked], embeddings: EmbeddingsT, engine: Engine[EmbeddingsT], settings: RefineSettings
+    asked: Sequence[_Asked], embeddings: ImageEmbeddings, engine: Engine, settings: RefineSettings
 ) -> list[Choice]:
     """Return the candidates chosen in the last pass; each later pass gets those of the pass before as prompts."""
     views = [each.question.view for each in asked]
@@ -163,7 +143,7 @@ def _interpolated(logits_lowres: NDArray[np.float32], frame: LowresFrame, region
     band_rows = max(1, BAND_PIXELS // max(1, region.width))
     for y0 in range(region.y0, region.y1, band_rows):
         band = replace(region, y0=y0, y1=min(y0 + band_rows, region.y1))
-        logits = full_logits(logits_lowres, (frame.height, frame.width), frame.input_side, astuple(band))
+        logits = frame.sam.full_logits(logits_lowres, (frame.height, frame.width), astuple(band))
         np.greater(logits, 0, out=mask[region.slices(band)])
     return mask
 

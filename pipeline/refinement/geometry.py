@@ -6,39 +6,36 @@ from dataclasses import dataclass
 from math import ceil
 
 from pipeline.masks.windows import NOTHING, Window, whole_image, window_around
-from pipeline.sam.frame import resized_hw
+from pipeline.sam.frame import InputFrame
 
 
 @dataclass(frozen=True)
 class LowresFrame:
-    """The position of one image in SAM's low-resolution frame: the upper left corner, padding right and below.
+    """The position of one image in SAM's low-resolution frame: from the upper left corner, with any padding beyond it.
 
-    height, width: of the image. input_side: pixels of the square that SAM resizes images into. lowres_side:
-    pixels of the square that its mask logits and mask prompts have.
+    height, width: of the image. sam: the frame of the SAM that sees it.
     """
 
     height: int
     width: int
-    input_side: int
-    lowres_side: int
+    sam: InputFrame
 
     @property
     def scale_x(self) -> float:
         """Return the low-resolution pixels for one pixel of the image, along x."""
-        return self._resized_hw[1] / self.width * self.lowres_side / self.input_side
+        return self._resized_hw[1] / self.width * self.sam.lowres_side / self.sam.input_side
 
     @property
     def scale_y(self) -> float:
         """Return the low-resolution pixels for one pixel of the image, along y."""
-        return self._resized_hw[0] / self.height * self.lowres_side / self.input_side
+        return self._resized_hw[0] / self.height * self.sam.lowres_side / self.sam.input_side
 
     @property
     def content(self) -> Window:
         """Return the low-resolution pixels that show a part of the image; the last ones may show padding too."""
         height, width = self._resized_hw
-        return Window(
-            0, 0, ceil(width * self.lowres_side / self.input_side), ceil(height * self.lowres_side / self.input_side)
-        )
+        lowres_side, input_side = self.sam.lowres_side, self.sam.input_side
+        return Window(0, 0, ceil(width * lowres_side / input_side), ceil(height * lowres_side / input_side))
 
     def to_lowres(self, window: Window) -> Window:
         """Return the low-resolution pixels that show a part of a window of the image."""
@@ -64,4 +61,4 @@ class LowresFrame:
 
     @property
     def _resized_hw(self) -> tuple[int, int]:
-        return resized_hw((self.height, self.width), self.input_side)
+        return self.sam.resized_hw((self.height, self.width))

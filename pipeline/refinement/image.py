@@ -21,11 +21,12 @@ from pipeline.masks.crop_mask import CropMask, without_overlap
 from pipeline.masks.overlap import area_match, rle_iou
 from pipeline.masks.soft_masks import soften
 from pipeline.masks.windows import whole_image
-from pipeline.refinement.asking import Answer, EmbeddingsT, Engine, Question, ask
+from pipeline.refinement.asking import Answer, Question, ask
 from pipeline.refinement.gate import Gate, Measures
 from pipeline.refinement.settings import RefineSettings, SeparateBy
 from pipeline.refinement.zoom import View, plan_views
 from pipeline.sam.encoded import EncodedImage, ImageForSam
+from pipeline.sam.interface import Engine
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class RefinedImage:
 
 
 def refine_images(
-    inputs: Sequence[RefineInput], engine: Engine[EmbeddingsT], settings: RefineSettings, gate: Gate
+    inputs: Sequence[RefineInput], engine: Engine, settings: RefineSettings, gate: Gate
 ) -> list[RefinedImage]:
     """Refine every instance of every image.
 
@@ -100,7 +101,7 @@ def _require_usable(each: RefineInput) -> None:
             raise ImageError(f"image {labels.image_id}: instance {index} has a score or a box that is not a number")
 
 
-def _views(each: RefineInput, engine: Engine[EmbeddingsT], settings: RefineSettings) -> list[View]:
+def _views(each: RefineInput, engine: Engine, settings: RefineSettings) -> list[View]:
     """Plan the views of one image, without its dropped instances and those without a pixel."""
     labels = each.labels
     refinable = [
@@ -109,7 +110,7 @@ def _views(each: RefineInput, engine: Engine[EmbeddingsT], settings: RefineSetti
         if instance.area > 0 and instance.decision is not Decision.DROPPED
     ]
     boxes_xyxy = [labels.instances[index].box_xyxy for index in refinable]
-    planned = plan_views(boxes_xyxy, labels.height, labels.width, engine.input_side, settings.zoom_below_px)
+    planned = plan_views(boxes_xyxy, labels.height, labels.width, engine.frame, settings.zoom_below_px)
     return [replace(view, instances=tuple(refinable[index] for index in view.instances)) for view in planned]
 
 

@@ -21,7 +21,7 @@ from pipeline.refinement.gate import Gate
 from pipeline.refinement.image import RefinedImage, RefineInput, refine_images
 from pipeline.refinement.settings import RefineSettings
 from pipeline.sam.encoded import ENCODED_IMAGES
-from pipeline.sam.engine import SamEngine
+from pipeline.sam.interface import Engine
 from pipeline.sam.worker import SamChoice, build_engine
 
 
@@ -85,7 +85,7 @@ class RefineWork:
         except ImageError as error:
             return _failure(labels, str(error))
 
-    def _refined(self, batch: Sequence[RefineInput | ImageLabels], engine: SamEngine) -> dict[int, RefinedImage]:
+    def _refined(self, batch: Sequence[RefineInput | ImageLabels], engine: Engine) -> dict[int, RefinedImage]:
         rows = {labels.image_id: RefinedImage(labels) for labels in batch if isinstance(labels, ImageLabels)}
         inputs = [each for each in batch if isinstance(each, RefineInput)]
         try:

@@ -73,7 +73,7 @@ def soft_view(soft_mask: SoftMask) -> SoftView:
 
 def soft_lowres(soft_mask: SoftMask, frame: LowresFrame) -> NDArray[np.float32]:
     """Return the soft mask in SAM's low-resolution frame: (lowres_side, lowres_side) float32, 0 to 1, 0 in padding."""
-    lowres = np.zeros((frame.lowres_side, frame.lowres_side), dtype=np.float32)
+    lowres = np.zeros((frame.sam.lowres_side, frame.sam.lowres_side), dtype=np.float32)
     crop = soft_mask.window
     target = frame.to_lowres(crop)
     if target.is_empty:

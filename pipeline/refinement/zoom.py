@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import ceil, floor, log2
 
 from pipeline.masks.windows import BoxXyxy, Window, whole_image, window_around
+from pipeline.sam.frame import InputFrame
 
 CONTEXT = 3.0
 """Least ratio of a crop's sides to the longer side of every instance in it."""
@@ -24,7 +25,7 @@ class View:
 
 
 def plan_views(
-    boxes_xyxy: Sequence[BoxXyxy], height: int, width: int, input_side: int, zoom_below_px: int
+    boxes_xyxy: Sequence[BoxXyxy], height: int, width: int, frame: InputFrame, zoom_below_px: int
 ) -> list[View]:
     """Assign every instance of an image to one view: the whole image first, then crops by size.
 
@@ -32,7 +33,7 @@ def plan_views(
     image by a power of two: the first that brings that side up to `zoom_below_px`, if context allows. Neighbours
     share a crop.
     """
-    halvings = [_halvings(box, height, width, input_side, zoom_below_px) for box in boxes_xyxy]
+    halvings = [_halvings(box, (height, width), frame, zoom_below_px) for box in boxes_xyxy]
     views = []
     for level in sorted(set(halvings)):
         members = [index for index, halved in enumerate(halvings) if halved == level]
@@ -44,15 +45,17 @@ def plan_views(
     return views
 
 
-def _halvings(box_xyxy: BoxXyxy, height: int, width: int, input_side: int, zoom_below_px: int) -> int:
+def _halvings(box_xyxy: BoxXyxy, image_hw: tuple[int, int], frame: InputFrame, zoom_below_px: int) -> int:
     """Return how often the image's longer side is halved for an instance's crop; 0 means the whole image."""
-    longer_side = max(height, width)
+    longer_side = max(image_hw)
     x0, y0, x1, y1 = box_xyxy
-    shorter_input_px = max(1.0, min(x1 - x0, y1 - y0)) * input_side / longer_side
-    if shorter_input_px >= zoom_below_px:
+    width, height = max(1.0, x1 - x0), max(1.0, y1 - y0)
+    filled_height, filled_width = frame.filled_by(image_hw)
+    if min(width * frame.input_side / filled_width, height * frame.input_side / filled_height) >= zoom_below_px:
         return 0
-    wanted = log2(zoom_below_px / shorter_input_px)
-    smallest_side = max(CONTEXT * max(x1 - x0, y1 - y0), input_side / MAX_ENLARGEMENT)
+    # Crops are square, so that every SAM enlarges them alike in both directions.
+    wanted = log2(zoom_below_px / (min(width, height) * frame.input_side / longer_side))
+    smallest_side = max(CONTEXT * max(x1 - x0, y1 - y0), frame.input_side / MAX_ENLARGEMENT)
     allowed = log2(longer_side / smallest_side)
     return max(0, min(ceil(wanted), floor(allowed)))
 

@@ -14,7 +14,10 @@ ENCODED_IMAGES: Final = "encoded images"
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image as SAM's decoder needs it: features C x h x w float16, and the image's height and width in pixels."""
+    """An image as SAM's decoder needs it: all its maps in the form of `ImageEmbeddings.to_numpy`, C x h x w float16.
+
+    image_hw: the image's height and width in pixels.
+    """
 
     features: NDArray[np.float16]
     image_hw: tuple[int, int]
@@ -22,3 +25,8 @@ class EncodedImage:
 
 ImageForSam = NDArray[np.uint8] | EncodedImage
 """RGB pixels, uint8 (height, width, 3), that are still to be encoded, or the result of encoding them before."""
+
+
+def image_hw_of(image: ImageForSam) -> tuple[int, int]:
+    """Return the height and width of an image in pixels."""
+    return image.image_hw if isinstance(image, EncodedImage) else (image.shape[0], image.shape[1])

@@ -1,12 +1,11 @@
-"""SAM over many images and prompts at once: images in, embeddings out, prompts in, candidates out.
+"""segment_anything's SAM over many images and prompts at once: images in, embeddings out, prompts in, candidates out.
 
-The results are those of segment_anything's `SamPredictor`, given the same images and prompts one by one.
+The results are those of its `SamPredictor`, given the same images and prompts one by one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -18,14 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import ImageError, StageError
-from pipeline.sam import frame
 from pipeline.sam.attention import fast_encoder
 from pipeline.sam.decoder import BatchedMaskDecoder
-from pipeline.sam.encoded import EncodedImage, ImageForSam
+from pipeline.sam.encoded import EncodedImage, ImageForSam, image_hw_of
+from pipeline.sam.frame import InputFrame
+from pipeline.sam.interface import ImageEmbeddings, Precision
 from pipeline.sam.prompt import Candidates, Prompt
-from pipeline.sam.prompt_tensors import PromptForm, form_of, prompt_tensors
-
-Precision = Literal["auto", "fp32", "bf16"]
+from pipeline.sam.prompt_tensors import batches_of, prompt_tensors
 
 CPU_INPUT_PIXELS = 1024 * 1024
 """Input pixels of all images encoded at once on a CPU: more images gain nothing there and leave the cache."""
@@ -37,28 +35,8 @@ GPU_PROMPTS = 64
 """Prompts decoded at once on a GPU."""
 
 
-@dataclass(frozen=True)
-class ImageEmbeddings:
-    """Encoded images: what `SamEngine` needs of them to answer prompts.
-
-    features: B x C x h x w float32, on the engine's device. image_hw: height and width of each image.
-    """
-
-    features: Tensor
-    image_hw: tuple[tuple[int, int], ...]
-
-    def __len__(self) -> int:
-        return len(self.image_hw)
-
-    def to_numpy(self) -> NDArray[np.float16]:
-        """The features in half precision, B x C x h x w, to be kept: `SamEngine.encode` takes each back as
-        `EncodedImage`.
-        """
-        return np.asarray(self.features.half().cpu().numpy())
-
-
 class SamEngine:
-    """A SAM on a device, in a precision.
+    """A SAM of segment_anything on a device, in a precision: an `Engine`.
 
     It takes the model over: moves it to the device and, in bf16, changes the type of a ViT encoder's weights.
     Masks of the two precisions differ by single pixels of their outlines. A compiled encoder is faster, but only
@@ -74,23 +52,20 @@ class SamEngine:
         batch_images: int = 8,
         compiled: bool = False,
     ) -> None:
-        self.device = torch.device(device)
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise StageError("device cuda: torch sees no GPU here; choose cpu, or install a driver that fits torch")
+        self.device = usable_device(device)
         self.precision = resolve_precision(precision, self.device)
         sam = sam.to(self.device).eval().requires_grad_(False)
-        self.input_side: int = sam.image_encoder.img_size
-        self.lowres_side: int = sam.prompt_encoder.mask_input_size[0]
+        self.frame = InputFrame(sam.image_encoder.img_size, sam.prompt_encoder.mask_input_size[0])
         self._pixel_mean, self._pixel_std = sam.pixel_mean, sam.pixel_std
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         encoder = fast_encoder(sam.image_encoder, dtype)
-        self._encoder: Callable[[Tensor], Tensor] = _compiled(encoder) if compiled else encoder
+        self._encoder: Callable[[Tensor], Tensor] = compiled_encoder(encoder) if compiled else encoder
         self._prompt_encoder = sam.prompt_encoder
         with torch.inference_mode():
             positions = sam.prompt_encoder.get_dense_pe()
             self._decoder = BatchedMaskDecoder(sam.mask_decoder, positions)
         if self.device.type == "cpu":
-            self._images_at_once = min(batch_images, max(1, CPU_INPUT_PIXELS // self.input_side**2))
+            self._images_at_once = min(batch_images, max(1, CPU_INPUT_PIXELS // self.frame.input_side**2))
             self._prompts_at_once = max(1, CPU_IMAGE_TOKENS // positions[0, 0].numel())
         else:
             self._images_at_once, self._prompts_at_once = batch_images, GPU_PROMPTS
@@ -107,10 +82,7 @@ class SamEngine:
             else next(fresh)
             for image in images
         ]
-        sizes_hw = (
-            image.image_hw if isinstance(image, EncodedImage) else (image.shape[0], image.shape[1]) for image in images
-        )
-        return ImageEmbeddings(torch.stack(features), tuple(sizes_hw))
+        return ImageEmbeddings(torch.stack(features), tuple(map(image_hw_of, images)))
 
     @torch.inference_mode()
     def decode(
@@ -119,11 +91,11 @@ class SamEngine:
         """The three candidates of each prompt, about the image at its index; in the order of the prompts."""
         image_tokens = _tokens(embeddings.features)
         candidates: dict[int, Candidates] = {}
-        for places in self._batches(prompts):
+        for places in batches_of(prompts, self.frame.lowres_side, self._prompts_at_once):
             indices = [image_indices[place] for place in places]
             image_hw = [embeddings.image_hw[index] for index in indices]
             some = [prompts[place] for place in places]
-            tensors = prompt_tensors(some, image_hw, self.input_side, self.device)
+            tensors = prompt_tensors(some, image_hw, self.frame, self.device)
             sparse, dense = self._prompt_encoder(tensors.points, tensors.boxes, tensors.masks)
             with self._autocast():
                 logits, ious = self._decoder.candidates(self._decoder(image_tokens[indices], sparse, dense))
@@ -143,22 +115,13 @@ class SamEngine:
         image_tokens = _tokens(embeddings.features[image_index : image_index + 1])
         image_hw = embeddings.image_hw[image_index]
         grid_hw = embeddings.features.shape[-2:]
-        for indices in self._batches(prompts):
+        for indices in batches_of(prompts, self.frame.lowres_side, self._prompts_at_once):
             some = [prompts[index] for index in indices]
-            tensors = prompt_tensors(some, [image_hw] * len(some), self.input_side, self.device)
+            tensors = prompt_tensors(some, [image_hw] * len(some), self.frame, self.device)
             sparse, dense = self._prompt_encoder(tensors.points, tensors.boxes, tensors.masks)
             with self._autocast():
                 decoded = self._decoder(image_tokens.expand(len(some), -1, -1), sparse, dense)
             yield indices, decoded.image_tokens.float().transpose(1, 2).unflatten(2, grid_hw)
-
-    def full_logits(
-        self,
-        mask_logits_lowres: NDArray[np.float32],
-        image_hw: tuple[int, int],
-        region_xyxy: tuple[int, int, int, int],
-    ) -> NDArray[np.float32]:
-        """Logits (..., lowres_side, lowres_side) in pixels of the image, for a region of it, the ends excluded."""
-        return frame.full_logits(mask_logits_lowres, image_hw, self.input_side, region_xyxy)
 
     def _encoded(self, images: Sequence[NDArray[np.uint8]]) -> Iterator[Tensor]:
         """Features of one image after the other, C x h x w float32; some images are encoded at once."""
@@ -168,26 +131,31 @@ class SamEngine:
                 features = self._encoder(inputs).float()
             yield from features
 
-    def _batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
-        """Places of prompts that are decoded at once: of one form, not too many."""
-        places_by_form: dict[PromptForm, list[int]] = {}
-        for place, prompt in enumerate(prompts):
-            places_by_form.setdefault(form_of(prompt, self.lowres_side), []).append(place)
-        for places in places_by_form.values():
-            for first in range(0, len(places), self._prompts_at_once):
-                yield places[first : first + self._prompts_at_once]
-
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def _preprocess(self, image: NDArray[np.uint8]) -> Tensor:
         """3 x input_side x input_side float32: resized, normalised, padded with zeros right and below."""
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise ImageError(f"SAM needs uint8 pixels (height, width, 3), not {image.dtype} {image.shape}")
-        height, width = frame.resized_hw((image.shape[0], image.shape[1]), self.input_side)
+        require_pixels(image)
+        side = self.frame.input_side
+        height, width = self.frame.resized_hw((image.shape[0], image.shape[1]))
         resized = resize_pixels(image, (height, width), self.device)
         normalised = (resized - self._pixel_mean) / self._pixel_std
-        return F.pad(normalised, (0, self.input_side - width, 0, self.input_side - height))
+        return F.pad(normalised, (0, side - width, 0, side - height))
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """Return a device; raise StageError for a GPU that torch does not see."""
+    found = torch.device(device)
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise StageError("device cuda: torch sees no GPU here; choose cpu, or install a driver that fits torch")
+    return found
+
+
+def require_pixels(image: NDArray[np.uint8]) -> None:
+    """Raise ImageError for an array that is not an RGB image."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ImageError(f"SAM needs uint8 pixels (height, width, 3), not {image.dtype} {image.shape}")
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
@@ -235,7 +203,7 @@ def _numpy(tensor: Tensor) -> NDArray[np.float32]:
     return np.asarray(tensor.float().cpu().numpy())
 
 
-def _compiled(encoder: nn.Module) -> Callable[[Tensor], Tensor]:
+def compiled_encoder(encoder: nn.Module) -> Callable[[Tensor], Tensor]:
     """The encoder by torch.compile, which begins its work at the first batch, and again for other sizes of batches."""
     fast = torch.compile(encoder)
 

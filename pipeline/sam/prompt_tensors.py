@@ -1,8 +1,8 @@
-"""Convert prompts to the arguments of segment_anything's prompt encoder."""
+"""Divide prompts into batches, and convert them to the arguments of a prompt encoder."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.sam.frame import to_input_xy
+from pipeline.sam.frame import InputFrame
 from pipeline.sam.prompt import Prompt
 
 
@@ -18,7 +18,7 @@ from pipeline.sam.prompt import Prompt
 class PromptForm:
     """What prompts must have in common to be decoded at once.
 
-    segment_anything pads points that come without a box with one that is not a point. Padding them further
+    A prompt encoder pads points that come without a box with one that is not a point. Padding them further
     would change the answer, so that only prompts of as many points are decoded together.
     """
 
@@ -55,15 +55,25 @@ def form_of(prompt: Prompt, lowres_side: int) -> PromptForm:
     return PromptForm(len(labels), has_box=box is not None, has_mask=mask is not None)
 
 
+def batches_of(prompts: Sequence[Prompt], lowres_side: int, most: int) -> Iterator[list[int]]:
+    """Yield the indices of prompts that are decoded at once: of one form, at most so many."""
+    by_form: dict[PromptForm, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        by_form.setdefault(form_of(prompt, lowres_side), []).append(index)
+    for indices in by_form.values():
+        for first in range(0, len(indices), most):
+            yield indices[first : first + most]
+
+
 def prompt_tensors(
-    prompts: Sequence[Prompt], image_hw: Sequence[tuple[int, int]], input_side: int, device: torch.device
+    prompts: Sequence[Prompt], image_hw: Sequence[tuple[int, int]], frame: InputFrame, device: torch.device
 ) -> PromptTensors:
     """Return the tensors of prompts of one form, each with the height and width of its image."""
     points_xy, boxes_xyxy, masks = [], [], []
     for prompt, hw in zip(prompts, image_hw, strict=True):
-        points_xy.append(to_input_xy(prompt.points_xy_full, hw, input_side))
+        points_xy.append(frame.to_input_xy(prompt.points_xy_full, hw))
         if prompt.box_xyxy_full is not None:
-            boxes_xyxy.append(to_input_xy(prompt.box_xyxy_full.reshape(2, 2), hw, input_side).ravel())
+            boxes_xyxy.append(frame.to_input_xy(prompt.box_xyxy_full.reshape(2, 2), hw).ravel())
         if prompt.mask_logits_lowres is not None:
             masks.append(prompt.mask_logits_lowres[None])
 

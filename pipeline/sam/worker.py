@@ -11,8 +11,9 @@ import torch
 from pipeline.compute.settings import ComputeSettings
 from pipeline.files.identity import stamp_of
 from pipeline.sam.build import build_sam
-from pipeline.sam.engine import Precision, SamEngine
+from pipeline.sam.engine import SamEngine
 from pipeline.sam.files import checkpoint_path
+from pipeline.sam.interface import Precision
 from pipeline.sam.settings import SamSettings
 
 

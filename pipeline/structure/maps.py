@@ -13,8 +13,7 @@ from torch import Tensor
 
 from pipeline.masks.run_lengths import CompressedRle, decode_window, tight_window
 from pipeline.masks.windows import BoolMask, Window, nonzero_window
-from pipeline.sam import frame
-from pipeline.sam.engine import ImageEmbeddings, SamEngine
+from pipeline.sam.interface import Engine, ImageEmbeddings
 from pipeline.sam.prompt import Prompt
 from pipeline.structure.anchors import Anchors
 from pipeline.structure.sampling import grid_positions, quantise, sample_features, similarities
@@ -33,7 +32,7 @@ def anchor_prompts(anchors: Anchors, boxes_xyxy: NDArray[np.float32] | None) -> 
 
 
 def similarity_maps(
-    engine: SamEngine,
+    engine: Engine,
     embeddings: ImageEmbeddings,
     image_index: int,
     anchors_xy: NDArray[np.float32],
@@ -54,7 +53,7 @@ def similarity_maps(
 
 
 def embedding_maps(
-    engine: SamEngine, embeddings: ImageEmbeddings, image_index: int, anchors_xy: NDArray[np.float32], side: int
+    engine: Engine, embeddings: ImageEmbeddings, image_index: int, anchors_xy: NDArray[np.float32], side: int
 ) -> NDArray[np.uint8]:
     """Return as `similarity_maps` the maps of the image embedding itself, without a prompt: to compare with."""
     places = _places(engine, embeddings.image_hw[image_index], anchors_xy, side)
@@ -64,15 +63,16 @@ def embedding_maps(
 
 
 def _places(
-    engine: SamEngine, image_hw: tuple[int, int], anchors_xy: NDArray[np.float32], side: int
+    engine: Engine, image_hw: tuple[int, int], anchors_xy: NDArray[np.float32], side: int
 ) -> tuple[Tensor, Tensor]:
     """Return anchors (A, 2) and the positions of maps (side², 2) as shares of SAM's square input.
 
-    The image fills the upper left part of the input.
+    The image fills the upper left part of the input, or all of it.
     """
     height, width = image_hw
-    resized_height, resized_width = frame.resized_hw(image_hw, engine.input_side)
-    to_input = torch.tensor([resized_width / width, resized_height / height], device=engine.device) / engine.input_side
+    resized_height, resized_width = engine.frame.resized_hw(image_hw)
+    scale_xy = torch.tensor([resized_width / width, resized_height / height], device=engine.device)
+    to_input = scale_xy / engine.frame.input_side
     positions_xy = grid_positions(side, torch.tensor([width, height], device=engine.device))
     return torch.from_numpy(anchors_xy).to(engine.device) * to_input, positions_xy * to_input
 
