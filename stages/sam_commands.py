@@ -12,7 +12,7 @@ from pipeline.compute.settings import Device
 from pipeline.files.writing import refuse_existing
 from pipeline.presentation import words
 from pipeline.refinement.settings import RefinePreset
-from pipeline.sam.settings import SamModel
+from pipeline.sam.files import HF, PUBLISHED, hf_name, hub_folder
 from stages.console import err, out
 from stages.options import complete_settings
 from stages.stopping import stoppable
@@ -23,12 +23,29 @@ if TYPE_CHECKING:
 weights_app = typer.Typer(help="SAM's published weights.", no_args_is_help=True)
 
 
+def complete_models(incomplete: str) -> list[str]:
+    """Return the models that begin with the typed text."""
+    return [model for model in ("sam_tiny", *PUBLISHED, HF) if model.startswith(incomplete)]
+
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help=f"{', '.join(PUBLISHED)}, or hf:NAME.", autocompletion=complete_models),
+]
+
+
 @weights_app.command()
 def get(
-    model: Annotated[SamModel, typer.Argument(help="The model.")],
-    folder: Annotated[Path | None, typer.Option(help="Default: S4M_WEIGHTS, else weights/.")] = None,
+    model: ModelArgument,
+    folder: Annotated[Path | None, typer.Option(help="Default: S4M_WEIGHTS, else weights/; in it hf/NAME.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Of hf:NAME: a commit, branch or tag. Default: newest.")] = None,
 ) -> None:
     """Fetch a model's weights from their publisher. An interrupted download is continued."""
+    if model.startswith(HF):
+        _get_hf(model, folder, revision)
+        return
+    if revision is not None:
+        raise typer.BadParameter(f"{model} has one revision only", param_hint="--revision")
     from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
     from pipeline.sam.files import weights_folder
@@ -42,24 +59,42 @@ def get(
     out.print(f"{found.path}: the published weights of {model}")
 
 
+def _get_hf(model: str, folder: Path | None, revision: str | None) -> None:
+    from pipeline.sam.hf.download import download_model
+
+    name = hf_name(model)
+    if name is None:
+        raise typer.BadParameter(f"{model}: expected a name as hf:facebook/sam2.1-hiera-tiny", param_hint="MODEL")
+    target = hub_folder(name) if folder is None else folder
+    origin = download_model(name, target, revision)
+    usage = model if folder is None else f"{HF}{folder}"
+    out.print(f"{target}: {origin.name}, revision {origin.revision}. Use it as sam.model: {usage}")
+
+
 @weights_app.command()
 def check(
-    model: Annotated[SamModel, typer.Argument(help="The model.")],
+    model: ModelArgument,
     file: Annotated[Path | None, typer.Argument(help="Default: the model's own file.")] = None,
 ) -> None:
-    """Identify a file of weights by its content."""
+    """Identify weights by their content."""
+    from pipeline.sam.hf.download import origin_of
     from pipeline.sam.weights import identify_weights
 
     found = identify_weights(model, file)
     kind = "published" if found.published else "custom"
-    out.print(f"{found.path}: {kind} weights of {model}, SHA-256 {found.sha256}")
+    origin = origin_of(found.path)
+    came = "" if origin is None else f", revision {origin.revision} of {origin.name}"
+    out.print(f"{found.path}: {kind} weights of {model}, SHA-256 {found.sha256}{came}")
 
 
 def refine_coco(
     annotations: Annotated[Path, typer.Argument(metavar="IN.json", help="COCO annotations with masks.")],
     images: Annotated[Path, typer.Argument(metavar="IMAGE_DIR", help="The folder that file names start from.")],
     output: Annotated[Path, typer.Argument(metavar="OUT.json", help="Where to write the refined annotations.")],
-    sam: Annotated[SamModel, typer.Option(help="The model.")] = "sam_tiny",
+    sam: Annotated[
+        str,
+        typer.Option(metavar="MODEL", help="The SAM, as sam.model of an experiment.", autocompletion=complete_models),
+    ] = "sam_tiny",
     checkpoint: Annotated[Path | None, typer.Option(help="Weights other than the model's own.")] = None,
     preset: Annotated[RefinePreset, typer.Option(help="The recipe, as refine.preset of an experiment.")] = "best",
     settings: Annotated[

@@ -15,7 +15,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from pipeline.errors import S4MError, some_of
-from pipeline.sam.files import PUBLISHED
+from pipeline.sam.files import PUBLISHED, hf_folder
 from pipeline.sam.tiny.model import OWN_SIDE, TinySam, build_sam_tiny
 from pipeline.sam.weights import identify_weights
 
@@ -58,7 +58,12 @@ def build_sam(
 
 
 def embedding_shape(model: str, input_side: int | None = None) -> tuple[int, int, int]:
-    """Return the channels, height and width of a model's embedding of one image."""
+    """Return the channels, height and width of a model's embedding of one image, as it is kept."""
+    folder = hf_folder(model)
+    if folder is not None:
+        from pipeline.sam.hf.loading import kept_shape
+
+        return kept_shape(folder)
     _require_known(model)
     skeleton = _skeleton(model)
     _set_input_side(skeleton, model, input_side)

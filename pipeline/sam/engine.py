@@ -64,11 +64,8 @@ class SamEngine:
         with torch.inference_mode():
             positions = sam.prompt_encoder.get_dense_pe()
             self._decoder = BatchedMaskDecoder(sam.mask_decoder, positions)
-        if self.device.type == "cpu":
-            self._images_at_once = min(batch_images, max(1, CPU_INPUT_PIXELS // self.frame.input_side**2))
-            self._prompts_at_once = max(1, CPU_IMAGE_TOKENS // positions[0, 0].numel())
-        else:
-            self._images_at_once, self._prompts_at_once = batch_images, GPU_PROMPTS
+        self._images_at_once = images_at_once(self.device, self.frame, batch_images)
+        self._prompts_at_once = prompts_at_once(self.device, positions[0, 0].numel())
 
     @torch.inference_mode()
     def encode(self, images: Sequence[ImageForSam]) -> ImageEmbeddings:
@@ -150,6 +147,16 @@ def usable_device(device: str | torch.device) -> torch.device:
     if found.type == "cuda" and not torch.cuda.is_available():
         raise StageError("device cuda: torch sees no GPU here; choose cpu, or install a driver that fits torch")
     return found
+
+
+def images_at_once(device: torch.device, frame: InputFrame, batch_images: int) -> int:
+    """Return the number of images that a device encodes at once. batch_images: the most."""
+    return min(batch_images, max(1, CPU_INPUT_PIXELS // frame.input_side**2)) if device.type == "cpu" else batch_images
+
+
+def prompts_at_once(device: torch.device, image_tokens: int) -> int:
+    """Return the number of prompts that a device decodes at once. image_tokens: of one image."""
+    return max(1, CPU_IMAGE_TOKENS // image_tokens) if device.type == "cpu" else GPU_PROMPTS
 
 
 def require_pixels(image: NDArray[np.uint8]) -> None:

@@ -1,4 +1,4 @@
-"""Identify weight files by their content, and download the published ones. Needs no torch."""
+"""Identify weights by their content, and download those that segment_anything's authors publish. Needs no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from urllib.request import Request, urlopen
 
 from pipeline.errors import S4MError
 from pipeline.files.locks import lock_file
-from pipeline.sam.files import PUBLISHED, PublishedFile, checkpoint_path
+from pipeline.sam.files import PUBLISHED, PublishedFile, checkpoint_path, hf_folder, sam_digest
+from pipeline.sam.hf.folder import check_folder
 from pipeline.sam.tiny import WEIGHTS_FILE
 
 PUBLISHER: Final = "https://dl.fbaipublicfiles.com/segment_anything"
@@ -30,7 +31,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights in a file. `published`: they are the model's own, by digest; else custom ones."""
+    """The weights in a file or folder. `published`: they are the model's own, by digest; else custom ones.
+
+    sha256: of the file; of all files of a model of transformers with their names.
+    """
 
     model: str
     path: Path
@@ -43,6 +47,10 @@ def identify_weights(model: str, checkpoint: Path | None = None) -> Weights:
 
     Whether the tensors of custom weights fit is checked when they are loaded.
     """
+    folder = hf_folder(model)
+    if folder is not None:
+        check_folder(folder, model)
+        return Weights(model, folder, sam_digest(model, None, hash_weights, _hash_text), published=False)
     path = checkpoint_path(model, checkpoint)
     if not path.is_file():
         raise S4MError(_missing(model, path, "there is no such file"))
@@ -70,6 +78,10 @@ def hash_weights(path: Path) -> str:
     """Return the SHA-256 of a file's content, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def download_weights(model: str, folder: Path, progress: Progress | None = None, publisher: str = PUBLISHER) -> Weights:

@@ -12,8 +12,8 @@ from pipeline.compute.settings import ComputeSettings
 from pipeline.files.identity import stamp_of
 from pipeline.sam.build import build_sam
 from pipeline.sam.engine import SamEngine
-from pipeline.sam.files import checkpoint_path
-from pipeline.sam.interface import Precision
+from pipeline.sam.files import HF, hf_folder, sam_files
+from pipeline.sam.interface import Engine, Precision
 from pipeline.sam.settings import SamSettings
 
 
@@ -21,7 +21,7 @@ from pipeline.sam.settings import SamSettings
 class SamChoice:
     """Which SAM, where it runs, and in which precision. input_side: None is the model's own.
 
-    weights: size and time of change of the file, so that no worker continues with weights that were replaced since.
+    weights: size and time of change of its files, so that no worker continues with weights that were replaced since.
     """
 
     model: str
@@ -36,16 +36,16 @@ class SamChoice:
     @classmethod
     def of(cls, sam: SamSettings, compute: ComputeSettings) -> SamChoice:
         """Return the choice of an experiment, with absolute paths, for workers in another working directory."""
-        checkpoint = sam.checkpoint
+        checkpoint, folder = sam.checkpoint, hf_folder(sam.model)
         return cls(
-            model=sam.model,
+            model=sam.model if folder is None else f"{HF}{folder.absolute()}",
             checkpoint=checkpoint.absolute() if checkpoint else None,
             device=compute.device,
             precision=compute.precision,
             batch_images=compute.batch_images,
             input_side=sam.input_side,
             compiled=compute.compile,
-            weights=stamp_of(checkpoint_path(sam.model, checkpoint)),
+            weights=" ".join(map(stamp_of, sam_files(sam.model, checkpoint))),
         )
 
     @property
@@ -55,12 +55,19 @@ class SamChoice:
 
 
 @lru_cache(maxsize=1)
-def build_engine(sam: SamChoice) -> SamEngine:
+def build_engine(sam: SamChoice) -> Engine:
     """Return the one model of a worker process, built again for another choice."""
-    model = build_sam(sam.model, sam.checkpoint, input_side=sam.input_side)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if sam.device == "auto" else sam.device
     if device == "cpu":
         # A worker is a core. With a number of threads that depends on the workers, sums would be rounded
         # differently and the same images would get another digest.
         torch.set_num_threads(1)
+    folder = hf_folder(sam.model)
+    if folder is not None:
+        from pipeline.sam.hf.engine import HfEngine
+        from pipeline.sam.hf.loading import load_hf_sam
+
+        loaded = load_hf_sam(folder)
+        return HfEngine(loaded, device, sam.precision, batch_images=sam.batch_images, compiled=sam.compiled)
+    model = build_sam(sam.model, sam.checkpoint, input_side=sam.input_side)
     return SamEngine(model, device, sam.precision, batch_images=sam.batch_images, compiled=sam.compiled)

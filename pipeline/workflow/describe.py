@@ -97,8 +97,9 @@ def allowed(schema: Schema) -> str:
     properties = properties_of(schema)
     if properties:
         return f"a section with {', '.join(properties)}"
-    if is_nullable(schema):
-        return " or ".join([allowed(each) for each in _alternatives(schema) if each.get("type") != "null"] + ["null"])
+    if alternatives := _alternatives(schema):
+        kinds = [each.get("description", allowed(each)) for each in alternatives if each.get("type") != "null"]
+        return " or ".join([*kinds, *(["null"] if is_nullable(schema) else [])])
     if "enum" in schema:
         return "one of " + ", ".join(str(value) for value in schema["enum"])
     match schema.get("type"):

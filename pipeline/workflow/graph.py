@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from pipeline.datasets.settings import ListedData, PairedData, PercentData
 from pipeline.refinement.settings import RefineSettings
+from pipeline.sam.files import kind_of
 from pipeline.sam.settings import SamSettings
 from pipeline.settings import Settings, marker_of
 from pipeline.workflow.experiment import Experiment
@@ -284,7 +285,7 @@ def _evaluate(experiment: Experiment, made: list[str]) -> Node:
 
 
 def _sam(sam: SamSettings) -> dict[str, Any]:
-    return {"sam.model": sam.model, "sam.input_side": sam.input_side}
+    return {"sam.model": kind_of(sam.model), "sam.input_side": sam.input_side}
 
 
 def _without_skipped(nodes: dict[str, Node]) -> dict[str, Node]:

@@ -11,7 +11,7 @@ from pipeline.coco.reading import read_images
 from pipeline.errors import S4MError
 from pipeline.files.identity import IdentityCache, ImageList, hash_text, list_images
 from pipeline.files.shipped import config_path
-from pipeline.sam.files import checkpoint_path
+from pipeline.sam.files import checkpoint_path, sam_digest
 from pipeline.settings import ConfigMarker, FolderMarker, named_paths
 from pipeline.workflow.experiment import Experiment
 
@@ -37,7 +37,7 @@ def read_contents(experiment: Experiment, cache: IdentityCache, *, trust: bool =
             if beside in named:
                 listing = ImageList(contents[beside], partial(_listed, named[beside][0]))
             contents[key] = cache.images(path, listing, trust=trust)
-    contents["sam.checkpoint"] = cache.file(checkpoint_path(experiment.sam.model, experiment.sam.checkpoint))
+    contents["sam.checkpoint"] = sam_digest(experiment.sam.model, experiment.sam.checkpoint, cache.file)
     return contents
 
 

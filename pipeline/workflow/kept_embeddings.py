@@ -21,6 +21,7 @@ from pipeline.labels.label_store import LabelStore
 from pipeline.presentation import words
 from pipeline.sam.build import embedding_shape
 from pipeline.sam.encoded import ENCODED_IMAGES
+from pipeline.sam.files import kind_of
 from pipeline.sam.settings import SamSettings
 from pipeline.sam.worker import SamChoice
 from pipeline.tables.shard_files import divide
@@ -55,7 +56,10 @@ def kept_embeddings(
     fingerprint = Fingerprint(
         stage=EMBEDDINGS,
         version=EMBEDDING_FORMAT.version,
-        settings={"sam.model": source.sam.model, "shape": list(shape)},  # the shape implies the side of SAM's input
+        settings={
+            "sam.model": kind_of(source.sam.model),
+            "shape": list(shape),
+        },  # the shape implies the side of SAM's input
         inputs={
             "images": images_digest(source.labels, source.images.root, identities),
             "sam.checkpoint": source.weights,
