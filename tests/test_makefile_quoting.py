@@ -1,4 +1,4 @@
-"""What is given to make is text: no value of any variable is run, by make or by the shell, and each arrives as it is."""
+"""What is given to make is text: no value of a variable is run by make or by the shell, and each arrives as it is."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ RUN = "touch RAN"
 HOSTILE = [
     f"$(shell {RUN})", f"$$(shell {RUN})", f"${{shell {RUN}}}", f"$(eval $(shell {RUN}))", f"$({RUN})", f"`{RUN}`",
     f"x; {RUN}", f"x;{RUN};", f"x' ; {RUN} ; '", f"x\" ; {RUN} ; \"", f"x\\' ; {RUN} ; \\'", f"x && {RUN}",
-    f"x || {RUN}", f"x & {RUN} &", f"x | {RUN}", f"x > RAN", f"x < /dev/null > RAN", f"'$({RUN})'", f"\"$({RUN})\"",
-    f"'`{RUN}`'", f"x # $(shell {RUN})", f"$(info x)$(shell {RUN})", f"$(error {RUN})", f"!{RUN}", f"x\\", "$", "$$", "*",
+    f"x || {RUN}", f"x & {RUN} &", f"x | {RUN}", "x > RAN", "x < /dev/null > RAN", f"'$({RUN})'", f"\"$({RUN})\"",
+    f"'`{RUN}`'", f"x # $(shell {RUN})", f"$(info x)$(shell {RUN})", f"$(error {RUN})", f"!{RUN}", "x\\", "$", "$$", "*",
     "~", "-n", "a,b)", "$(call quoted,x", "%", "x=y", "$(EXP)", "é\u202e\x1b[31m", "'", '"', "''", "\\'",
     f"x\n\t{RUN}", f"x\n{RUN}\n", f"x\r{RUN}",
 ]  # fmt: skip
