@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from pipeline.compute.execution import Execution
@@ -23,6 +23,9 @@ from stages.versions import library_versions
 
 MODULES = {stage: f"stages.{stage.replace('-', '_')}" for stage in STAGES}
 """The module of each stage; its `run(context)` writes the result into `context.folder` and returns a Summary."""
+
+SAY_FROM_BYTES = 2 * 10**9
+"""Inputs of a stage below this size are checked without a message: that takes a second or two."""
 
 
 def run_stage(experiment: Experiment, stage: str, number: int) -> None:
@@ -49,7 +52,8 @@ def run_stage(experiment: Experiment, stage: str, number: int) -> None:
         fingerprint, name = space.fingerprints[key], space.experiment.name
         with space.store.lock_when_free(fingerprint, key, name, err.print) as mine:
             if mine:
-                _run(space, key)
+                space.store.require_absent(fingerprint.stage, fingerprint.id)
+                _run(space, key, _checked_inputs(space, key))
             space.point(key)  # before the lock is free: else the result could be pruned as unused
 
 
@@ -75,7 +79,25 @@ def _blocked(space: Workspace, key: str) -> str:
     return f"\nblocked by this: {', '.join(blocked)}" if blocked else ""
 
 
-def _run(space: Workspace, key: str) -> None:
+def _checked_inputs(space: Workspace, key: str) -> dict[str, str]:
+    """Return the digests of the results that a node reads, by `stage/id`, after reading all of them again.
+
+    Raise StoreError for one that is damaged: what was made from it would look like a result of the whole one.
+    """
+    inputs = [space.fingerprints[name] for name in space.nodes[key].reads]
+    seals = [space.store.seal_of(each.stage, each.id) for each in inputs]
+    if (size_bytes := sum(seal.size_bytes for seal in seals if seal)) >= SAY_FROM_BYTES:
+        err.print(f"{key}: checking {words.size(size_bytes)} of results that it reads")
+    digests = {}
+    for each in inputs:
+        seal = space.store.require_unchanged(each.stage, each.id)
+        for line in space.store.made_from_others(seal):
+            err.print(f"{key}: {each.stage} was {line}")
+        digests[f"{each.stage}/{each.id}"] = seal.digest
+    return digests
+
+
+def _run(space: Workspace, key: str, consumed: Mapping[str, str]) -> None:
     node, fingerprint = space.nodes[key], space.fingerprints[key]
     folder = space.store.partial(fingerprint.stage, fingerprint.id)
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +115,8 @@ def _run(space: Workspace, key: str) -> None:
             ablation=space.ablation,
         )
         summary: Summary = module.run(context)
-    seal = space.store.seal(fingerprint, space.experiment.name, time.monotonic() - begun, summary, library_versions())
+    seconds = time.monotonic() - begun
+    seal = space.store.seal(fingerprint, space.experiment.name, seconds, summary, library_versions(), consumed)
     out.print(
         f"{key}: done in {words.duration(seal.seconds)}{', ' if summary else ''}{words.figures(summary, node.stage)}"
     )

@@ -14,7 +14,8 @@ HOSTILE = [
     f"$(shell {RUN})", f"$$(shell {RUN})", f"${{shell {RUN}}}", f"$(eval $(shell {RUN}))", f"$({RUN})", f"`{RUN}`",
     f"x; {RUN}", f"x;{RUN};", f"x' ; {RUN} ; '", f"x\" ; {RUN} ; \"", f"x\\' ; {RUN} ; \\'", f"x && {RUN}",
     f"x || {RUN}", f"x & {RUN} &", f"x | {RUN}", "x > RAN", "x < /dev/null > RAN", f"'$({RUN})'", f"\"$({RUN})\"",
-    f"'`{RUN}`'", f"x # $(shell {RUN})", f"$(info x)$(shell {RUN})", f"$(error {RUN})", f"!{RUN}", "x\\", "$", "$$", "*",
+    f"'`{RUN}`'", f"x # $(shell {RUN})", f"$(info x)$(shell {RUN})", f"$(error {RUN})", f"!{RUN}", "x\\",
+    "$", "$$", "*",
     "~", "-n", "a,b)", "$(call quoted,x", "%", "x=y", "$(EXP)", "é\u202e\x1b[31m", "'", '"', "''", "\\'",
     f"x\n\t{RUN}", f"x\n{RUN}\n", f"x\r{RUN}",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pipeline.compute.execution import Execution
 from pipeline.errors import ImageError, StageError
 from pipeline.workflow import result_locks
 from pipeline.workflow.graph import STAGES
+from pipeline.workflow.workspace import State
 from stages import runner
 from stages.context import StageContext
 from stages.options import workspace
@@ -188,3 +190,60 @@ def test_a_stopped_stage_keeps_what_is_done_and_says_how_to_go_on(folder, number
     assert "Traceback" not in rest
     (partial,) = (folder / "stores/split").glob("*.partial")
     assert (partial / "begun").exists()
+
+
+def made_twice(stage, calls: list[str]) -> None:
+    """Stages split and distill that write a file."""
+
+    def run(context: StageContext):
+        calls.append(context.node.key)
+        (context.folder / "out").write_text("whole")
+        return {}
+
+    stage("split", run)
+    stage("distill", run)
+
+
+def test_a_damaged_input_stops_a_stage_before_it_makes_anything_of_it(folder, stage):
+    calls: list[str] = []
+    made_twice(stage, calls)
+    experiment = tiny_experiment(folder)
+    run_stage(experiment, "split", 1)
+    out = workspace(experiment).result("split") / "out"
+    out.write_text("whole"[::-1])
+    with pytest.raises(StageError, match=r"out: content changed\nNothing was made from it. Remove this folder"):
+        run_stage(experiment, "distill", 1)
+    assert calls == ["split"]
+    out.write_text("whole")
+    run_stage(experiment, "distill", 1)
+    assert calls == ["split", "distill"]
+
+
+def test_a_result_records_what_it_was_made_from(folder, stage):
+    made_twice(stage, [])
+    experiment = tiny_experiment(folder)
+    run_stage(experiment, "split", 1)
+    run_stage(experiment, "distill", 1)
+    space = workspace(experiment)
+    split, distill = space.fingerprints["split"], space.fingerprints["distill"]
+    assert space.store.seal_of("distill", distill.id).consumed == {
+        f"split/{split.id}": space.store.seal_of("split", split.id).digest
+    }
+
+
+@pytest.mark.parametrize("content", ["", "{}"])
+def test_a_broken_record_is_no_result_for_any_command(folder, stage, content):
+    calls: list[str] = []
+    made_twice(stage, calls)
+    experiment = tiny_experiment(folder)
+    run_stage(experiment, "split", 1)
+    record = workspace(experiment).result("split") / "seal.json"
+    record.write_text(content)
+    space = workspace(experiment)
+    assert space.status("split").state is State.MISSING
+    assert f"Remove the folder {record.parent}" in space.status("split").reasons[0]
+    with pytest.raises(StageError, match=f"Remove the folder {record.parent} to make the result again"):
+        run_stage(experiment, "split", 1)
+    shutil.rmtree(record.parent)
+    run_stage(experiment, "split", 1)
+    assert calls == ["split", "split"]

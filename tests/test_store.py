@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import StoreError
+from pipeline.files.identity import hash_text
 from pipeline.workflow.fingerprint import Fingerprint
-from pipeline.workflow.result_store import EMBEDDINGS, SEAL, StoreRoot
+from pipeline.workflow.result_store import EMBEDDINGS, StoreRoot
+from pipeline.workflow.seals import SEAL
 
 
 @pytest.fixture
@@ -322,3 +325,73 @@ def test_a_lock_keeps_others_off_and_goes_with_its_process(store):
     assert store.locks.holder("refine", "x") is None
     with store.locks.making("refine", "x", "mine"):
         assert store.locks.holder("refine", "x").pid == os.getpid()
+
+
+# ---- records that are no records, and results that are not what was sealed -------------------------------
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"[]", b"null", b"{}", b'{"stage": 1}', b"\xff\xfe", b"[" * 9999])
+def test_a_result_with_a_broken_record_does_not_count_as_made(store, content):
+    folder = seal(store, fingerprint(), {"a": b"1"})
+    (folder / SEAL).write_bytes(content)
+    assert not store.is_sealed("refine", fingerprint().id)
+    with pytest.raises(StoreError, match=f"not a completion record that can be read.*Remove the folder {folder} to"):
+        store.require_absent("refine", fingerprint().id)
+
+
+def test_a_folder_without_a_record_is_in_the_way_of_a_result(store):
+    folder = seal(store, fingerprint(), {"a": b"1"})
+    (folder / SEAL).unlink()
+    with pytest.raises(StoreError, match="no completion record. Remove this folder"):
+        store.require_absent("refine", fingerprint().id)
+
+
+@pytest.mark.parametrize("more", [{}, {"stage": {"new": "shape"}}, {"new_field": 1}])
+def test_a_record_of_a_newer_version_is_told_as_such(store, more):
+    folder = seal(store, fingerprint(), {"a": b"1"})
+    (folder / SEAL).write_text(json.dumps(json.loads((folder / SEAL).read_text()) | {"format": 3} | more))
+    with pytest.raises(StoreError, match="format 3, which a newer version of this program wrote.*Update this program"):
+        store.seal_of("refine", fingerprint().id)
+    assert not store.is_sealed("refine", fingerprint().id)
+
+
+def test_records_of_the_first_format_are_whole(store):
+    folder = seal(store, fingerprint(), {"a": b"1"})
+    record = json.loads((folder / SEAL).read_text())
+    del record["consumed"], record["record_digest"]
+    record["format"] = 1
+    record["record_digest"] = hash_text(json.dumps(record))  # as the first version did
+    (folder / SEAL).write_text(json.dumps(record))
+    assert store.verify("refine", fingerprint().id) == []
+    assert store.seal_of("refine", fingerprint().id).consumed == {}
+
+
+@pytest.mark.parametrize("damage", [damage_flip, damage_remove])
+def test_a_changed_result_is_refused_with_what_to_do(store, damage):
+    folder = seal(store, fingerprint(), {"a": b"1", "b": b"2"})
+    assert store.require_unchanged("refine", fingerprint().id).files == 2
+    reason = damage(folder)
+    with pytest.raises(StoreError) as raised:
+        store.require_unchanged("refine", fingerprint().id)
+    assert reason in str(raised.value)
+    assert "Remove this folder; make then makes it again" in str(raised.value)
+
+
+def test_a_result_says_when_what_it_was_made_from_was_made_again_otherwise(store):
+    upstream, made = fingerprint(1), fingerprint(2)
+    folder = seal(store, upstream, {"a": b"1"})
+    name = f"refine/{upstream.id}"
+    store.partial("refine", made.id).mkdir(parents=True)
+    digest = store.seal_of("refine", upstream.id).digest
+    record = store.seal(made, "mine", 1.0, {}, {}, {name: digest})
+    assert store.made_from_others(record) == []
+    shutil.rmtree(folder)
+    assert store.made_from_others(record) == []  # removed, not made otherwise
+    seal(store, upstream, {"a": b"1"})
+    assert store.made_from_others(record) == []
+    shutil.rmtree(folder)
+    seal(store, upstream, {"a": b"2"})
+    (line,) = store.made_from_others(record)
+    assert f"made from a refine of other content ({digest[:8]})" in line
+    assert str(store.path("refine", made.id)) in line
+    assert store.verify("refine", made.id) == [f"{store.path('refine', made.id)}: {line}"]

@@ -17,7 +17,8 @@ from pipeline.labels.rows import Status
 from pipeline.structure.target_columns import MAP_SIDE, ImageTargets
 from pipeline.structure.target_writing import seal_targets, write_target_shard
 from pipeline.workflow.fingerprint import Fingerprint
-from pipeline.workflow.result_store import EMBEDDINGS, SEAL, StoreRoot
+from pipeline.workflow.result_store import EMBEDDINGS, StoreRoot
+from pipeline.workflow.seals import SEAL
 from tests.tiny_labels import CATEGORIES, tiny_row
 
 

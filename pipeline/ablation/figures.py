@@ -11,7 +11,7 @@ from pipeline.ablation.cells import CEILING, MEASURED, SUPERVISED, Unit
 from pipeline.evaluation.results import EVALUATION, Evaluation, read_evaluation
 from pipeline.sam.encoded import ENCODED_IMAGES
 from pipeline.workflow.graph import STAGES
-from pipeline.workflow.result_store import Seal
+from pipeline.workflow.seals import Seal
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pipeline.detection.registry import IMPORTS, SCOPE
 from pipeline.labels.drawing import category_colours
 
 META_KEYS: Final = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
-_TRUTH: Final = {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}
+_ANNOTATIONS: Final = {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}
 
 
 def image_pipeline(test_transforms: Sequence[Mapping[str, Any]], *, truth: bool = False) -> list[dict[str, Any]]:
@@ -28,7 +28,7 @@ def image_pipeline(test_transforms: Sequence[Mapping[str, Any]], *, truth: bool 
     return [
         {"type": "LoadImageFromFile"},
         *resizing,
-        *([dict(_TRUTH)] if truth else []),
+        *([dict(_ANNOTATIONS)] if truth else []),
         {"type": "PackDetInputs", "meta_keys": META_KEYS},
     ]
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from pipeline.detection.training_log import LOG, TrainingLog, read_log
 from pipeline.evaluation.results import EVALUATION, Evaluation, ModelResult, PseudoLabelResult, read_evaluation
 from pipeline.workflow.graph import Node
-from pipeline.workflow.result_store import Seal, StoreRoot
+from pipeline.workflow.result_store import StoreRoot
+from pipeline.workflow.seals import Seal
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pipeline.presentation.tables import NEGLIGIBLE, tone
 from pipeline.report.gather import Run, StageResult
 from pipeline.report.tables import decision_table, quality_table
 from pipeline.workflow.graph import STAGES
-from pipeline.workflow.result_store import Seal
+from pipeline.workflow.seals import Seal
 
 
 @dataclass(frozen=True)

@@ -16,49 +16,33 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StoreError
-from pipeline.files.identity import hash_file, hash_text
 from pipeline.files.leftovers import remove_leftovers
 from pipeline.files.writing import sync_folder, sync_tree, write_atomically
 from pipeline.workflow.fingerprint import Fingerprint
 from pipeline.workflow.graph import STAGES
 from pipeline.workflow.references import References
 from pipeline.workflow.result_locks import ResultLocks, now, user_name
+from pipeline.workflow.seals import (
+    FILES,
+    FORMAT,
+    SEAL,
+    Seal,
+    changes,
+    digest_of,
+    hash_folder,
+    read_seal,
+    record_digest,
+    write_seal_text,
+)
 
-SEAL = "seal.json"
-FILES = "files.json"
-FORMAT = 1
 EMBEDDINGS = "embeddings"
 """The folder of kept embeddings, beside those of the stages."""
 _REMOVED = ".removed-"
-
-
-@dataclass(frozen=True)
-class Seal:
-    """The completion record of a result.
-
-    digest: of the names and contents of all files; the same wherever the result was made.
-    made_by: experiment, user, host and versions of the libraries.
-    summary: the stage's own figures, shown by `s4m status`.
-    record_digest: of all other fields; empty in records of earlier versions.
-    """
-
-    stage: str
-    id: str
-    fingerprint: Mapping[str, Any]
-    digest: str
-    files: int
-    size_bytes: int
-    made_at: str
-    seconds: float
-    made_by: Mapping[str, str]
-    summary: Mapping[str, Any]
-    format: int = FORMAT
-    record_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,20 +87,51 @@ class StoreRoot:
 
     def seal_of(self, stage: str, result_id: str) -> Seal | None:
         """Return the completion record of a result; None if it is not sealed."""
-        path = self.path(stage, result_id) / SEAL
-        try:
-            return Seal(**json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError) as error:
-            raise StoreError(
-                f"{path}: not a completion record that can be read ({error}). "
-                f"Remove the folder {path.parent} to make the result again."
-            ) from error
+        return read_seal(self.path(stage, result_id))
 
     def is_sealed(self, stage: str, result_id: str) -> bool:
-        """Return whether a result is sealed, without reading its record."""
-        return (self.path(stage, result_id) / SEAL).is_file()
+        """Return whether a result has a completion record that can be read."""
+        try:
+            return self.seal_of(stage, result_id) is not None
+        except StoreError:
+            return False
+
+    def require_absent(self, stage: str, result_id: str) -> None:
+        """Raise StoreError where a folder without a usable record has the place of a result that is to be made."""
+        folder = self.path(stage, result_id)
+        self.seal_of(stage, result_id)
+        if folder.exists():
+            raise StoreError(f"{folder}: it has no completion record. Remove this folder to make the result again")
+
+    def require_unchanged(self, stage: str, result_id: str) -> Seal:
+        """Return the record of a sealed result after reading all its files; StoreError where one has changed."""
+        folder = self.path(stage, result_id)
+        seal = self.seal_of(stage, result_id)
+        if seal is None:
+            raise StoreError(f"{folder}: not sealed")
+        if problems := changes(folder, seal):
+            lines = "\n".join(f"  {problem}" for problem in problems)
+            raise StoreError(
+                f"{folder}: the result is not what was sealed:\n{lines}\n"
+                "Nothing was made from it. Remove this folder; make then makes it again"
+            )
+        return seal
+
+    def made_from_others(self, seal: Seal) -> list[str]:
+        """Return a line for each result that a result was made from and that has another content now."""
+        lines = []
+        for name, digest in seal.consumed.items():
+            stage, _, result_id = name.partition("/")
+            try:
+                now_there = self.seal_of(stage, result_id)
+            except StoreError:
+                continue
+            if now_there is not None and now_there.digest != digest:
+                lines.append(
+                    f"made from a {stage} of other content ({digest[:8]}) than is in {self.path(stage, result_id)} now "
+                    f"({now_there.digest[:8]}): remove {self.path(seal.stage, seal.id)} to make it again"
+                )
+        return lines
 
     def seal(
         self,
@@ -125,28 +140,34 @@ class StoreRoot:
         seconds: float,
         summary: Mapping[str, Any],
         versions: Mapping[str, str],
+        consumed: Mapping[str, str] | None = None,
     ) -> Seal:
-        """Turn an unfinished result into a sealed one, atomically, after its record is on disk."""
+        """Turn an unfinished result into a sealed one, atomically, after its record is on disk.
+
+        consumed: digests of the results that it was made from, by `stage/id`.
+        """
         stage, result_id = fingerprint.stage, fingerprint.id
         partial, final = self.partial(stage, result_id), self.path(stage, result_id)
         remove_leftovers(partial)
         sync_tree(partial)
-        files = _hash_folder(partial)
+        files = hash_folder(partial)
         seal = Seal(
             stage=stage,
             id=result_id,
             fingerprint=fingerprint.to_dict(),
-            digest=_digest(files),
+            digest=digest_of(files),
             files=len(files),
             size_bytes=sum(size for size, _ in files.values()),
             made_at=now(),
             seconds=round(seconds, 3),
             made_by={"experiment": experiment, "user": user_name(), "host": socket.gethostname(), **versions},
             summary=summary,
+            format=FORMAT,
+            consumed=consumed or {},
         )
-        seal = replace(seal, record_digest=_record_digest(seal))
+        seal = replace(seal, record_digest=record_digest(seal))
         write_atomically(partial / FILES, json.dumps(files, indent=0))
-        write_atomically(partial / SEAL, json.dumps(asdict(seal), indent=1) + "\n")
+        write_atomically(partial / SEAL, write_seal_text(seal))
         partial.rename(final)
         sync_folder(final.parent)
         return seal
@@ -160,22 +181,7 @@ class StoreRoot:
             return [str(error)]
         if seal is None:
             return [f"{folder}: not sealed"]
-        try:
-            expected = {name: tuple(value) for name, value in json.loads((folder / FILES).read_text()).items()}
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            return [f"{folder / FILES}: cannot be read: {error}"]
-        found = _hash_folder(folder)
-        problems: list[str] = []
-        if seal.record_digest and seal.record_digest != _record_digest(seal):
-            problems.append(f"{folder / SEAL}: content changed")
-        problems += [f"{folder / name}: missing" for name in expected if name not in found]
-        problems += [f"{folder / name}: not part of the result" for name in found if name not in expected]
-        problems += [
-            f"{folder / name}: content changed" for name in found if name in expected and found[name] != expected[name]
-        ]
-        if not problems and _digest(found) != seal.digest:
-            problems.append(f"{folder / SEAL}: its digest is not that of the files")
-        return problems
+        return [*changes(folder, seal), *(f"{folder}: {line}" for line in self.made_from_others(seal))]
 
     def results(self) -> Iterator[StoredResult]:
         """Yield all results by stage and id."""
@@ -237,25 +243,6 @@ class StoreRoot:
         stage, result_id = fingerprint.stage, fingerprint.id
         with self.locks.making_when_free(stage, result_id, what, experiment, say):
             yield not self.is_sealed(stage, result_id)
-
-
-def _hash_folder(folder: Path) -> dict[str, tuple[int, str]]:
-    """Return size and digest of every file below a folder except the records themselves, by relative name."""
-    return {
-        path.relative_to(folder).as_posix(): (path.stat().st_size, hash_file(path))
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.relative_to(folder).as_posix() not in (SEAL, FILES)
-    }
-
-
-def _digest(files: Mapping[str, tuple[int, str]]) -> str:
-    return hash_text("\n".join(f"{name}\t{size}\t{digest}" for name, (size, digest) in sorted(files.items())))
-
-
-def _record_digest(seal: Seal) -> str:
-    fields = asdict(seal)
-    del fields["record_digest"]
-    return hash_text(json.dumps(fields))
 
 
 def _size_and_time(folder: Path) -> tuple[int, float]:

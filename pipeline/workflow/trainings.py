@@ -26,7 +26,7 @@ from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.graph import labelling_model, node_key
 from pipeline.workflow.inputs import config_files
 from pipeline.workflow.result_files import LABELS, TARGETS
-from pipeline.workflow.result_store import SEAL
+from pipeline.workflow.seals import SEAL
 
 
 def teacher_training(

@@ -18,7 +18,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.errors import StageError
+from pipeline.errors import StageError, StoreError
 from pipeline.files.identity import IdentityCache, Progress, hash_text
 from pipeline.files.leftovers import remove_leftovers_of_ended
 from pipeline.files.writing import write_atomically
@@ -28,7 +28,8 @@ from pipeline.workflow.graph import ABLATION, STAGES, Node, fingerprints, plan
 from pipeline.workflow.inputs import read_contents
 from pipeline.workflow.references import IDENTITIES
 from pipeline.workflow.result_locks import now
-from pipeline.workflow.result_store import Seal, StoreRoot
+from pipeline.workflow.result_store import StoreRoot
+from pipeline.workflow.seals import Seal
 
 
 class State(Enum):
@@ -202,11 +203,15 @@ class Workspace:
         if node.skipped:
             return NodeStatus(node, State.SKIPPED, (node.skipped,))
         fingerprint = self.fingerprints[key]
-        seal = self.store.seal_of(fingerprint.stage, fingerprint.id)
+        try:
+            seal = self.store.seal_of(fingerprint.stage, fingerprint.id)
+        except StoreError as error:
+            return NodeStatus(node, State.MISSING, (str(error),))
         if seal is not None:
             state = State.DONE if self.is_done(key) else State.READY
             made_by = () if state is State.DONE else (f"made by {seal.made_by.get('experiment', '?')}",)
-            return NodeStatus(node, state, made_by, seal, self.result(key))
+            reasons = (*made_by, *self.store.made_from_others(seal))
+            return NodeStatus(node, state, reasons, seal, self.result(key))
         holder = self.store.locks.holder(fingerprint.stage, fingerprint.id)
         path = self.store.partial(fingerprint.stage, fingerprint.id)
         if holder is not None:
@@ -234,8 +239,9 @@ class Workspace:
             deeper: list[str] = []
             if node in upstream_before and node in self.fingerprints:
                 current = self.fingerprints[node]
-                seal = self.store.seal_of(current.stage, upstream_before[node])
-                deeper = self._explained(seal.fingerprint, current) if seal else []
+                with suppress(StoreError):  # a damaged record explains nothing
+                    seal = self.store.seal_of(current.stage, upstream_before[node])
+                    deeper = self._explained(seal.fingerprint, current) if seal else []
             causes += deeper or [text]
         return list(dict.fromkeys(causes))
 

@@ -1,0 +1,158 @@
+"""Completion records of results, and finding out whether a result is still what its record says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from pipeline.errors import StoreError
+from pipeline.files.identity import hash_file, hash_text
+
+SEAL: Final = "seal.json"
+FILES: Final = "files.json"
+FORMAT: Final = 2
+_SINCE_2: Final = ("consumed",)
+
+Files = Mapping[str, tuple[int, str]]
+"""Size and digest of the files of a result, by their names relative to its folder."""
+
+
+@dataclass(frozen=True)
+class Seal:
+    """The completion record of a result.
+
+    digest: of the names and contents of all files; the same wherever the result was made.
+    made_by: experiment, user, host and versions of the libraries.
+    summary: the stage's own figures, shown by `s4m status`.
+    record_digest: of all other fields; empty in records of early versions.
+    consumed: digests of the results that it was made from, by `stage/id`; empty in records of format 1.
+    """
+
+    stage: str
+    id: str
+    fingerprint: Mapping[str, Any]
+    digest: str
+    files: int
+    size_bytes: int
+    made_at: str
+    seconds: float
+    made_by: Mapping[str, str]
+    summary: Mapping[str, Any]
+    format: int = 1
+    record_digest: str = ""
+    consumed: Mapping[str, str] = field(default_factory=dict)
+
+
+_decoder: Final = msgspec.json.Decoder(Seal)
+
+
+def read_seal(folder: Path) -> Seal | None:
+    """Return the completion record of a result's folder; None if it has none. StoreError for one that is no record."""
+    path = folder / SEAL
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"{path}: the completion record cannot be read: {error.strerror}") from error
+    try:
+        seal = _decoder.decode(content)
+        _require_known_fields(content)
+    except (ValueError, RecursionError) as error:
+        newer = _format(content)
+        if newer > FORMAT:
+            raise _too_new(path, newer) from error
+        raise StoreError(
+            f"{path}: not a completion record that can be read ({str(error) or type(error).__name__}). "
+            f"Remove the folder {folder} to make the result again"
+        ) from error
+    if seal.format > FORMAT:
+        raise _too_new(path, seal.format)
+    return seal
+
+
+def write_seal_text(seal: Seal) -> str:
+    """Return the content of a record's file."""
+    return json.dumps(asdict(seal), indent=1) + "\n"
+
+
+def record_digest(seal: Seal) -> str:
+    """Return the digest of all other fields of a record."""
+    left_out = {"record_digest", *(_SINCE_2 if seal.format < FORMAT else ())}
+    return hash_text(
+        json.dumps({each.name: getattr(seal, each.name) for each in fields(seal) if each.name not in left_out})
+    )
+
+
+def hash_folder(folder: Path) -> Files:
+    """Return size and digest of every file below a folder except the records themselves."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    with ThreadPoolExecutor(8) as pool:
+        digests = pool.map(hash_file, paths)
+        return {
+            name: (path.stat().st_size, digest)
+            for name, path, digest in zip(names, paths, digests, strict=True)
+            if name not in (SEAL, FILES)
+        }
+
+
+def digest_of(files: Files) -> str:
+    """Return the digest of the names and contents of files."""
+    return hash_text("\n".join(f"{name}\t{size}\t{digest}" for name, (size, digest) in sorted(files.items())))
+
+
+def changes(folder: Path, seal: Seal) -> list[str]:
+    """Read a sealed result again; return a line for every file that is not what was sealed."""
+    try:
+        expected = {name: (int(size), str(digest)) for name, (size, digest) in _files(folder).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return [f"{folder / FILES}: cannot be read: {error}"]
+    found = hash_folder(folder)
+    problems: list[str] = []
+    if seal.record_digest and seal.record_digest != record_digest(seal):
+        problems.append(f"{folder / SEAL}: content changed")
+    problems += [f"{folder / name}: missing" for name in expected if name not in found]
+    problems += [f"{folder / name}: not part of the result" for name in found if name not in expected]
+    problems += [
+        f"{folder / name}: content changed" for name in found if name in expected and found[name] != expected[name]
+    ]
+    if not problems and digest_of(found) != seal.digest:
+        problems.append(f"{folder / SEAL}: its digest is not that of the files")
+    return problems
+
+
+def _files(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / FILES).read_text(encoding="utf-8"))
+    return content
+
+
+def _require_known_fields(content: bytes) -> None:
+    known = {each.name for each in fields(Seal)}
+    if unknown := sorted(msgspec.json.decode(content, type=dict[str, msgspec.Raw]).keys() - known):
+        raise ValueError(f"unknown field {unknown[0]!r}")
+
+
+def _format(content: bytes) -> int:
+    """Return the format of a record that cannot be read otherwise; 0 where it names none."""
+    try:
+        return msgspec.json.decode(content, type=_Format).format
+    except (ValueError, RecursionError):
+        return 0
+
+
+class _Format(msgspec.Struct):
+    format: int = 0
+
+
+def _too_new(path: Path, found: int) -> StoreError:
+    return StoreError(
+        f"{path}: a record of format {found}, which a newer version of this program wrote; this one reads formats up "
+        f"to {FORMAT}. Update this program; the result itself is in order"
+    )
