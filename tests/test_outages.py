@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
 from pipeline.coco import image_folder
 from pipeline.coco.image_folder import RETRY_SECONDS, ImageFolder
@@ -18,6 +19,7 @@ from pipeline.compute.execution import Execution, TooManyFailedError
 from pipeline.compute.settings import ComputeSettings
 from pipeline.compute.shards import Shard, ShardReport, run_shards
 from pipeline.compute.worker_check import WorkerCheck, WorkPaths, program_digest
+from pipeline.detection.training import of_loader
 from pipeline.errors import ImageError, OutageError, StageError
 from pipeline.files import images
 from pipeline.labels.filling import NewStore, fill_label_store, shards_beside
@@ -223,3 +225,25 @@ def test_a_cluster_with_a_worker_of_another_version_gets_no_work(tmp_path, monke
 
 def test_pixels_are_what_they_are_without_a_folder(folder):
     assert np.array_equal(ImageFolder(folder).read("1.png"), np.full((4, 6, 3), 9, np.uint8))
+
+
+class Gone(Dataset):
+    """A dataset whose images cannot be read any more."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, item: int) -> None:
+        raise OutageError("a.png: OutageError: no such file\nIt was there when this began")
+
+
+@pytest.mark.slow
+def test_an_outage_in_a_loading_process_is_told_without_its_traceback():
+    with pytest.raises(StageError) as raised:
+        list(DataLoader(Gone(), num_workers=1))
+    assert "Traceback" in str(raised.value)
+    told = of_loader(raised.value)
+    assert type(told) is OutageError
+    assert str(told).endswith("no such file\nIt was there when this began")
+    assert "Traceback" not in str(told)
+    assert of_loader(told) is told

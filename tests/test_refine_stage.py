@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import random
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.coco import image_folder
 from pipeline.errors import ImageError, StageError
 from pipeline.labels.rows import Status
 from pipeline.refinement import refine_work as job
@@ -251,3 +253,60 @@ def test_what_was_made_can_be_exported(files, tmp_path):
     export(f"{path}:refine", tmp_path / "out.json", results=True)
     (entry,) = json.loads((tmp_path / "out.json").read_text())
     assert entry["category_id"] == 3
+
+
+class Outage:
+    """Takes the image folder away as SAM begins with the second batch, for as long as is asked for."""
+
+    def __init__(self, monkeypatch, images: Path) -> None:
+        self.images, self.away = images, images.with_name("away")
+        self.waits = 0
+        real, calls = job.refine_images, iter(range(10**6))
+
+        def refining(*arguments):
+            if next(calls) == 1:
+                self.images.rename(self.away)
+            return real(*arguments)
+
+        monkeypatch.setattr(job, "refine_images", refining)
+        monkeypatch.setattr(image_folder.time, "sleep", self._wait)
+        self.back_after = 10**6
+
+    def _wait(self, _seconds: float) -> None:
+        self.waits += 1
+        if self.waits >= self.back_after:
+            self.end()
+
+    def end(self) -> None:
+        with suppress(FileNotFoundError):  # two readers wait
+            self.away.rename(self.images)
+
+
+@pytest.fixture
+def outage_files(files, tmp_path):
+    path = files([result(i, box_mask(5, 5, 40, 30)) for i in range(1, 41)], many_images(40))
+    digest = refine(path, f"store={tmp_path / 'undisturbed'}").attributes.digest
+    return path, digest
+
+
+@pytest.mark.slow
+def test_images_that_are_gone_while_refining_fail_the_stage_and_nothing_of_it_is_recorded(
+    outage_files, tmp_path, monkeypatch
+):
+    path, digest = outage_files
+    with monkeypatch.context() as patched:
+        outage = Outage(patched, tmp_path / "unlabelled")
+        with pytest.raises(StageError, match="It was there when this began, so the machine is at fault"):
+            refine(path)
+        assert not list((tmp_path / "stores" / "refine").glob("*/seal.json"))
+        outage.end()
+    assert refine(path).attributes.digest == digest
+
+
+@pytest.mark.slow
+def test_images_that_are_gone_for_a_short_time_change_nothing(outage_files, tmp_path, monkeypatch):
+    path, digest = outage_files
+    outage = Outage(monkeypatch, tmp_path / "unlabelled")
+    outage.back_after = 3
+    assert refine(path).attributes.digest == digest
+    assert outage.waits >= 3

@@ -119,6 +119,16 @@ def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -
             raise
         except RuntimeError as error:
             raise _explained(error) from error
+        except StageError as error:
+            raise of_loader(error) from error
+
+
+def of_loader(error: StageError) -> StageError:
+    """Return an error of a loading process with its own message: torch writes that process's traceback before it."""
+    message = str(error)
+    if not message.startswith("Caught "):
+        return error
+    return type(error)(message.rpartition(f"{type(error).__name__}: ")[2].strip())
 
 
 def _explained(error: RuntimeError) -> Exception:
