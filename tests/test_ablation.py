@@ -462,3 +462,23 @@ def test_the_report_is_another_one_when_the_ablation_is(exp, ablation):
 def test_an_ablation_of_which_nothing_is_made_is_a_table_too(exp, tmp_path):
     writing.write_ablation(tmp_path / "out", collect("tiny", (), units_of(exp, [], 1)))
     assert "| + SD | 0 | – |" in (tmp_path / "out" / writing.MARKDOWN).read_text()
+
+
+def test_ablations_with_other_settings_keep_their_results_apart(exp):
+    """Cells of one folder would point at the last ablation's results only, and pruning would remove the first's."""
+    first, second = (units_of(exp, given, 1, "all")[0].space for given in ([], ["refine.points=5"]))
+    for space in (first, second):
+        fingerprint = space.fingerprints["refine"]
+        folder = space.store.partial("refine", fingerprint.id)
+        folder.mkdir(parents=True)
+        (folder / "a").touch()
+        space.store.seal(fingerprint, space.experiment.name, 1.0, {}, {})
+        space.refresh()
+    assert first.folder != second.folder
+    users = {result.id: result.references for result in first.store.results()}
+    assert users == {space.fingerprints["refine"].id: (space.experiment.name,) for space in (first, second)}
+
+
+def test_settings_without_effect_do_not_change_the_cells_folders(exp):
+    first, second = (units_of(exp, given, 1, "all")[0].space for given in ([], ["compute.workers=2"]))
+    assert first.folder == second.folder

@@ -10,12 +10,14 @@ import runpy
 import shutil
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from itertools import islice
+from multiprocessing import active_children
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,16 +34,19 @@ from pipeline.detection.checkpoints import checkpoints, load_checkpoint
 from pipeline.detection.published import build_published, read_published
 from pipeline.detection.sampler import Apportionment
 from pipeline.errors import StageError
+from pipeline.files.locks import lives
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import Decision, ImageLabels
 from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.loading import load_experiment
 from pipeline.workflow.result_files import LABELS
 from stages import refine
 from stages.options import workspace
 from stages.runner import run_stage
 from tests.made_once import made_once
 from tests.processes import forked, kill, start_s4m
+from tests.tiny_coco import tiny_coco
 from tests.tiny_experiment import environment
 from tests.tiny_training import TEACHER, training_experiment
 
@@ -562,3 +567,117 @@ def test_what_cannot_be_built_is_told_with_the_detectors_file(folder, override):
     experiment = training_experiment(folder, {"teacher": TEACHER | {"overrides": override}})
     with pytest.raises(StageError, match=r"tiny_detector\.py: no detector can be built from it and the overrides"):
         trained(experiment, "train-teacher")
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_told_and_the_training_ends_as_an_uninterrupted_one(
+    folder, teacher, monkeypatch, capsys
+):
+    again = training_experiment(folder)
+    interrupted_at(monkeypatch, 5)
+    with pytest.raises(Stop):
+        trained(again, "train-teacher")
+    (left,) = (folder / "stores/train-teacher").glob("*.partial")
+    before, last = checkpoints(left / "checkpoints")
+    content = bytearray(last.read_bytes())
+    content[10_000:14_096] = bytes(4096)
+    last.write_bytes(content)
+    result = trained(again, "train-teacher")
+    told = capsys.readouterr().err
+    assert f"{last}: damaged, or not a checkpoint of this program" in told
+    assert f"the one before it is used, {before.name}" in told
+    assert "weights_only" not in told
+    assert losses(result) == losses(teacher)
+    assert same(weights(result), weights(teacher))
+
+
+def session_of(process: int) -> set[int]:
+    """The processes of a session that have not ended."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getsid(int(entry.name)) == process and lives(int(entry.name)):
+                found.add(int(entry.name))
+        except ProcessLookupError:
+            continue
+    return found
+
+
+def wait_until(condition: Callable[[], object], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert condition()
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_alone_leaves_no_process_and_no_lock(folder):
+    """As when memory runs out. Its loader had more samples ready than a pipe takes, and would wait for ever."""
+    tiny_coco(folder, instances=6, images=6, size=(640, 480))
+    overrides = ["teacher.iterations=4000", "compute.loader_workers=1", "compute.checkpoint_every=2"]
+    experiment = training_experiment(folder, None, *overrides)
+    detector = folder / "tiny_detector.py"
+    detector.write_text(detector.read_text().replace("(48, 48)", "(320, 320)"))
+    experiment = load_experiment(folder / "tiny.yaml", [f"store={folder / 'stores'}", *overrides], {})
+    run_stage(experiment, "split", 1)
+    settings = [argument for each in overrides for argument in ("--set", each)]
+    process = start_s4m(["train-teacher", "--exp", folder / "tiny.yaml", *settings], environment(folder))
+    try:
+        wait_until(lambda: list(folder.glob("stores/train-teacher/*.partial/checkpoints/*.pt")), 120)
+        assert len(session_of(process.pid)) == 2
+        time.sleep(1)
+        os.kill(process.pid, signal.SIGKILL)
+        wait_until(lambda: not session_of(process.pid), 3)
+        space = workspace(experiment)
+        fingerprint = space.fingerprints["train-teacher"]
+        with space.store.locks.making(fingerprint.stage, fingerprint.id, "mine"):
+            pass
+    finally:
+        kill(process)
+
+
+@pytest.mark.slow
+def test_a_killed_process_of_two_ends_the_training_and_the_same_command_goes_on(
+    folder, forked_trainings, monkeypatch, capfd
+):
+    begun: list[float] = []
+    usual = launching._wait
+
+    def kill_one(members, pipes):
+        def later() -> None:
+            wait_until(lambda: list(folder.glob("stores/train-teacher/*.partial/checkpoints/*2.pt")), 120)
+            os.kill(members[1].pid, signal.SIGKILL)
+            begun.append(time.monotonic())
+
+        thread = threading.Thread(target=later)
+        thread.start()
+        ended = usual(members, pipes)
+        thread.join()
+        return ended
+
+    overrides = ("compute.gpus=2", "compute.loader_workers=1", "teacher.iterations=60")
+    with monkeypatch.context() as patched, pytest.raises(StageError, match="process 2 of the 2 that train was ended"):
+        patched.setattr(launching, "_wait", kill_one)
+        trained(training_experiment(folder, None, *overrides), "train-teacher")
+    assert time.monotonic() - begun[0] < 10
+    told = capfd.readouterr().err
+    assert "Traceback" not in told
+    result = trained(training_experiment(folder, None, *overrides), "train-teacher")
+    assert "train-teacher: continuing after iteration" in capfd.readouterr().err
+    assert len(losses(result)) == 60
+
+
+@pytest.mark.slow
+def test_a_killed_loader_is_told_in_one_line(folder, monkeypatch):
+    original = hooks.ExactResume.after_train_iter
+
+    def kill_loader(self, runner, batch_idx, data_batch=None, outputs=None):
+        original(self, runner, batch_idx, data_batch, outputs)
+        if batch_idx == 3:
+            (loader,) = active_children()
+            os.kill(loader.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(hooks.ExactResume, "after_train_iter", kill_loader)
+    overrides = ("compute.loader_workers=1", "teacher.iterations=4000")
+    with pytest.raises(StageError, match=r"a process that loads images for the training was ended"):
+        trained(training_experiment(folder, None, *overrides), "train-teacher")

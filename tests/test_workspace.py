@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
+from pipeline.errors import StageError
+from pipeline.workflow.loading import load_experiment
 from pipeline.workflow.workspace import State, Workspace, register_references
-from tests.tiny_experiment import tiny_experiment
+from tests.tiny_experiment import make_experiment_files, tiny_experiment
 
 
 @pytest.fixture
@@ -161,3 +164,48 @@ def test_records_hold_their_fingerprint(space):
     seal(here, "split")
     record = json.loads(here.record_path("split").read_text())
     assert record["fingerprint"] == here.fingerprints["split"].to_dict()
+
+
+def of_file(path: Path, root: Path, *overrides: str) -> Workspace:
+    return Workspace(load_experiment(path, [f"store={root / 'stores'}", *overrides], {}), root / "work")
+
+
+def test_two_experiment_files_of_one_name_do_not_share_a_folder(tmp_path):
+    first = make_experiment_files(tmp_path)
+    of_file(first, tmp_path).refresh()
+    second = tmp_path / "other" / first.name
+    second.parent.mkdir()
+    shutil.copy(first, second)
+    with pytest.raises(StageError) as caught:
+        of_file(second, tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / 'work/tiny'} belongs to {first}, and {second} has the same name, tiny. Give one of them another: "
+        f"set `name: …` in it. If {first} is no longer used, delete {tmp_path / 'work/tiny/experiment.json'}"
+    )
+    of_file(second, tmp_path, "name=another").refresh()
+    of_file(first, tmp_path, "predict.score_threshold=0.5").refresh()
+    (tmp_path / "linked.yaml").symlink_to(first)
+    of_file(tmp_path / "linked.yaml", tmp_path, "name=tiny").refresh()
+
+
+def test_an_experiment_file_that_was_moved_keeps_its_folder(tmp_path):
+    first = make_experiment_files(tmp_path)
+    of_file(first, tmp_path).refresh()
+    second = tmp_path / "other" / first.name
+    second.parent.mkdir()
+    first.rename(second)
+    of_file(second, tmp_path).refresh()
+    (tmp_path / "work/tiny/experiment.json").write_text("[")
+    of_file(second, tmp_path).refresh()
+    owner = json.loads((tmp_path / "work/tiny/experiment.json").read_text())
+    assert owner == {"file": str(second)}
+
+
+def test_the_file_of_an_experiment_is_no_part_of_its_value(tmp_path):
+    first = make_experiment_files(tmp_path)
+    second = tmp_path / "other" / first.name
+    second.parent.mkdir()
+    shutil.copy(first, second)
+    here, there = (load_experiment(path, (), {}) for path in (first, second))
+    assert here == there
+    assert (here.source, there.source) == (first, second)

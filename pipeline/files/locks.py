@@ -98,10 +98,20 @@ def _is_same(path: Path, wanted: os.stat_result) -> bool:
         return False
 
 
+def _opened(path: Path, kind: int) -> TextIO:
+    """Open a lock file; for an exclusive lock NFS wants it open for writing."""
+    if kind == fcntl.LOCK_EX:
+        try:
+            return path.open("r+", encoding="utf-8")
+        except OSError as error:
+            if not is_read_only(error):
+                raise
+    return path.open(encoding="utf-8")
+
+
 def _is_refused(path: Path, kind: int) -> bool:
     try:
-        # For an exclusive lock NFS wants the file open for writing.
-        with path.open("r" if kind == fcntl.LOCK_SH else "r+", encoding="utf-8") as file:
+        with _opened(path, kind) as file:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

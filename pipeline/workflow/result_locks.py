@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.errors import StoreError
+from pipeline.files.disk import is_read_only
 from pipeline.files.locks import exclusive_lock, is_locked, is_shared, lives, processes_with, shared_lock
 
 WAIT_SECONDS = 2.0
@@ -62,7 +63,16 @@ class ResultLocks:
     @contextmanager
     def making(self, stage: str, result_id: str, experiment: str) -> Iterator[None]:
         """Hold the lock of a result that is made or removed; BlockingIOError if another process holds it."""
-        with exclusive_lock(self._path(stage, result_id)) as file:
+        with ExitStack() as lock:
+            try:
+                file = lock.enter_context(exclusive_lock(self._path(stage, result_id)))
+            except OSError as error:
+                if not is_read_only(error):
+                    raise
+                raise StoreError(
+                    f"{self._folder.parent}: this store may only be read, and {stage} is not in it as it is needed: "
+                    "set S4M_STORE, or `store` in the experiment, to a folder of your own"
+                ) from error
             holder = Holder(experiment, user_name(), socket.gethostname(), os.getpid(), now())
             file.truncate(0)
             file.write(json.dumps(asdict(holder)))
