@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sized
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from stages.cli import main
+from tests.faulty_runs import Whole, make_whole
+from tests.made_once import made_once
 from tests.processes import forked
 
 # Test processes run side by side, a core each. Nothing above imports torch, which reads this once.
@@ -85,3 +88,32 @@ def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
     left = sorted(path.name for path in folder.iterdir() if not path.name.startswith(NOT_OURS))
     assert not left, f"temporary files that nothing removes: {', '.join(left)}"
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """An experiment whose every stage ran undisturbed; not to be changed."""
+    return Whole(made_once(tmp_path_factory, "whole", make_whole))
+
+
+@pytest.fixture
+def record_tries(capsys):
+    """Counts tries and those that failed, tells both, and fails at the end, with the reasons."""
+
+    @contextmanager
+    def counting(tries: Sized) -> Iterator[Callable[[str], AbstractContextManager[None]]]:
+        failed: list[str] = []
+
+        @contextmanager
+        def attempt(name: str) -> Iterator[None]:
+            try:
+                yield
+            except AssertionError as error:
+                failed.append(f"{name}: {error}"[:2000])
+
+        yield attempt
+        with capsys.disabled():
+            print(f"tries: {len(tries)}, failures: {len(failed)}")
+        assert not failed, "\n".join(failed)
+
+    return counting

@@ -18,6 +18,8 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Final
 
+from pipeline.files.locks import lives
+
 IMPORTED: Final = ("distributed", "mmdet.datasets", "mmdet.models", "mmengine.runner", "segment_anything", "zarr")
 
 
@@ -53,12 +55,17 @@ def start(target: Callable[..., object], *arguments: object, output: Path | str 
 
     What it says goes to the file `output`.
     """
-    process = forked().Process(target=_apart, args=(str(output), target, arguments))
+    process = forked().Process(target=begin_apart, args=(str(output), target, arguments))
     process.start()
-    with suppress(ProcessLookupError):  # it may be over already
+    wait_for_session(process)
+    return process
+
+
+def wait_for_session(process: ForkServerProcess) -> None:
+    """Wait until a process that begins with `begin_apart` has its own session, or is over."""
+    with suppress(ProcessLookupError):
         while os.getsid(process.pid) != process.pid:
             time.sleep(0.001)
-    return process
 
 
 def kill(process: ForkServerProcess) -> bool:
@@ -76,7 +83,8 @@ def start_s4m(
     return start(_s4m, [*map(str, words)], dict(environment), output=output)
 
 
-def _apart(output: str, target: Callable[..., object], arguments: tuple[object, ...]) -> None:
+def begin_apart(output: str, target: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    """Run a function in a session of its own; what it says goes to a file."""
     os.setsid()
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     for stream in (1, 2):
@@ -92,3 +100,13 @@ def _s4m(words: list[str], environment: dict[str, str]) -> None:
     from stages.cli import main
 
     main()
+
+
+def session_of(process: int) -> set[int]:
+    """Return the processes of a session that have not ended."""
+    found: set[int] = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(ProcessLookupError):
+            if os.getsid(int(entry.name)) == process and lives(int(entry.name)):
+                found.add(int(entry.name))
+    return found

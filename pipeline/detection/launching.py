@@ -163,7 +163,7 @@ def _portable(error: BaseException) -> BaseException:
     """Return an error that another process can read."""
     try:
         copy: BaseException = pickle.loads(pickle.dumps(error))  # noqa: S301  made here
-    except (pickle.PickleError, TypeError, AttributeError, ValueError):
+    except (pickle.PickleError, TypeError, AttributeError, ValueError, RecursionError):
         return RuntimeError(f"{type(error).__name__}: {error}"[:2000])
     return copy
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +35,10 @@ CONFIG_RECORD: Final = "training.py"
 """The training as a config for MMDetection's own train and test entry points; this program never reads it."""
 SCRATCH: Final = "scratch"
 """The folder, below the training's, for files that only MMEngine writes."""
+_LOADER_DIED: Final = (
+    "a process that loads images for the training was ended, as when memory runs out: give the same command to "
+    "continue from the last checkpoint, with a smaller compute.loader_workers if it happens again"
+)
 
 Report = Callable[[LoggedStep], None]
 
@@ -117,10 +123,16 @@ def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -
             log.flush()
             resume.keep(runner)
             raise
-        except RuntimeError as error:
-            raise _explained(error) from error
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
+                raise
+            with suppress(RuntimeError):
+                time.sleep(1)  # torch's handler of SIGCHLD raises too, a moment later
+            raise StageError(_LOADER_DIED) from error
         except StageError as error:
-            raise of_loader(error) from error
+            if (told := of_loader(error)) is error:
+                raise
+            raise told from error
 
 
 def of_loader(error: StageError) -> StageError:
@@ -129,16 +141,6 @@ def of_loader(error: StageError) -> StageError:
     if not message.startswith("Caught "):
         return error
     return type(error)(message.rpartition(f"{type(error).__name__}: ")[2].strip())
-
-
-def _explained(error: RuntimeError) -> Exception:
-    """Return what to raise for an error of a training: a loader's death is no defect of this program."""
-    if not str(error).startswith("DataLoader worker"):
-        return error
-    return StageError(
-        "a process that loads images for the training was ended, as when memory runs out: give the same command to "
-        "continue from the last checkpoint, with a smaller compute.loader_workers if it happens again"
-    )
 
 
 def _built(job: TrainingJob) -> Runner:

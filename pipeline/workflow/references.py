@@ -16,6 +16,7 @@ from typing import Final
 
 from pipeline.files.disk import is_read_only
 from pipeline.files.identity import hash_text
+from pipeline.files.leftovers import remove_leftovers_of_ended
 from pipeline.files.writing import write_atomically
 from pipeline.workflow.result_locks import now, user_name
 
@@ -38,6 +39,7 @@ class References:
             return
         content = {"record": str(record), "host": host, "experiment": experiment, "user": user_name(), "at": now()}
         try:
+            remove_leftovers_of_ended(file.parent)
             write_atomically(file, json.dumps(content, indent=1) + "\n")
         except OSError as error:
             if not is_read_only(error):
