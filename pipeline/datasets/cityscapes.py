@@ -27,6 +27,8 @@ from pipeline.masks.run_lengths import encode_mask
 
 Split = Literal["train", "val"]
 
+FIRST_INSTANCE: Final = 1000
+"""Least value of an instance in a label image: its class times this number, and its own number."""
 CLASSES: Final[Mapping[int, str]] = MappingProxyType(
     {
         24: "person",
@@ -39,9 +41,13 @@ CLASSES: Final[Mapping[int, str]] = MappingProxyType(
         33: "bicycle",
     }
 )
+VOID_CLASSES: Final = frozenset({*range(7), 9, 10, 14, 15, 16, 18, 29, 30})
+"""What Cityscapes never scores. Instances of caravans and trailers (29, 30) have values of their own: not void."""
 # All classes are 0 to 33, those from 24 on have instances; caravans and trailers (29, 30) are never scored.
 _LAST_CLASS: Final = 33
 _WITH_INSTANCES: Final = range(24, _LAST_CLASS + 1)
+_IMAGE_ENDING: Final = "_leftImg8bit.png"
+_LABEL_ENDING: Final = "_gtFine_instanceIds.png"
 
 
 @dataclass(frozen=True)
@@ -66,11 +72,11 @@ class _StreetImage:
 
     @property
     def image(self) -> str:
-        return f"leftImg8bit/{self.split}/{self.name}_leftImg8bit.png"
+        return f"leftImg8bit/{self.split}/{self.name}{_IMAGE_ENDING}"
 
     @property
     def labels(self) -> str:
-        return f"gtFine/{self.split}/{self.name}_gtFine_instanceIds.png"
+        return f"gtFine/{self.split}/{self.name}{_LABEL_ENDING}"
 
 
 def convert_cityscapes(
@@ -95,7 +101,7 @@ def convert_cityscapes(
     content: dict[Split, list[tuple[CocoImage, list[Instance]]]] = {split: [] for split in settings.splits}
     for image, (instances, _) in zip(images, read, strict=True):
         of_split = content[image.split]
-        file_name = f"{image.name}_leftImg8bit.png"
+        file_name = f"{image.name}{_IMAGE_ENDING}"
         of_split.append((CocoImage(len(of_split) + 1, file_name, *settings.size_wh_px), instances))
     categories = [CocoCategory(class_id, name) for class_id, name in CLASSES.items()]
     return tuple(write_converted(output / f"{split}.json", each, categories) for split, each in content.items())
@@ -107,8 +113,8 @@ def _find_images(root: Path, settings: CityscapesSettings) -> tuple[list[_Street
     problems: list[Problem] = []
     cities: set[str] = set()
     for split in settings.splits:
-        images = _names(root / "leftImg8bit" / split, "_leftImg8bit.png")
-        labels = _names(root / "gtFine" / split, "_gtFine_instanceIds.png")
+        images = _names(root / "leftImg8bit" / split, _IMAGE_ENDING)
+        labels = _names(root / "gtFine" / split, _LABEL_ENDING)
         for folder, names in ((f"leftImg8bit/{split}", images), (f"gtFine/{split}", labels)):
             if not names:
                 problems.append(Problem(folder, "holds no images: is this the folder of Cityscapes?"))
@@ -144,14 +150,24 @@ def _read_image(root: Path, size_wh_px: tuple[int, int], image: _StreetImage) ->
     except ImageError as error:
         problems.append(Problem(image.image, str(error)))
     try:
-        instances += _instances(_read_labels(root / image.labels, size_wh_px))
+        instances += _instances(read_label_image(root / image.labels, size_wh_px))
     except ImageError as error:
         problems.append(Problem(image.labels, str(error)))
     return instances, problems
 
 
-def _read_labels(path: Path, size_wh_px: tuple[int, int]) -> NDArray[np.uint16]:
-    """Read a label image, (height, width), that holds values of Cityscapes only."""
+def label_file(image_file_name: str) -> str:
+    """Return the label image of an image, relative to `gtFine`/{split} as the image is to `leftImg8bit`/{split}.
+
+    Raise ImageError if the name is not that of an image of Cityscapes.
+    """
+    if not image_file_name.endswith(_IMAGE_ENDING):
+        raise ImageError(f"{image_file_name} is not an image of Cityscapes: its name does not end in {_IMAGE_ENDING}")
+    return image_file_name.removesuffix(_IMAGE_ENDING) + _LABEL_ENDING
+
+
+def read_label_image(path: Path, size_wh_px: tuple[int, int]) -> NDArray[np.uint16]:
+    """Read a label image, (height, width), that holds values of Cityscapes only. Raise ImageError if it does not."""
     check_image_header(path, size_wh_px)
     try:
         with Image.open(path, formats=("PNG",)) as image:
@@ -162,7 +178,7 @@ def _read_labels(path: Path, size_wh_px: tuple[int, int]) -> NDArray[np.uint16]:
     if kind != "I;16":
         raise ImageError(f"is not a label image: its pixels are {kind}, those of labels 16-bit grey (I;16)")
     for value in np.unique(labels[labels > _LAST_CLASS]).tolist():
-        if value // 1000 not in _WITH_INSTANCES:
+        if value // FIRST_INSTANCE not in _WITH_INSTANCES:
             raise ImageError(f"is not a label image: the value {value} is neither a class nor an instance")
     return labels
 
@@ -172,7 +188,7 @@ def _instances(labels: NDArray[np.uint16]) -> Iterator[Instance]:
     # COCO's run lengths go down the columns: transposed once, every mask below is in that order already.
     columns = np.ascontiguousarray(labels.T)
     for label in np.unique(labels[labels >= _WITH_INSTANCES.start]).tolist():
-        is_crowd = label < 1000
-        category_id = label if is_crowd else label // 1000
+        is_crowd = label < FIRST_INSTANCE
+        category_id = label if is_crowd else label // FIRST_INSTANCE
         if category_id in CLASSES:
             yield Instance(category_id, encode_mask((columns == label).T), is_crowd)
