@@ -11,7 +11,7 @@ import re
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError
 from pydantic.fields import FieldInfo
@@ -69,6 +69,9 @@ FolderPath = Annotated[AnyPath, FolderMarker()]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+
+ScoreKind = Literal["class", "mask", "product"]
+"""The scores of a detected instance: that of its class, that of its mask, or their product."""
 
 
 class Settings(BaseModel):

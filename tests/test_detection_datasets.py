@@ -229,8 +229,8 @@ def test_each_sample_draws_its_own_structural_anchors_among_those_that_it_shows(
     ("weight", "expected"),
     [
         ("none", [1, 1]),
-        ("score", [0.75, 0.5]),
-        ("mask_score", [0.25, 1]),
+        ("class", [0.75, 0.5]),
+        ("mask", [0.25, 1]),
         ("product", [0.1875, 0.5]),
         ("gate", [0.5, 0.25]),
     ],
@@ -258,8 +258,8 @@ def test_labels_without_a_gate_cannot_be_weighed_by_it(tmp_path):
 def test_labels_without_mask_scores_cannot_be_weighed_by_them(tmp_path):
     instances = tuple(replace(each, mask_score=None) for each in one_of_each())
     folder = folder_of(tmp_path, [ImageLabels.of_instances(1, "1.png", 60, 40, instances)])
-    with pytest.raises(StageError, match="student.instance_weight cannot be mask_score"):
-        stored(folder, instance_weight="mask_score")
+    with pytest.raises(StageError, match="student.instance_weight cannot be mask:"):
+        stored(folder, instance_weight="mask")
     weights = stored(folder, instance_weight="product")[first()]["data_samples"].gt_instances.weights
     assert weights.tolist() == [0.75, 0.5]
 

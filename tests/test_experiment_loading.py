@@ -92,6 +92,12 @@ TABLE = [
         "augment: {decisions: [sam, me]}",
         'augment.decisions: given "me"; expected a list, each one of sam, teacher',
     ),
+    ("student: {instance_weight: score}", 'student.instance_weight: given "score"; it is called class now'),
+    ("student: {instance_weight: mask_score}", 'student.instance_weight: given "mask_score"; it is called mask now'),
+    (
+        "student: {instance_weight: area}",
+        'student.instance_weight: given "area"; expected one of none, class, mask, product, gate',
+    ),
     ("compute: {scheduler: 5}", "compute.scheduler: given 5; expected text or null"),
     (
         "name: ../../etc",

@@ -107,7 +107,7 @@ SETTINGS: dict[str, tuple[object, frozenset[str]]] = {
     "student.mixture.pseudo": (2.0, STUDENT),
     "student.mixture.composites": (2.0, STUDENT),
     "student.pseudo_weight": (1.0, STUDENT),
-    "student.instance_weight": ("score", STUDENT),
+    "student.instance_weight": ("class", STUDENT),
     "student.ignore_dropped": (False, STUDENT),
     "student.ema_momentum": (0.1, STUDENT),
     "student.jitter": (0.1, STUDENT),

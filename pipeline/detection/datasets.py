@@ -31,6 +31,7 @@ from pipeline.coco.reading import read_coco
 from pipeline.detection.passes import repeat_factors
 from pipeline.detection.registry import DATASETS
 from pipeline.detection.sample_seed import Sample
+from pipeline.detection.settings import InstanceWeight
 from pipeline.detection.window_masks import MaskWindow, WindowMasks
 from pipeline.errors import ImageError, StageError
 from pipeline.labels.dataset_rows import dataset_rows
@@ -40,7 +41,6 @@ from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
 from pipeline.structure.target_store import StructureStore
 
 LABELLED: Final = "labelled"
-InstanceWeight = Literal["none", "score", "mask_score", "product", "gate"]
 
 _UNUSABLE_IN_A_ROW = 100
 _COPIES_KEPT = 2  # where one pass over the composites ends and the next begins, both are asked for
@@ -145,16 +145,12 @@ class TrainingImages(Dataset[dict[str, Any]]):
 
     def _weight(self, instance: InstanceLabel) -> float:
         match self._instance_weight:
-            case "score":
-                return instance.score
-            case "mask_score":
-                return instance.mask_score_or_one
-            case "product":
-                return instance.score * instance.mask_score_or_one
-            case "gate":
-                return 1.0 if instance.gate_confidence is None else instance.gate_confidence  # None: people's own
             case "none":
                 return 1.0
+            case "gate":
+                return 1.0 if instance.gate_confidence is None else instance.gate_confidence  # None: people's own
+            case kind:
+                return instance.score_of(kind)
 
     def _tell(self, reason: str) -> None:
         if reason not in self._told:
@@ -354,12 +350,12 @@ def _require_weights(store: LabelStore, instance_weight: InstanceWeight) -> None
     if instance_weight == "gate" and np.isnan(store.column("instances/gate_confidence")).all():
         raise StageError(
             f"{store.path}: these labels went through no gate, so that student.instance_weight cannot be gate: "
-            "set it to score or none, or refine the labels."
+            "set it to class or none, or refine the labels."
         )
-    if instance_weight == "mask_score" and np.isnan(store.mask_scores()).all():
+    if instance_weight == "mask" and np.isnan(store.mask_scores()).all():
         raise StageError(
-            f"{store.path}: these labels have no mask scores, so that student.instance_weight cannot be mask_score: "
-            "set it to score or none, or give results with mask scores."
+            f"{store.path}: these labels have no mask scores, so that student.instance_weight cannot be mask: "
+            "set it to class or none, or give results with mask scores."
         )
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-from pipeline.settings import ConfigPath, Count, FilePath, Seed, Settings, Share
+from pipeline.settings import MISFIT, ConfigPath, Count, FilePath, Seed, Settings, Share
 
 BatchSize = Annotated[int, Field(ge=0)]
+InstanceWeight = Literal["none", "class", "mask", "product", "gate"]
+"""`gate` is its confidence; the others but `none` are scores (see `pipeline.settings.ScoreKind`)."""
+_OLD_WEIGHTS: Final = {"score": "class", "mask_score": "mask"}
 
 
 class TrainSettings(Settings):
@@ -93,7 +97,7 @@ class StudentSettings(TrainSettings):
     """Kinds of images among the unlabelled ones, in relative amounts: 3, 1 is three quarters of the first kind."""
     pseudo_weight: Annotated[float, Field(ge=0)] = 2.0
     """Factor for the losses on pseudo-labelled images and composites."""
-    instance_weight: Literal["none", "score", "mask_score", "product", "gate"] = "none"
+    instance_weight: InstanceWeight = "none"
     """Multiply the losses of a pseudo-labelled instance by 1, its class score, mask score, both, or gate confidence."""
     ignore_dropped: bool = True
     """Leave the pixels of instances that the gate dropped out of the loss, instead of treating them as background."""
@@ -107,6 +111,14 @@ class StudentSettings(TrainSettings):
     """Probability that a pseudo-labelled image or composite is blurred."""
     rounds: Annotated[int, Field(ge=0, le=9)] = 1
     """Number of students, each trained on the labels of the one before, the first on the teacher's. 0: no student."""
+
+    @field_validator("instance_weight", mode="before")
+    @classmethod
+    def _refuse_old_name(cls, given: Any) -> Any:
+        if isinstance(given, str) and given in _OLD_WEIGHTS:
+            names = {"given": given, "new": _OLD_WEIGHTS[given]}
+            raise PydanticCustomError(MISFIT, 'given "{given}"; it is called {new} now', names)
+        return given
 
     @property
     def unlabelled_images(self) -> int:

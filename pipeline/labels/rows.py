@@ -8,6 +8,7 @@ from enum import StrEnum
 from pipeline.masks.run_lengths import CompressedRle, area_px, box_xyxy, decode_mask, encode_mask
 from pipeline.masks.soft_masks import SoftMask
 from pipeline.masks.windows import BoolMask, BoxXyxy
+from pipeline.settings import ScoreKind
 
 
 class Status(StrEnum):
@@ -61,6 +62,16 @@ class InstanceLabel:
     def mask_score_or_one(self) -> float:
         """Return the mask score; 1 where it is not known."""
         return 1.0 if self.mask_score is None else self.mask_score
+
+    def score_of(self, kind: ScoreKind) -> float:
+        """Return the score of the class, that of the mask, or their product; an unknown mask score is 1."""
+        match kind:
+            case "class":
+                return self.score
+            case "mask":
+                return self.mask_score_or_one
+            case "product":
+                return self.score * self.mask_score_or_one
 
 
 @dataclass(frozen=True, slots=True)

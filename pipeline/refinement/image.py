@@ -23,10 +23,11 @@ from pipeline.masks.soft_masks import soften
 from pipeline.masks.windows import whole_image
 from pipeline.refinement.asking import Answer, Question, ask
 from pipeline.refinement.gate import Gate, Measures
-from pipeline.refinement.settings import RefineSettings, SeparateBy
+from pipeline.refinement.settings import RefineSettings
 from pipeline.refinement.zoom import View, plan_views
 from pipeline.sam.encoded import EncodedImage, ImageForSam
 from pipeline.sam.interface import Engine
+from pipeline.settings import ScoreKind
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def _decided(labels: ImageLabels, teacher: InstanceLabel, answer: Answer, gate: 
 
 
 def _separated(
-    labels: ImageLabels, answers: Mapping[int, Answer], refined: Sequence[InstanceLabel], separate_by: SeparateBy
+    labels: ImageLabels, answers: Mapping[int, Answer], refined: Sequence[InstanceLabel], separate_by: ScoreKind
 ) -> list[InstanceLabel]:
     """Return the instances with masks that do not overlap; drop one that loses all its pixels, with its old mask."""
     kept = [index for index, each in enumerate(refined) if each.decision is not Decision.DROPPED]
@@ -179,7 +180,7 @@ def _separated(
         answers[index].mask if refined[index].decision is Decision.SAM else CropMask.of_rle(labels.rle(refined[index]))
         for index in kept
     ]
-    separate = without_overlap(masks, [_priority(refined[index], separate_by) for index in kept])
+    separate = without_overlap(masks, [refined[index].score_of(separate_by) for index in kept])
     result = list(refined)
     for index, before, after in zip(kept, masks, separate, strict=True):
         label = refined[index]
@@ -188,13 +189,3 @@ def _separated(
         elif after != before:
             result[index] = with_mask(label, after.to_rle(labels.height, labels.width))
     return result
-
-
-def _priority(label: InstanceLabel, separate_by: SeparateBy) -> float:
-    match separate_by:
-        case "class":
-            return label.score
-        case "mask":
-            return label.mask_score_or_one
-        case "product":
-            return label.score * label.mask_score_or_one

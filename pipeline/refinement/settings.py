@@ -7,10 +7,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.refinement.presets import REFINE_PRESETS
-from pipeline.settings import Seed, Settings, Share
+from pipeline.settings import ScoreKind, Seed, Settings, Share
 
 RefinePreset = Literal["best", "s4m", "samrefiner"]
-SeparateBy = Literal["class", "mask", "product"]
 
 
 class RefineSettings(Settings):
@@ -40,7 +39,7 @@ class RefineSettings(Settings):
     """Fill the holes of a mask."""
     separate: bool = False
     """Let masks of one image not overlap: a pixel of several belongs to the one with the highest score."""
-    separate_by: SeparateBy = "class"
+    separate_by: ScoreKind = "class"
     """The score that `separate` compares: class score, mask score or their product. An unknown mask score is 1."""
     gate: Literal["none", "fixed", "calibrated", "teacher"] = "fixed"
     """Use SAM's mask always, if it passes the thresholds below, if it passes fitted ones, or never (without SAM)."""
