@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pipeline.detection.feature_separation import measure_features
+from pipeline.structure.separation import FEATURES_AREA
 from pipeline.workflow.trainings import teacher_training
 from stages.context import StageContext, Summary
 from stages.training import run_training
@@ -9,5 +11,10 @@ from stages.training import run_training
 
 def run(context: StageContext) -> Summary:
     """Train the teacher, or continue its training, and publish it."""
-    training = teacher_training(context.experiment, context.labelled(), context.results, context.say)
-    return run_training(context, training)
+    experiment = context.experiment
+    training = teacher_training(experiment, context.labelled(), context.results, context.say)
+    summary = run_training(context, training)
+    features = measure_features(
+        context.folder, context.labelled(), context.labelled_images(), experiment.distill, experiment.compute
+    )
+    return summary if features is None else {**summary, FEATURES_AREA: round(features.area_under_curve, 3)}

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pickle
+import re
 import runpy
 import shutil
 import signal
@@ -109,7 +110,9 @@ def test_a_teacher_is_published_as_tensors_a_config_and_a_card(folder, capsys):
     assert not (result / "checkpoints").exists()
     assert list((result / "tensorboard").iterdir())
     run_stage(training_experiment(folder), "train-teacher", 1)
-    assert "train-teacher: up to date, " in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert re.search(r"loss: [\d.]+, area under curve of features: [01]\.\d+\n", told.out)
+    assert "train-teacher: up to date, " in told.err
 
 
 @pytest.mark.slow

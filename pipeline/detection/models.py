@@ -94,7 +94,7 @@ class SemiSupervisedDetector(BaseDetector):  # type: ignore[misc]
             supervised: Losses = super().loss(inputs, samples)
             return supervised
         module, stride = self.structural_features()
-        with _first_outputs(module) as outputs:
+        with first_outputs(module) as outputs:
             losses: Losses = super().loss(inputs, samples)
         features = outputs[0][taught]
         samples = [samples[index] for index in taught]
@@ -137,8 +137,8 @@ class Mask2Former(SemiSupervisedDetector, MMDetectionMask2Former):  # type: igno
 
 
 @contextmanager
-def _first_outputs(module: nn.Module) -> Iterator[list[Tensor]]:
-    """The first output of a module at each of its calls, filled while the context is open."""
+def first_outputs(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Give the first output of a module at each of its calls, filled while the context is open."""
     outputs: list[Tensor] = []
     handle = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output[0]))
     try:

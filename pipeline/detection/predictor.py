@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pipeline.coco.model import CocoCategory
 from pipeline.detection.flip import merge, mirrored_back
+from pipeline.detection.models import first_outputs
 from pipeline.detection.painted_masks import Prediction, QueryMask, RegionMask
 from pipeline.detection.published import (
     DetectorChoice,
@@ -78,6 +79,24 @@ class Predictor:
             for image, direct, mirrored in zip(images_rgb, found[:count], found[count:], strict=True)
         ]
 
+    @torch.inference_mode()
+    def structural_features(self, image_rgb: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+        """Return the features that the structural loss teaches, for an image, uint8 (height, width, 3).
+
+        They are 1 x C x h x w float32. With them comes the share of their width and height that the image fills, (2,).
+        """
+        pixels, sample = self._input(image_rgb)
+        data = self._model.data_preprocessor({"inputs": [pixels], "data_samples": [sample]}, False)
+        module, stride = self._model.structural_features()
+        with first_outputs(module) as outputs:
+            features = self._features(data["inputs"])
+            if not outputs:  # the module is not one of the feature maps, but works on them
+                module(features)
+        height, width = data["data_samples"][0].img_shape
+        shown_wh = torch.tensor([width, height], dtype=torch.float32, device=self._device)
+        found = outputs[0].float()
+        return found, shown_wh / (stride * shown_wh.new_tensor([found.shape[3], found.shape[2]]))
+
     def _batches(self, shapes: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
         """Yield the indices of the images of each batch."""
         indices_by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
@@ -100,14 +119,18 @@ class Predictor:
     def _predict_batch(self, batch: Sequence[Inputs], min_score: float) -> list[list[Prediction]]:
         data = {"inputs": [pixels for pixels, _ in batch], "data_samples": [sample for _, sample in batch]}
         data = self._model.data_preprocessor(data, False)
-        # For the features only: the operators of the heads have no bf16.
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_bf16):
-            features = self._model.extract_feat(data["inputs"])
-        features = tuple(level.float() for level in features)
+        features = self._features(data["inputs"])
         find = _query_instances if hasattr(self._model, "panoptic_fusion_head") else _region_instances
         _require_finite(features, self._folder)
         with _finite_answers(self._model, self._folder):
             return find(self._model, features, data["data_samples"], min_score)
+
+    def _features(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the feature maps of a batch, finest first."""
+        # For the features only: the operators of the heads have no bf16.
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_bf16):
+            features = self._model.extract_feat(inputs)
+        return tuple(level.float() for level in features)
 
 
 @lru_cache(maxsize=2)

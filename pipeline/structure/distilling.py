@@ -15,6 +15,7 @@ from pipeline.sam.settings import SamSettings
 from pipeline.sam.worker import SamChoice
 from pipeline.structure.distill_work import DistillWork
 from pipeline.structure.measuring import measure_targets
+from pipeline.structure.separation import EMBEDDING_AREA, TARGETS_AREA
 from pipeline.structure.settings import DistillSettings
 from pipeline.structure.target_columns import ANCHORS_PER_SHARD, TARGET_FORMAT
 from pipeline.structure.target_store import StructureStore
@@ -61,6 +62,6 @@ def summarise_targets(work: DistillWork, store: StructureStore) -> dict[str, int
     failed = store.attributes.statuses[Status.FAILED]
     counts = {"images": len(store), "anchors": store.attributes.anchors}
     targets, embedding = measure_targets(work, store)
-    measured = {"area under curve": targets, "area under curve without prompts": embedding}
+    measured = {TARGETS_AREA: targets, EMBEDDING_AREA: embedding}
     areas = {name: round(each.area_under_curve, 3) for name, each in measured.items() if each is not None}
     return counts | ({str(Status.FAILED): failed} if failed else {}) | areas

@@ -20,7 +20,7 @@ from pipeline.structure.target_columns import MAP_SIDE, ImageTargets
 from pipeline.structure.target_store import StructureStore
 
 MEASURED_IMAGES: Final = 16
-"""Images that are measured, evenly chosen: SAM encodes each of them again."""
+"""Most images that are measured: SAM encodes each of them again."""
 
 Measured = tuple[Separation | None, Separation | None]
 """Of the targets, and of the image embedding without a prompt (None for targets that are not SAM's)."""
@@ -29,10 +29,15 @@ Measured = tuple[Separation | None, Separation | None]
 def measure_targets(work: DistillWork, store: StructureStore) -> Measured:
     """Measure the targets of some images, and SAM's embeddings of the same images beside them."""
     dataset = read_coco(work.annotations)
-    step = max(1, len(store) // MEASURED_IMAGES)
-    chosen = (store[index] for index in range(0, len(store), step)[:MEASURED_IMAGES])
+    chosen = (store[index] for index in measured_positions(len(store)))
     parts = [each for targets in chosen if targets.status is Status.OK for each in _of_image(work, dataset, targets)]
     return pooled(targets for targets, _ in parts), pooled(embedding for _, embedding in parts)
+
+
+def measured_positions(images: int) -> list[int]:
+    """Return the positions of the images to measure: all, or the middle ones of as many equal parts of them."""
+    measured = min(images, MEASURED_IMAGES)
+    return [(2 * part + 1) * images // (2 * measured) for part in range(measured)]
 
 
 def _of_image(work: DistillWork, dataset: CocoDataset, targets: ImageTargets) -> Iterator[Measured]:

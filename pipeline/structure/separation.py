@@ -17,6 +17,11 @@ from pipeline.structure.target_columns import LEVELS
 HALF: Final = round(0.75 * LEVELS)
 """The quantised value of a truth map where half of a cell belongs to the instance: 0.5 on a scale of -1 to 1."""
 
+TARGETS_AREA: Final = "area under curve"
+EMBEDDING_AREA: Final = "area under curve without prompts"
+FEATURES_AREA: Final = "area under curve of features"
+"""Names of figures of `distill`, of its targets and of SAM's embedding, and of `train-teacher`, of its own features."""
+
 
 @dataclass(frozen=True)
 class Separation:
