@@ -12,8 +12,19 @@ from typing import Final
 import pytest
 
 from pipeline.workflow.graph import STAGES
-from tests.faults import AFTER, BEFORE, Call, Fault
-from tests.faulty_runs import Whole, calls_of, end, folder_for, require_as_undisturbed, run_undisturbed, start
+from pipeline.workflow.result_store import StoreRoot
+from tests.faults import AFTER, BEFORE, Call, Fault, start_with_fault
+from tests.faulty_runs import (
+    NO_FAULT,
+    Whole,
+    calls_of,
+    end,
+    environment_of,
+    folder_for,
+    require_as_undisturbed,
+    run_undisturbed,
+    start,
+)
 
 CHANGES: Final = Call.SYNC | Call.RENAME | Call.UNLINK
 PARTS: Final = 20
@@ -60,3 +71,40 @@ def test_a_stage_that_is_killed_at_every_point_ends_as_an_undisturbed_one(
         for nth in points:
             with attempt(f"{stage} {nth}"):
                 crash(whole, stage, Fault(calls, nth, action), tmp_path)
+
+
+def crash_while_pruning(whole: Whole, nth: int, action: int, tmp_path: Path) -> bool:
+    """Kill `stores prune` at a point, then prune again; return whether it was killed. The used results stay whole."""
+    with folder_for(tmp_path, f"prune-{nth}-{-action}") as folder:
+        whole.before("evaluate", folder)
+        (folder / "work/tiny/augment.done").unlink()
+        (folder / "work/tiny/distill.done").unlink()
+        statuses = [prune(folder, Fault(CHANGES, nth, action))[0], prune(folder, NO_FAULT)[0]]
+        assert statuses in ([0, 0], [-signal.SIGKILL, 0])
+        stores = StoreRoot(folder / "stores")
+        left = {result.stage: result for result in stores.results()}
+        assert set(left) == {"split", "train-teacher", "predict", "refine", "train-student"}
+        assert [stores.verify(stage, result.id) for stage, result in left.items()] == [[]] * len(left)
+        assert list((folder / "stores").rglob(".removed-*")) == []
+        return statuses[0] != 0
+
+
+def prune(folder: Path, fault: Fault) -> tuple[int, str]:
+    words = ["stores", "prune", "--yes", "--older-than", "0"]
+    output = folder.with_name(f"{folder.name}.txt")
+    return end(start_with_fault(words, environment_of(folder), fault, folder, output), folder)
+
+
+@pytest.mark.slow
+def test_a_killed_pruning_is_ended_by_the_next(whole, tmp_path):
+    assert crash_while_pruning(whole, 9, BEFORE, tmp_path)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("action", [BEFORE, AFTER])
+def test_a_pruning_that_is_killed_at_every_point_is_ended_by_the_next(whole, action, tmp_path, record_tries):
+    points = range(1, 200)
+    with record_tries(points) as attempt:
+        for nth in points:
+            with attempt(str(nth)):
+                crash_while_pruning(whole, nth, action, tmp_path)

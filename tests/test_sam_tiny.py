@@ -373,6 +373,15 @@ def test_a_checkpoint_of_another_seed_is_refused(tmp_path, small_batches):
         Trainer(Recipe(seed=2), Schedule()).load(tmp_path / "constant.pt")
 
 
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04"])
+def test_a_damaged_checkpoint_is_told_without_torchs_advice(tmp_path, content):
+    path = tmp_path / "constant.pt"
+    path.write_bytes(content)
+    with pytest.raises(StageError, match="damaged, or not a checkpoint of this program") as caught:
+        Trainer(Recipe(), Schedule()).load(path)
+    assert "weights_only" not in str(caught.value)
+
+
 def test_an_interrupted_write_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "constant.pt"
     train.save_tensors({"step": 1}, path)

@@ -7,7 +7,6 @@ it loads a file, so they are compared here first.
 from __future__ import annotations
 
 import errno
-import pickle
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -18,22 +17,9 @@ import torch
 
 from pipeline.errors import StageError
 from pipeline.files.writing import open_atomically
+from pipeline.sam.build import DAMAGE
 
 KEPT: Final = 2
-_DAMAGE: Final = (
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    zlib.error,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    NotImplementedError,
-    OverflowError,
-    MemoryError,
-)
 
 
 def save_checkpoint(folder: Path, iteration: int, state: Mapping[str, Any]) -> Path:
@@ -78,7 +64,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         if state["iteration"] != _iteration_of(path):
             raise ValueError(state["iteration"])
-    except _DAMAGE as error:
+    except OSError:  # the disk fails
+        raise
+    except (*DAMAGE, zlib.error, NotImplementedError) as error:
         # Not torch's message, which says how to run the code in a file.
         raise StageError(f"{path}: damaged, or not a checkpoint of this program ({type(error).__name__})") from None
     return state

@@ -25,6 +25,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline.errors import StageError
 from pipeline.files.writing import open_atomically
+from pipeline.sam.build import DAMAGE
 from pipeline.sam.tiny.batches import (
     Batch,
     PromptGroup,
@@ -250,7 +251,13 @@ class Trainer:
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint, with the schedule of this trainer."""
-        checkpoint = torch.load(path, weights_only=True)
+        try:
+            checkpoint = torch.load(path, weights_only=True)
+        except DAMAGE as error:
+            # Not torch's message, which says how to run the code in a file.
+            raise StageError(
+                f"{path}: damaged, or not a checkpoint of this program ({type(error).__name__}): remove it"
+            ) from None
         if checkpoint["format"] != CHECKPOINT_FORMAT or checkpoint["seed"] != self.recipe.seed:
             raise StageError(
                 f"{path}: of format {checkpoint['format']} and seed {checkpoint['seed']}, but this is format "
