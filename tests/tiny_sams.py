@@ -6,28 +6,34 @@ transformers is an extra: import this module after `pytest.importorskip("transfo
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
 from transformers import (
     EdgeTamConfig,
     EdgeTamModel,
     PreTrainedModel,
+    ProcessorMixin,
     Sam2Config,
     Sam2ImageProcessor,
     Sam2Model,
+    Sam2Processor,
     Sam3ImageProcessor,
     Sam3TrackerConfig,
     Sam3TrackerModel,
+    Sam3TrackerProcessor,
     SamConfig,
     SamHQConfig,
     SamHQModel,
+    SamHQProcessor,
     SamImageProcessor,
     SamModel,
+    SamProcessor,
 )
+from transformers.utils import logging
 
 SIDE = 128  # of the input; 112 for SAM 3, whose patches have 14 pixels
 HIDDEN = 32
@@ -141,16 +147,31 @@ def sam3_tracker() -> Sam3TrackerModel:
     )
 
 
-def _padded(**_: Any) -> SamImageProcessor:
+def _padded() -> SamImageProcessor:
     return SamImageProcessor(size={"longest_edge": SIDE}, pad_size={"height": SIDE, "width": SIDE})
 
 
-BUILDERS: dict[str, tuple[Callable[[], PreTrainedModel], Callable[[], Any]]] = {
-    "sam": (sam, _padded),
-    "sam2": (sam2, lambda: Sam2ImageProcessor(size={"height": SIDE, "width": SIDE})),
-    "sam_hq": (sam_hq, _padded),
-    "edgetam": (edgetam, lambda: Sam2ImageProcessor(size={"height": SIDE, "width": SIDE})),
-    "sam3_tracker": (sam3_tracker, lambda: Sam3ImageProcessor(size={"height": 112, "width": 112})),
+def _stretched(side: int = SIDE) -> Sam2ImageProcessor:
+    return Sam2ImageProcessor(size={"height": side, "width": side})
+
+
+@dataclass(frozen=True)
+class Builder:
+    model: Callable[[], PreTrainedModel]
+    image_processor: Callable[[], Any]
+    processor: Callable[[Any], ProcessorMixin]
+
+
+BUILDERS = {
+    "sam": Builder(sam, _padded, SamProcessor),
+    "sam2": Builder(sam2, _stretched, lambda images: Sam2Processor(images, target_size=SIDE)),
+    "sam_hq": Builder(sam_hq, _padded, SamHQProcessor),
+    "edgetam": Builder(edgetam, _stretched, lambda images: Sam2Processor(images, target_size=SIDE)),
+    "sam3_tracker": Builder(
+        sam3_tracker,
+        lambda: Sam3ImageProcessor(size={"height": 112, "width": 112}),
+        lambda images: Sam3TrackerProcessor(images, target_size=112),
+    ),
 }
 
 
@@ -158,7 +179,7 @@ def build(family: str) -> PreTrainedModel:
     """A model whose random weights all matter: no zeros for positions, no ones for scales."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = BUILDERS[family][0]().eval()
+        model = BUILDERS[family].model().eval()
         for name, parameter in model.named_parameters():
             if not name.endswith("positional_embedding"):
                 nn.init.normal_(parameter, std=0.2 if parameter.ndim < 2 else 1 / parameter[0].numel() ** 0.5)
@@ -169,9 +190,7 @@ def build(family: str) -> PreTrainedModel:
 
 def save(family: str, folder: Path) -> Path:
     """The folder of a family's model, with its weights and configs."""
+    logging.disable_progress_bar()
     build(family).save_pretrained(folder)
-    BUILDERS[family][1]().save_pretrained(folder)
+    BUILDERS[family].image_processor().save_pretrained(folder)
     return folder
-
-
-assert transformers.__version__

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.errors import ImageError
 from pipeline.sam.encoded import EncodedImage, ImageForSam, image_hw_of
 from pipeline.sam.engine import (
     compiled_encoder,
@@ -127,6 +128,10 @@ class HfEngine:
         """Return pixel values B x 3 x input_side x input_side, as the model's image processor makes them."""
         for image in images:
             require_pixels(image)
+            if self.frame.keeps_aspect and 2 * self.frame.input_side * min(image.shape[:2]) < max(image.shape[:2]):
+                raise ImageError(
+                    f"{image.shape[1]} x {image.shape[0]} pixels are too thin for this SAM: no row is left"
+                )
         prepared = self._sam.processor(
             # A copy where torch cannot share the memory: a read-only array or a reversed view.
             images=[np.require(image, requirements=["C", "W"]) for image in images],
