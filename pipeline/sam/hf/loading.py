@@ -20,7 +20,7 @@ LOWRES_CELL: Final = 4
 """Low-resolution pixels along a side of a cell of the image embedding, in all these decoders: they double it twice."""
 
 _UNUSABLE: Final = (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, AssertionError)
-"""What transformers raises for configs and weights that do not fit together. safetensors' own error is none of them."""
+"""What transformers raises for configs and weights that do not fit together, beside errors of its own libraries."""
 
 
 @dataclass(frozen=True)
@@ -51,27 +51,19 @@ def load_hf_sam(folder: Path) -> LoadedSam:
     """Load the model of a folder; raise S4MError for one that cannot be used."""
     check_folder(folder, f"hf:{folder}")
     transformers = require_transformers()
-    from safetensors import SafetensorError
-
-    with _offline(transformers):
-        try:
-            model, report = transformers.AutoModelForMaskGeneration.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                ignore_mismatched_sizes=True,  # they are told below
-                output_loading_info=True,
-            )
-            processor = transformers.AutoImageProcessor.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-        except ImportError as error:
-            raise StageError(f"{folder}: needs a package that is not installed ({_first_line(error)})") from error
-        except (*_UNUSABLE, SafetensorError) as error:
-            reason = f"{type(error).__name__}: {_first_line(error)}"
-            raise S4MError(f"{folder}: cannot be loaded ({reason}): fetch it again") from error
+    with _offline(transformers), _explained(folder):
+        model, report = transformers.AutoModelForMaskGeneration.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # they are told below
+            output_loading_info=True,
+        )
+        processor = transformers.AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     _check_report(folder, report)
     try:
         return LoadedSam.of(model, processor)
@@ -83,13 +75,10 @@ def kept_shape(folder: Path) -> tuple[int, int, int]:
     """Return the channels, height and width of an image's maps in the form that is kept."""
     check_folder(folder, f"hf:{folder}")
     transformers = require_transformers()
-    with _offline(transformers):
-        try:
-            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            with torch.device("meta"):
-                model = transformers.AutoModelForMaskGeneration.from_config(config)
-        except (*_UNUSABLE, ImportError) as error:
-            raise S4MError(f"{folder}: its config cannot be used ({_first_line(error)})") from error
+    with _offline(transformers), _explained(folder):
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model = transformers.AutoModelForMaskGeneration.from_config(config)
     prompts, finer = model.prompt_encoder, family_of(model).finer_maps(model)
     return prompts.hidden_size + sum(each.folded_channels for each in finer), *prompts.image_embedding_size
 
@@ -147,6 +136,21 @@ def _offline(transformers: Any) -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if shows_bars:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turn what transformers and its libraries raise for a folder into an S4MError."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except ImportError as error:
+        raise StageError(f"{folder}: needs a package that is not installed ({_first_line(error)})") from error
+    except (*_UNUSABLE, SafetensorError, StrictDataclassError) as error:
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise S4MError(f"{folder}: cannot be loaded ({reason}): fetch it again") from error
 
 
 def _first_line(error: BaseException) -> str:
