@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
-LIBRARIES = ("s4m", "torch", "onedl-mmdetection", "segment-anything", "zarr", "numpy")
+LIBRARIES = ("s4m", "torch", "onedl-mmdetection", "segment-anything", "transformers", "zarr", "numpy")
 
 
 def library_versions() -> dict[str, str]:

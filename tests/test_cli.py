@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
@@ -16,7 +17,6 @@ from pipeline.compute.settings import Device
 from pipeline.datasets.settings import ShapesDifficulty
 from pipeline.refinement.settings import RefinePreset
 from pipeline.review.review_format import ReviewFormat
-from pipeline.sam.settings import SamModel
 from pipeline.workflow.graph import STAGES
 from pipeline.workflow.loading import load_experiment
 from tests.tiny_coco import tiny_coco, write_json
@@ -78,14 +78,14 @@ def test_the_version_names_the_libraries_that_results_depend_on(s4m):
     lines = dict(line.split() for line in told.out.splitlines())
     assert lines["s4m"] == version("s4m")
     assert lines["torch"] == version("torch")
-    assert list(lines) == ["s4m", "torch", "onedl-mmdetection", "segment-anything", "zarr", "numpy"]
+    extra = ["transformers"] if find_spec("transformers") else []
+    assert list(lines) == ["s4m", "torch", "onedl-mmdetection", "segment-anything", *extra, "zarr", "numpy"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "option", "choices"),
     [
-        (["refine-coco", "a", "b", "c"], "--sam", get_args(SamModel)),
         (["refine-coco", "a", "b", "c"], "--preset", get_args(RefinePreset)),
         (["refine-coco", "a", "b", "c"], "--device", get_args(Device)),
         (["data", "shapes", "a"], "--difficulty", get_args(ShapesDifficulty)),

@@ -116,9 +116,8 @@ def test_the_shipped_weights_count_where_a_detector_starts_from_them(contents, t
     keys = {name: f"teacher.detector={tmp_path}/{name}.py" for name in ("plain", "start")}
     before = {name: contents(key) for name, key in keys.items()}
     (tmp_path / "other.pt").write_bytes(b"other weights")
-    monkeypatch.setattr(
-        "pipeline.workflow.inputs.checkpoint_path", lambda model, path=None: path or tmp_path / "other.pt"
-    )
+    for module in ("pipeline.workflow.inputs", "pipeline.sam.files"):
+        monkeypatch.setattr(f"{module}.checkpoint_path", lambda model, path=None: path or tmp_path / "other.pt")
     changes = {name: changed(before[name], contents(key)) for name, key in keys.items()}
     assert changes == {"plain": {"sam.checkpoint"}, "start": {"sam.checkpoint", "teacher.detector"}}
 

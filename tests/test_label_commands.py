@@ -406,6 +406,14 @@ def test_settings_of_refine_coco_are_checked_like_an_experiment(s4m, made):
     assert "did you mean refine.points?" in told.err
 
 
+def test_a_sam_that_is_none_says_what_there_is(s4m, made):
+    told = s4m("refine-coco", made.annotations, made.image_root, "x.json", "--sam", "vit_x")
+    assert told.status == 1
+    assert (
+        'sam.model (set over the file): given "vit_x"; expected one of sam_tiny, vit_b, vit_l, vit_h or hf:' in told.err
+    )
+
+
 def test_missing_weights_say_where_to_put_them(s4m, made, tmp_path):
     told = s4m("refine-coco", made.annotations, made.image_root, "x.json", "--sam", "vit_b")
     assert told.status == 1

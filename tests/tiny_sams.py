@@ -183,8 +183,8 @@ def build(family: str) -> PreTrainedModel:
         for name, parameter in model.named_parameters():
             if not name.endswith("positional_embedding"):
                 nn.init.normal_(parameter, std=0.2 if parameter.ndim < 2 else 1 / parameter[0].numel() ** 0.5)
-                if "norm" in name and name.endswith("weight"):
-                    parameter.data += 1
+                if name.endswith("weight") and parameter.ndim < 2:  # of a norm; EdgeTAM's add up over many blocks
+                    parameter.data += 1 if "norm" in name else 0.5
     return model.requires_grad_(False)
 
 
