@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +17,7 @@ from segment_anything import sam_model_registry
 
 from pipeline.errors import S4MError
 from pipeline.sam import weights
-from pipeline.sam.build import build_sam, embedding_shape, read_state
+from pipeline.sam.build import WRAPPERS, build_sam, embedding_shape, read_state
 from pipeline.sam.files import PublishedFile
 from pipeline.sam.tiny.model import build_sam_tiny
 from pipeline.sam.weights import download_weights, hash_weights, identify_weights
@@ -58,6 +59,17 @@ def test_custom_weights_are_known_by_content(tmp_path: Path) -> None:
     path = saved(tmp_path / "mine.pth", small_state("vit_b"))
     known = identify_weights("vit_b", path)
     assert known == weights.Weights("vit_b", path, hashlib.sha256(path.read_bytes()).hexdigest(), published=False)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("prefix", ["", "sam.", "module.", "module.model."])
+def test_checkpoints_of_trainings(tmp_path: Path, wrapper: str, prefix: str) -> None:
+    """As MedSAM, micro-sam and others write them: beside optimizers and counters, under names of a larger module."""
+    state = OrderedDict((f"{prefix}{name}", tensor) for name, tensor in small_state("vit_b").items())
+    optimizer = {"state": {0: {"step": 3, "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 1e-4, "params": [0]}]}
+    path = saved(tmp_path / "mine.pth", {wrapper: state, "optimizer": optimizer, "epoch": 3, "best": 0.9})
+    sam = build_sam("vit_b", path)
+    assert all((tensor == 0.25).all() for tensor in sam.state_dict().values())
 
 
 def test_half_precision_is_widened(tmp_path: Path) -> None:
@@ -147,10 +159,20 @@ def test_whole_numbers_for_weights(tmp_path: Path) -> None:
     assert "mask_decoder.iou_token.weight is torch.int64, expected torch.float32" in refusal("vit_b", path)
 
 
-def test_a_training_checkpoint(tmp_path: Path) -> None:
-    path = saved(tmp_path / "epoch.pth", {"model": small_state("vit_b"), "epoch": 3})
+def test_a_checkpoint_without_a_model(tmp_path: Path) -> None:
+    path = saved(tmp_path / "epoch.pth", {"weights": small_state("vit_b"), "epoch": 3, "model": "vit_b"})
     assert refusal("vit_b", path) == (
-        f"{path}: expected a state_dict (names to tensors), found epoch, model: save the model's state_dict alone"
+        f"{path}: expected a state_dict (names to tensors), found epoch, model, weights: save the model's state_dict "
+        "alone"
+    )
+
+
+def test_a_wrong_training_checkpoint_is_told_by_its_tensors(tmp_path: Path) -> None:
+    state = {f"module.{name}": tensor for name, tensor in small_state("vit_b").items()}
+    state["module.head.weight"] = state.pop("module.mask_decoder.mask_tokens.weight")
+    path = saved(tmp_path / "epoch.pth", {"model_state": state, "epoch": 3})
+    assert refusal("vit_b", path) == (
+        f"{path}: does not fit vit_b: missing: mask_decoder.mask_tokens.weight; unknown: head.weight"
     )
 
 

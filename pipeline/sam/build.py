@@ -8,6 +8,7 @@ import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import torch
 from segment_anything import sam_model_registry
@@ -37,6 +38,12 @@ DAMAGE = (
     ValueError,
 )
 """What torch.load raises where bytes of a file are changed."""
+
+WRAPPERS: Final = ("state_dict", "model_state_dict", "model_state", "model")
+"""Names under which MMEngine, PyTorch's examples, micro-sam and others save a model beside the rest of a training."""
+
+_KNOWN_WEIGHT: Final = "mask_decoder.iou_token.weight"
+"""A tensor that every SAM has: what stands before its name stands before all names."""
 
 
 def build_sam(
@@ -85,7 +92,7 @@ def _set_input_side(sam: Sam, model: str, input_side: int | None) -> None:
 
 def _loaded(model: str, checkpoint: Path | None) -> Sam:
     path = identify_weights(model, checkpoint).path
-    state = read_state(path)
+    state = _without_prefix(read_state(path))
     skeleton = _skeleton(model)
     _check_state(state, skeleton, model, path)
     if model == "sam_tiny":
@@ -112,8 +119,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
                 "save the model's state_dict alone"
             ) from error
         raise S4MError(f"{path}: damaged, or not a checkpoint ({type(error).__name__}): fetch it again") from error
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]  # as MMEngine saves it
+    state = _unwrapped(state)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         held = sorted(map(str, state)) if isinstance(state, Mapping) else [type(state).__name__]
         raise S4MError(
@@ -121,6 +127,23 @@ def read_state(path: Path) -> dict[str, Tensor]:
             "save the model's state_dict alone"
         )
     return dict(state)
+
+
+def _unwrapped(value: object) -> object:
+    """Return the state_dict in what a training saved: under one of the usual names, if its values are tensors."""
+    if isinstance(value, Mapping):
+        for name in WRAPPERS:
+            inner = value.get(name)
+            if isinstance(inner, Mapping) and inner and all(isinstance(each, Tensor) for each in inner.values()):
+                return inner
+    return value
+
+
+def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a SAM's tensors by their own names: trainings of a larger module write its name before all of them."""
+    named = next((name for name in state if name.endswith(_KNOWN_WEIGHT)), "")
+    prefix = named.removesuffix(_KNOWN_WEIGHT)
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
 
 
 def _random(model: str, seed: int) -> Sam:
