@@ -13,7 +13,7 @@ BIN := .venv/bin
 S4M := $(BIN)/s4m
 
 # What a user gives is text, neither for make nor for the shell to read: taken as it is, and quoted where it is used.
-GIVEN := EXP SET SIZE WORKERS GPUS SEEDS CELLS ANNOTATIONS IMAGES MINUTES
+GIVEN := EXP SET SIZE WORKERS GPUS SEEDS CELLS ANNOTATIONS IMAGES MINUTES EXTRAS
 define NEWLINE
 
 
@@ -32,7 +32,7 @@ SETUP := $(if $(filter $(shell ./setup.sh --state),$(file < .venv/ready)),,setup
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast check format format-check lint layers types status config stores clean torture \
 	$(STAGES) ablation bench-data bench-commands bench-store bench-refine bench-presets bench-augment bench-embeddings \
-	bench-scale bench-loading bench-train bench-predict bench-evaluate bench-cityscapes sam-tiny
+	bench-scale bench-sams bench-loading bench-train bench-predict bench-evaluate bench-cityscapes sam-tiny
 .DELETE_ON_ERROR:
 # Only the rules below: make need not look for C files and the like.
 MAKEFLAGS += --no-builtin-rules
@@ -42,8 +42,8 @@ help: ## List every target
 	@echo
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' Makefile | expand -t 20
 
-setup: ## Make .venv with everything in exact versions (other targets do it by themselves)
-	@./setup.sh
+setup: ## Make .venv with everything in exact versions (EXTRAS=hf: with Hugging Face transformers too)
+	@EXTRAS=$(call quoted,$(EXTRAS)) ./setup.sh
 
 # ---- the stages -------------------------------------------------------------------------------------
 
@@ -157,6 +157,9 @@ bench-embeddings: $(SETUP) ## Measure refining with and without kept embeddings 
 bench-scale: $(SETUP) ## Measure refining in process against one and two Dask workers
 	@$(S4M) data shapes work/bench-scale --images 400 --validation 1
 	@$(BIN)/python -m benchmarks.scale --annotations work/bench-scale/train.json --images work/bench-scale/train/images
+
+bench-sams: $(SETUP) ## Measure SAMs of transformers against segment_anything's engine, the same weights in both (needs EXTRAS=hf)
+	@$(BIN)/python -m benchmarks.sams
 
 bench-loading: $(SETUP) ## Measure training samples from the label store against MMDetection's CocoDataset
 	@$(BIN)/python -m benchmarks.loading

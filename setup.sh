@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv with everything the pipeline needs, in exact versions. Needs Python 3.11 or 3.12 with its
 # headers, a C++ compiler and make. May be stopped at any time: the next call repairs what is there.
-#   ./setup.sh          set up, or do nothing where all is up to date
+#   ./setup.sh          set up, or do nothing where all is up to date; EXTRAS=hf: with the packages of that extra
 #   ./setup.sh --state  print the state that a finished setup has, for the Makefile to compare
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -11,8 +11,11 @@ ready=$venv/ready
 log=.venv.setup.log
 seconds_between_lines=${SETUP_SECONDS_BETWEEN_LINES:-10}
 
-# A moved checkout, other versions or another setup: each asks for a new look.
-state="$(cat constraints.txt pyproject.toml setup.sh | cksum | tr ' ' '-')-$PWD"
+# Extras stay: a setup without them keeps those of an earlier one.
+extras=${EXTRAS:-$(cat "$venv/extras" 2>/dev/null || true)}
+
+# A moved checkout, other versions or extras, another setup: each asks for a new look.
+state="$(cat constraints.txt pyproject.toml setup.sh | cksum | tr ' ' '-')-$PWD${extras:++$extras}"
 
 if [ "${1-}" = --state ]; then
     echo "$state"
@@ -85,6 +88,14 @@ step() {
     fi
 }
 
+# An extra of pyproject.toml for each word between commas; pip itself only warns of one that it does not know.
+check_extras() {
+    known=$(sed -n '/^\[project.optional-dependencies\]/,/^$/s/^\([a-z]*\) = .*/\1/p' pyproject.toml)
+    for extra in ${extras//,/ }; do
+        grep -qx -- "$extra" <<<"$known" || fail "EXTRAS=$extras: there is no extra $extra" "those that there are: ${known//$'\n'/, }"
+    done
+}
+
 find_python() {
     for candidate in ${PYTHON:-} python3.11 python3.12 python3; do
         if command -v "$candidate" >/dev/null 2>&1 &&
@@ -106,6 +117,7 @@ build_mmcv() {
         "${pip[@]}" install -v --no-build-isolation "onedl-mmcv"
 }
 
+check_extras
 # Making it anew would empty what it points to: another checkout's, most likely.
 [ ! -L "$venv" ] || fail "$venv is a link to $(readlink "$venv")" "remove the link, then run make setup again"
 python=$(find_python) ||
@@ -124,12 +136,16 @@ echo "setup: looking for a ready build of mmcv"
 if ! watched "${pip[@]}" install --only-binary onedl-mmcv onedl-mmcv; then
     build_mmcv
 fi
-step "installing everything else" "${pip[@]}" install --no-build-isolation -e '.[dev]'
+step "installing everything else" "${pip[@]}" install --no-build-isolation -e ".[dev${extras:+,$extras}]"
 # MMDetection asks for both builds of OpenCV, which overwrite each other; the one with windows needs libGL.
 if "${pip[@]}" show opencv-python >/dev/null 2>&1; then
     step "keeping the OpenCV that needs no screen" "${pip[@]}" uninstall -y opencv-python
     step "putting its files back" "${pip[@]}" install --force-reinstall --no-deps opencv-python-headless
 fi
 step "trying what was installed" "$venv/bin/python" -c 'import cv2, mmcv.ops, mmdet, segment_anything, torch, zarr, pipeline, stages'
+case ",$extras," in
+    *,hf,*) step "trying the extra hf" "$venv/bin/python" -c 'from transformers import AutoModelForMaskGeneration; import timm' ;;
+esac
+if [ -n "$extras" ]; then echo "$extras" >"$venv/extras"; fi
 echo "$state" >"$ready"
 echo "setup: done"

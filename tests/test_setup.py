@@ -137,3 +137,21 @@ def test_a_failed_download_is_told_without_its_progress(setup):
     assert told.returncode == 1
     assert "lost\nsetup: failed: .venv/bin/python -m pip install --progress-bar raw torch" in told.stderr
     assert "Progress" not in told.stderr
+
+
+def test_extras_are_installed_and_stay(setup, tmp_path):
+    checkout = tmp_path / "checkout"
+    remembering = PYTHON.replace('case "$*" in', 'echo "$*" >>asked\ncase "$*" in').replace("exit 1", "exit 0")
+    assert setup(remembering, EXTRAS="hf").returncode == 0
+    assert "install --no-build-isolation -e .[dev,hf]" in (checkout / "asked").read_text()
+    assert setup().stdout == "set up already: .venv\n"
+    (checkout / "asked").unlink()
+    (checkout / ".venv/ready").unlink()
+    assert setup().returncode == 0
+    assert "install --no-build-isolation -e .[dev,hf]" in (checkout / "asked").read_text()
+
+
+def test_an_extra_that_there_is_not(setup):
+    told = setup(PYTHON, EXTRAS="hf,hg")
+    assert told.returncode == 1
+    assert "setup: EXTRAS=hf,hg: there is no extra hg\nsetup: those that there are: dev, hf" in told.stderr
