@@ -158,8 +158,10 @@ bench-scale: $(SETUP) ## Measure refining in process against one and two Dask wo
 	@$(S4M) data shapes work/bench-scale --images 400 --validation 1
 	@$(BIN)/python -m benchmarks.scale --annotations work/bench-scale/train.json --images work/bench-scale/train/images
 
-bench-sams: $(SETUP) ## Measure SAMs of transformers against segment_anything's engine, the same weights in both (needs EXTRAS=hf)
-	@$(BIN)/python -m benchmarks.sams
+bench-sams: $(SETUP) ## Measure transformers against segment_anything's engine, with the same weights (needs EXTRAS=hf)
+	@$(if $(ANNOTATIONS),,$(S4M) data shapes work/bench-presets --images 60 --validation 10)
+	@$(BIN)/python -m benchmarks.sams $(BENCH_DATA)
+	@$(BIN)/python -m benchmarks.sams --families
 
 bench-loading: $(SETUP) ## Measure training samples from the label store against MMDetection's CocoDataset
 	@$(BIN)/python -m benchmarks.loading

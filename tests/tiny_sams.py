@@ -75,8 +75,14 @@ def _feature_sizes(grid: int) -> list[list[int]]:
     return [[grid * times, grid * times] for times in (4, 2, 1)]
 
 
+def sam_config(**vision: Any) -> SamConfig:
+    """The config of a small SAM. vision: other values of its image encoder."""
+    config = _vit()
+    return SamConfig(**config | {"vision_config": config["vision_config"] | vision})
+
+
 def sam() -> SamModel:
-    return SamModel(SamConfig(**_vit()))
+    return SamModel(sam_config())
 
 
 def sam_hq() -> SamHQModel:
