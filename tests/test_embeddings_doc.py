@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from pipeline.embeddings.embedding_columns import EMBEDDING_FORMAT, ImageRow, embedding_bytes, format_of_shape
 from pipeline.embeddings.embedding_store import embeddings_in, prepare_embeddings, write_embeddings
@@ -35,6 +36,17 @@ def test_the_table_has_every_column_as_the_format_has_it():
         for column in format_of_shape(SHAPE).columns
     ]
     assert re.findall(r"^\| `\w+` \| (?:u?int|float).*$", PAGE, re.MULTILINE) == expected
+
+
+@pytest.mark.slow
+def test_the_page_has_the_sizes_of_models_of_transformers(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="needs the extra hf: make setup EXTRAS=hf")
+    for config in (transformers.Sam2Config(), transformers.SamHQConfig(), transformers.Sam3TrackerConfig()):
+        config.save_pretrained(tmp_path)
+        (tmp_path / "preprocessor_config.json").write_text("{}")
+        (tmp_path / "model.safetensors").touch()
+        shape = embedding_shape(f"hf:{tmp_path}")
+        assert f"| {' x '.join(map(str, shape))} | {embedding_bytes(shape):,} |" in PAGE
 
 
 def test_the_page_has_the_version_and_the_sizes():
