@@ -41,9 +41,8 @@ from pipeline.refinement.image import RefineInput, refine_images
 from pipeline.refinement.presets import REFINE_PRESETS
 from pipeline.refinement.samples import MATCH_IOU
 from pipeline.refinement.settings import RefineSettings
-from pipeline.sam.build import build_sam
-from pipeline.sam.engine import SamEngine
 from pipeline.sam.interface import Engine, ImageEmbeddings
+from pipeline.sam.worker import SamChoice, build_engine
 
 HEAD_SIDE = 28
 SMALLEST_PX = 16
@@ -301,7 +300,7 @@ def main() -> None:
     parser.add_argument("--presets-only", action="store_true")
     arguments = parser.parse_args()
 
-    engine = EncodedOnce(SamEngine(build_sam(arguments.sam, arguments.checkpoint), precision="fp32"))
+    engine = EncodedOnce(build_engine(SamChoice(arguments.sam, arguments.checkpoint, "cpu", "fp32", batch_images=1)))
     dataset = read_coco(arguments.annotations)
     store = LabelStore.open(arguments.labels) if arguments.labels else None
     if store is not None:

@@ -101,6 +101,12 @@ def test_choices_are_listed_completed_and_checked(s4m, words, option, choices):
     assert completed(" ".join(["s4m", *words, option, ""])) == list(choices)
 
 
+@pytest.mark.slow
+def test_models_are_completed():
+    assert completed("s4m weights get v") == ["vit_b", "vit_l", "vit_h"]
+    assert completed("s4m refine-coco a b c --sam s") == ["sam_tiny"]
+
+
 def completed(line: str, folder: Path = Path()) -> list[str]:
     """What the shell is offered after a line."""
     program = "from stages.cli import main; import sys; sys.argv = ['s4m']; main()"
