@@ -137,3 +137,19 @@ def test_two_runs_of_one_training_wait_for_each_other_and_a_kill_hands_over(whol
         status, told = end(second, folder)
         assert status == 0, told
         require_as_undisturbed(whole, "train-teacher", folder)
+
+
+@pytest.mark.slow
+def test_dasks_workers_end_with_the_command_that_started_them(whole, tmp_path):
+    with folder_for(tmp_path, "workers") as folder:
+        whole.before("predict", folder)
+        process = start(whole, "predict", folder, NO_FAULT, "--set", "compute.workers=2")
+        deadline = time.monotonic() + 60
+        while len(session_of(process.pid)) < 2 and process.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.5)
+        assert process.is_alive()
+        os.kill(process.pid, signal.SIGKILL)
+        assert end(process, folder)[0] == -signal.SIGKILL
+        run_undisturbed(whole, "predict", folder)
+        require_as_undisturbed(whole, "predict", folder)
