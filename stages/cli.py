@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from typing import Annotated, Any, Final
 
 import typer
+from typer._click.exceptions import UsageError
 from typer.core import TyperGroup
 
 from pipeline.errors import S4MError
@@ -41,6 +43,8 @@ WRONG_PATH: Final = frozenset(
         errno.ESTALE,
         errno.ENOTCONN,
         errno.ETIMEDOUT,
+        errno.ELOOP,
+        errno.EILSEQ,
     )
 )
 """Errors of the system that mean that a path cannot be used as given, or that its disk is gone."""
@@ -95,7 +99,12 @@ def main() -> None:
     # NumPy's matrix products are small here: threads make them slower and round differently.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except UsageError as error:
+        told = io.StringIO()
+        error.show(told)
+        err.print(told.getvalue(), end="")
+        sys.exit(error.exit_code)
     except S4MError as error:
         err.print(str(error))
         sys.exit(1)

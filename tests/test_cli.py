@@ -278,11 +278,12 @@ def test_light_commands_import_nothing_heavy(experiment, tmp_path, words):
         (OSError(errno.EISDIR, "Is a directory", "x/.aside", None, "x/y"), "x/y: Is a directory"),
         (OSError(errno.EEXIST, "File exists", b"x"), "x: is a file, but a folder is needed"),
         (OSError(errno.EACCES, "Permission denied", "x"), "x: Permission denied"),
+        (OSError(errno.EIO, "Input/output error", "x"), "x: Input/output error"),
         (OSError(errno.ENOSPC, "No space left on device"), "the disk is full (No space left on device)"),
     ],
 )
 def test_what_the_system_says_of_a_path_is_told_in_a_line(s4m, monkeypatch, error, said):
-    def fails():
+    def fails(**_):
         raise error
 
     monkeypatch.setattr("stages.cli.app", fails)
@@ -290,9 +291,9 @@ def test_what_the_system_says_of_a_path_is_told_in_a_line(s4m, monkeypatch, erro
     assert (told.status, told.err) == (1, f"{said}\n")
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error", "x"), OSError(errno.ENOENT, "no name")])
+@pytest.mark.parametrize("error", [OSError(errno.EBADF, "Bad file descriptor", "x"), OSError(errno.ENOENT, "no name")])
 def test_other_errors_of_the_system_are_not_taken_for_a_users(s4m, monkeypatch, error):
-    def fails():
+    def fails(**_):
         raise error
 
     monkeypatch.setattr("stages.cli.app", fails)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -10,6 +11,14 @@ MINUS: Final = "−"
 
 _NAMES: Final = {"sam": "masks from SAM", "teacher": "kept from teacher", "empty": "images without instances"}
 """Words for counts that records hold by a short name."""
+
+_UNSEEN: Final = re.compile("[\0-\b\v-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that control a terminal or reorder its text, and bytes of names that are not UTF-8."""
+
+
+def visible(text: str) -> str:
+    """Return a text with control characters, but for tabs and line ends, as their codes: `\\x1b`."""
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def points(share: float | None) -> str:
