@@ -45,6 +45,7 @@ WRONG_PATH: Final = frozenset(
         errno.ETIMEDOUT,
         errno.ELOOP,
         errno.EILSEQ,
+        errno.EINVAL,
     )
 )
 """Errors of the system that mean that a path cannot be used as given, or that its disk is gone."""

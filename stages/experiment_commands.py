@@ -18,6 +18,9 @@ from pipeline.workflow.workspace import NodeStatus, State, make_command
 from stages.console import out
 from stages.options import ExperimentOption, RoundOption, SetOption, complete_experiments, load, workspace
 
+MAKE_READS = frozenset(" \t\n:#$%;|&=\\*?[]()~")
+"""Characters that make reads as more than a part of a file's name."""
+
 STYLES = {
     State.DONE: "green",
     State.READY: "green",
@@ -64,8 +67,13 @@ def graph(exp: ExperimentOption, overrides: SetOption = None) -> None:
     if any(character.isspace() for character in exp):
         raise StageError(f"EXP={exp}: make cannot work with spaces in names")
     space = workspace(load(exp, overrides))
-    if any(character.isspace() for character in str(space.folder)):
+    unusable = sorted({each for each in str(space.folder) if each in MAKE_READS or not each.isprintable()})
+    if any(each.isspace() for each in unusable):
         raise StageError(f"{space.folder}: make cannot work with spaces in names; set S4M_WORK to another folder")
+    if unusable:
+        raise StageError(
+            f"{space.folder}: make cannot work with {' '.join(unusable)} in names; set S4M_WORK to another folder"
+        )
     out.print(str(space.refresh()))
 
 

@@ -59,7 +59,9 @@ class _Bar:
             TextColumn("{task.fields[about]}"),
             console=err,
         )
-        self._task = self._bar.add_task(words.visible(begun.what), total=begun.images, completed=begun.done_before, about="")
+        self._task = self._bar.add_task(
+            words.visible(begun.what), total=begun.images, completed=begun.done_before, about=""
+        )
         if err.is_terminal:
             self._bar.start()
 

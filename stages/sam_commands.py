@@ -52,7 +52,7 @@ def get(
     from pipeline.sam.weights import download_weights
 
     with Progress(*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn(), console=err) as bar:
-        task = bar.add_task(model, total=None)
+        task = bar.add_task(words.visible(model), total=None)
         found = download_weights(
             model, folder or weights_folder(), lambda done, total: bar.update(task, completed=done, total=total)
         )

@@ -278,7 +278,7 @@ def test_light_commands_import_nothing_heavy(experiment, tmp_path, words):
         (OSError(errno.EISDIR, "Is a directory", "x/.aside", None, "x/y"), "x/y: Is a directory"),
         (OSError(errno.EEXIST, "File exists", b"x"), "x: is a file, but a folder is needed"),
         (OSError(errno.EACCES, "Permission denied", "x"), "x: Permission denied"),
-        (OSError(errno.EIO, "Input/output error", "x"), "x: Input/output error"),
+        (OSError(errno.ELOOP, "Too many levels of symbolic links", "x"), "x: Too many levels of symbolic links"),
         (OSError(errno.ENOSPC, "No space left on device"), "the disk is full (No space left on device)"),
     ],
 )

@@ -26,14 +26,16 @@ SHOWN = "\\x1b[31m\\x9b2J\\x07\\x1b]0;title\\x07\\u202e"
 
 
 def harmless(text: str) -> bool:
-    return all(each in "\n\t" or unicodedata.category(each) not in ("Cc", "Cs") and each != "\u202e" for each in text)
+    return all(each in "\n\t" or (unicodedata.category(each) not in ("Cc", "Cs") and each != "\u202e") for each in text)
 
 
 def test_every_control_character_is_shown_as_its_code():
     for number in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x202E, 0x2066, 0xD800, 0xDCFF):
         character = chr(number)
         shown = visible(f"a{character}b")
-        assert shown == (f"a{character}b" if character in "\t\n" else f"a{character.encode('unicode_escape').decode()}b")
+        assert shown == (
+            f"a{character}b" if character in "\t\n" else f"a{character.encode('unicode_escape').decode()}b"
+        )
         assert harmless(shown)
     for text in ("plain", "é 日本\u3000\xa0😀 \u200d", "a\tb\nc"):
         assert visible(text) == text
@@ -98,7 +100,9 @@ def test_a_printed_experiment_is_read_again_whatever_is_in_it(s4m, tmp_path):
     experiment = make_experiment_files(tmp_path)
     tiny_coco(tmp_path / "other")
     (tmp_path / "other/images").rename(folder)
-    told = s4m("config", "--exp", experiment, "--set", f"data.annotated.images={yaml.safe_dump(str(folder), width=999)}")
+    told = s4m(
+        "config", "--exp", experiment, "--set", f"data.annotated.images={yaml.safe_dump(str(folder), width=999)}"
+    )
     assert told.status == 0, told.err
     assert harmless(told.out)
     (tmp_path / "again.yaml").write_text(told.out)

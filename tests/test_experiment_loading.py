@@ -78,8 +78,14 @@ TABLE = [
     ("refine: {gate: off}", 'refine.gate: given "off"; expected one of none, fixed, calibrated, teacher'),
     ("refine: {preset: bset}", 'refine.preset: given "bset"; expected one of best, s4m, samrefiner'),
     ("refine: {mask_prompt: yes}", 'refine.mask_prompt: given "yes"; expected true or false'),
-    ("teacher: {learning_rate: 0}", "teacher.learning_rate: given 0; expected a number above 0 or null"),
-    ("teacher: {learning_rate: .nan}", "teacher.learning_rate: given NaN; expected a number above 0 or null"),
+    (
+        "teacher: {learning_rate: 0}",
+        "teacher.learning_rate: given 0; expected a number above 0 and at most 100 or null",
+    ),
+    (
+        "teacher: {learning_rate: .nan}",
+        "teacher.learning_rate: given NaN; expected a number above 0 and at most 100 or null",
+    ),
     ("teacher: {iterations: 0}", "teacher.iterations: given 0; expected a whole number of at least 1"),
     (
         "student: {ema_momentum: 1}",

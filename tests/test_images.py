@@ -47,6 +47,21 @@ def reason(path, expected_size=None):
     return str(caught.value)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "1", "P", "CMYK", "I;16", "I"])
+def test_strips_of_a_large_image_are_the_image(tmp_path, monkeypatch, mode):
+    pixels = Image.fromarray(picture())
+    if mode.startswith("I"):
+        image = Image.fromarray(np.asarray(pixels.convert("L")).astype(np.uint16 if mode == "I;16" else np.int32) * 257)
+    else:
+        image = pixels.convert(mode)
+    path = save(tmp_path, "a.tif", image)
+    whole = read_image(path)
+    for rows in (1, 5, HEIGHT - 1, HEIGHT):
+        monkeypatch.setattr(images, "STRIP_PIXELS", rows * WIDTH)
+        assert np.array_equal(read_image(path), whole)
+    assert whole.flags.writeable
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.ppm", "a.webp", "a.jp2"])
 def test_lossless_formats(tmp_path, name):
     options = {"lossless": True} if name.endswith("webp") else {}

@@ -11,7 +11,7 @@ from pipeline.datasets.settings import PairedData, PercentData
 from pipeline.detection.settings import TeacherSettings
 from pipeline.errors import StageError
 from pipeline.refinement.settings import RefineSettings
-from pipeline.workflow.experiment import Experiment
+from pipeline.workflow.experiment import NAME_LENGTH, Experiment
 from pipeline.workflow.workspace import Workspace, settings_digest
 
 Settings = Mapping[str, Any]
@@ -86,10 +86,19 @@ def overrides_of(cell: Cell, experiment: Experiment, seed: int, given: Sequence[
     settings = {
         **{f"{section}.seed": seed for section in seeded},
         **cell.settings(experiment),
-        "name": "-".join([experiment.name, *([settings_digest(given)] if given else []), cell.key, str(seed)]),
+        "name": _name(experiment.name, [*([settings_digest(given)] if given else []), cell.key, str(seed)]),
     }
     # JSON is YAML, whatever characters a path or a name has.
     return tuple(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in settings.items())
+
+
+def _name(experiment: str, parts: Sequence[str]) -> str:
+    """Return the name of a unit; a long name of the experiment is cut, with its digest in the place of the rest."""
+    ending = "-".join(["", *parts])
+    if len(experiment) + len(ending) > NAME_LENGTH:
+        digest = settings_digest([experiment])
+        experiment = f"{experiment[: NAME_LENGTH - len(ending) - len(digest) - 1]}-{digest}"
+    return f"{experiment}{ending}"
 
 
 _SEEDED: Final = ("distill", "teacher", "refine", "augment", "student")

@@ -8,6 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from pipeline.files.reading import require_regular
+
 
 class SourceFormat(StrEnum):
     """A format that `s4m data import` reads."""
@@ -78,6 +80,7 @@ def _file(path: Path, keys: tuple[str, ...]) -> tuple[SourceFormat, Path] | None
 
 def _head(path: Path) -> bytes:
     try:
+        require_regular(path)
         with path.open("rb") as file:
             return file.read(_HEAD_BYTES)
     except OSError:

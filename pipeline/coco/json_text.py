@@ -10,9 +10,11 @@ import msgspec
 
 from pipeline.coco.foreign import foreign_hint
 from pipeline.errors import DatasetError, Problem
+from pipeline.files.reading import read_file
 
 # What Python writes for a float that is not a number, and any string, so that "NaN" inside a string stays.
-_STRING_OR_NO_NUMBER = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|-?Infinity|NaN', re.DOTALL)
+# A string that does not end matches too, up to the end: a search from each of its quotes would take quadratic time.
+_STRING_OR_NO_NUMBER = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|-?Infinity|NaN', re.DOTALL)
 
 # Replaces NaN and Infinity: a value no longer than they are (so that byte offsets stay right), which no
 # field accepts and nobody writes.
@@ -55,7 +57,7 @@ def _refuse_other_format(path: Path, keys: Iterable[str]) -> None:
 
 def _read_object(path: Path) -> dict[str, msgspec.Raw]:
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise DatasetError(str(path), [Problem("", f"cannot be read: {error.strerror}")]) from error
     if not data.strip():

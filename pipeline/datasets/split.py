@@ -14,6 +14,7 @@ from pipeline.coco.model import CocoDataset, CocoImage
 from pipeline.coco.reading import read_coco
 from pipeline.coco.writing import write_coco
 from pipeline.errors import DatasetError, Problem
+from pipeline.files.reading import read_file
 
 LABELLED = "labelled.json"
 UNLABELLED = "unlabelled.json"
@@ -118,7 +119,7 @@ def write_split(dataset: CocoDataset, split: Split, folder: Path) -> tuple[CocoD
 def _read_entries(path: Path) -> list[tuple[str, int | str]]:
     """Return every entry of a list and where it is in the file."""
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise DatasetError(str(path), [Problem("", f"cannot be read: {error.strerror}")]) from error
     if data.lstrip().startswith(b"{"):

@@ -22,6 +22,7 @@ import msgspec
 
 from pipeline.coco.model import CocoCategory
 from pipeline.errors import StageError
+from pipeline.files.reading import read_file
 from pipeline.files.writing import open_atomically, write_atomically
 
 if TYPE_CHECKING:
@@ -92,8 +93,8 @@ def read_published(folder: Path) -> PublishedDetector:
 
     path = folder / CARD
     try:
-        card = msgspec.json.decode(path.read_bytes(), type=ModelCard)
-        content = json.loads((folder / CONFIG).read_bytes())
+        card = msgspec.json.decode(read_file(path), type=ModelCard)
+        content = json.loads(read_file(folder / CONFIG))
         config = Config(content | {"test_transforms": _sizes_as_tuples(content["test_transforms"])})
     except (FileNotFoundError, NotADirectoryError) as error:
         raise StageError(f"{folder}: there is no trained detector ({error.filename} is missing)") from error

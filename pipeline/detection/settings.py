@@ -23,7 +23,7 @@ class TrainSettings(Settings):
     """Number of optimizer steps."""
     batch_size: Count = 8
     """Number of images in one optimizer step, over all GPUs together."""
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    learning_rate: Annotated[float, Field(gt=0, le=100)] | None = None
     """Learning rate of the optimizer. Null: the one of the detector config."""
     crop_px: Annotated[int, Field(ge=32)] | None = None
     """Side, in pixels, of the random square crops that are trained on. Null: the one of the detector config."""

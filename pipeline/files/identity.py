@@ -1,21 +1,22 @@
 """Identify files by content: a fast hash, remembered by size and time of change.
 
-Hashing 100,000 images takes minutes, reading their sizes and times well under a second. The memory is one SQLite
-file that may be deleted at any time.
+Hashing 100,000 images takes minutes, reading their sizes and times well under a second. The memory is one file that
+may be deleted at any time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+import stat
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import xxhash
+
+from pipeline.files.digest_memory import DigestMemory
 
 ABSENT = "absent"
 IMAGE_ENDINGS = frozenset(
@@ -24,12 +25,6 @@ IMAGE_ENDINGS = frozenset(
 
 Progress = Callable[[int, int], None]
 """Called with files hashed so far and files to hash."""
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, digest TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS sets (key TEXT PRIMARY KEY, stamp TEXT NOT NULL, digest TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS listings (digest TEXT PRIMARY KEY, names TEXT NOT NULL);
-"""
 
 
 @dataclass(frozen=True)
@@ -45,17 +40,24 @@ class ImageList:
 
 
 def hash_file(path: Path) -> str:
-    """Return the xxh3-128 digest of a file's content; ABSENT where there is no such file."""
+    """Return the xxh3-128 digest of a file's content; ABSENT where there is no such file, but a pipe or a device."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return ABSENT
             return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return ABSENT
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for a pipe's other end."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def hash_text(text: str) -> str:
-    """Return the xxh3-128 digest of a text."""
-    return xxhash.xxh3_128_hexdigest(text.encode())
+    """Return the xxh3-128 digest of a text, which may have bytes that are not UTF-8."""
+    return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
 
 
 def list_images(folder: Path) -> list[str]:
@@ -71,25 +73,20 @@ class IdentityCache:
     """Memory of the content digests of files and of sets of images."""
 
     def __init__(self, database: Path, progress: Progress | None = None) -> None:
-        self._database = database
         self._progress = progress
         database.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._create()
-        except sqlite3.DatabaseError:  # not a database: it is only a memory, start a new one
-            database.unlink(missing_ok=True)
-            self._create()
+        self._memory = DigestMemory(database)
 
     def file(self, path: Path) -> str:
         """Return the content digest of one file, or ABSENT."""
         path = path.absolute()
         stamp = stamp_of(path)
-        known = self._one("SELECT digest FROM files WHERE path = ? AND stamp = ?", (str(path), stamp))
+        known = self._memory.one("SELECT digest FROM files WHERE path = ? AND stamp = ?", (str(path), stamp))
         if known is not None:
             return known
         digest = hash_file(path)
         if digest != ABSENT:
-            self._write("REPLACE INTO files VALUES (?, ?, ?)", [(str(path), stamp, digest)])
+            self._memory.write("REPLACE INTO files VALUES (?, ?, ?)", [(str(path), stamp, digest)])
         return digest
 
     def images(self, folder: Path, images: ImageList, *, trust: bool = False) -> str:
@@ -100,40 +97,39 @@ class IdentityCache:
         folder = folder.absolute()
         key = f"{folder}|{images.key}"
         if trust:
-            known = self._one("SELECT digest FROM sets WHERE key = ?", (key,))
+            known = self._memory.one("SELECT digest FROM sets WHERE key = ?", (key,))
             if known is not None:
                 return known
         lines = self._names(images)
         names = [line.partition("\t")[2] for line in lines]
         stamps = stamps_of(folder, names)
         stamp = hash_text("\n".join(stamps))
-        known = self._one("SELECT digest FROM sets WHERE key = ? AND stamp = ?", (key, stamp))
+        known = self._memory.one("SELECT digest FROM sets WHERE key = ? AND stamp = ?", (key, stamp))
         if known is not None:
             return known
         digests = self._files(folder, names, stamps)
         digest = hash_text("\n".join(sorted(map("\t".join, zip(lines, digests, strict=True)))))
-        self._write("REPLACE INTO sets VALUES (?, ?, ?)", [(key, stamp, digest)])
+        self._memory.write("REPLACE INTO sets VALUES (?, ?, ?)", [(key, stamp, digest)])
         return digest
 
     def _names(self, images: ImageList) -> list[str]:
         """Return the set's lines, remembered by the file that lists them, so that it is parsed once."""
         if not images.key:
             return list(images.read())
-        known = self._one("SELECT names FROM listings WHERE digest = ?", (images.key,))
+        known = self._memory.one("SELECT names FROM listings WHERE digest = ?", (images.key,))
         if known is not None:
             return known.split("\n")
         lines = list(images.read())
-        self._write("REPLACE INTO listings VALUES (?, ?)", [(images.key, "\n".join(lines))])
+        self._memory.write("REPLACE INTO listings VALUES (?, ?)", [(images.key, "\n".join(lines))])
         return lines
 
     def _files(self, folder: Path, names: Sequence[str], stamps: Sequence[str]) -> list[str]:
-        with closing(self._connect()) as connection:
-            prefix = f"{folder}{os.sep}"
-            rows = connection.execute(
-                "SELECT path, stamp, digest FROM files WHERE path >= ? AND path < ?",
-                (prefix, prefix[:-1] + chr(ord(os.sep) + 1)),
-            )
-            known = {path: (stamp, digest) for path, stamp, digest in rows}
+        prefix = f"{folder}{os.sep}"
+        rows = self._memory.rows(
+            "SELECT path, stamp, digest FROM files WHERE path >= ? AND path < ?",
+            (prefix, prefix[:-1] + chr(ord(os.sep) + 1)),
+        )
+        known = {path: (stamp, digest) for path, stamp, digest in rows}
         paths = [os.path.normpath(f"{prefix}{name}") for name in names]
         fresh = {
             path: stamp
@@ -146,25 +142,9 @@ class IdentityCache:
                 rows_done.append((path, fresh[path], digest))
                 if self._progress and (len(rows_done) % 500 == 0 or len(rows_done) == len(fresh)):
                     self._progress(len(rows_done), len(fresh))
-        self._write("REPLACE INTO files VALUES (?, ?, ?)", rows_done)
+        self._memory.write("REPLACE INTO files VALUES (?, ?, ?)", rows_done)
         known.update({path: (stamp, digest) for path, stamp, digest in rows_done})
         return [ABSENT if stamp == ABSENT else known[path][1] for path, stamp in zip(paths, stamps, strict=True)]
-
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._database, timeout=120)
-
-    def _create(self) -> None:
-        with closing(self._connect()) as connection:
-            connection.executescript(_SCHEMA)
-
-    def _one(self, query: str, values: tuple[str, ...]) -> str | None:
-        with closing(self._connect()) as connection:
-            row = connection.execute(query, values).fetchone()
-        return None if row is None else str(row[0])
-
-    def _write(self, query: str, rows: Iterable[tuple[str, ...]]) -> None:
-        with closing(self._connect()) as connection, connection:
-            connection.executemany(query, rows)
 
 
 def stamp_of(path: Path | str) -> str:

@@ -25,6 +25,9 @@ from pipeline.errors import ImageError, UnreachableError
 MAX_IMAGE_PIXELS = 178_956_970
 _PIXEL_LIMIT = f"the limit of {MAX_IMAGE_PIXELS:,}: scale it down or cut it into tiles"
 
+STRIP_PIXELS = 1 << 22
+"""Pixels of a large image that are converted at once."""
+
 # Formats that Pillow decodes by itself; others start other programs (EPS: Ghostscript) or are not images.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
@@ -176,12 +179,22 @@ def _wanted_size(
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the pixels of an image; of a large one strip by strip, as each step of Pillow makes a copy."""
     if image.mode == "F":
         raise ImageError("holds floating point values of unknown range: save it as an 8- or 16-bit image")
-    if image.mode != "I" and not image.mode.startswith("I;16"):
-        return np.array(image.convert("RGB"))
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        end = min(top + rows, image.height)
+        strip = image if rows >= image.height else image.crop((0, top, image.width, end))
+        rgb[top:end] = _deep_grey(strip) if image.mode.startswith("I") else np.asarray(strip.convert("RGB"))
+    return rgb
+
+
+def _deep_grey(image: Image.Image) -> NDArray[np.uint8]:
+    """Return 16-bit grey as 8-bit grey, (height, width, 1)."""
     grey = np.asarray(image)
     low, high = int(grey.min()), int(grey.max())
     if low < 0 or high > 0xFFFF:
         raise ImageError(f"holds 32-bit values from {low} to {high}: save it as an 8- or 16-bit image")
-    return np.repeat((grey >> 8).astype(np.uint8)[..., np.newaxis], 3, axis=2)
+    return (grey >> 8).astype(np.uint8)[..., np.newaxis]

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pipeline.errors import StageError
 from pipeline.files.leftovers import temporary_file
 
 _NO_HARD_LINKS = frozenset((errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP))
+
+
+class _Noting(io.FileIO):
+    """A file that notes why it could not be written: torch.save raises another error after it, without the reason."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        """Write bytes; note the error of the system if that fails."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            raise
 
 
 @contextmanager
@@ -24,10 +39,16 @@ def open_atomically(path: Path, *, keep_existing: bool = False) -> Iterator[Bina
     make_folder(path.parent)
     aside = temporary_file(path)
     try:
-        with aside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        raw = _Noting(aside, "wb")
+        try:
+            with io.BufferedWriter(raw) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+        except Exception as error:
+            if raw.failure is not None and error is not raw.failure:
+                raise raw.failure from error
+            raise
         if keep_existing:
             _name_unless_taken(aside, path)
         else:

@@ -23,6 +23,7 @@ from pipeline.coco.json_text import field_problem, read_json_object
 from pipeline.coco.model import CocoCategory, CocoImage, Id
 from pipeline.coco.segmentation import SegmentationChecker, decode_segmentation, to_rle
 from pipeline.errors import DatasetError, Problem
+from pipeline.files.reading import read_file, require_regular
 from pipeline.labels.dataset_rows import Scores, label_from_annotation, row_of_image
 from pipeline.labels.own_measures import MeasuresJson, OwnMeasures, own_measures
 from pipeline.labels.rows import ImageLabels, InstanceLabel
@@ -144,6 +145,7 @@ def _opened(
 def is_results_list(path: Path) -> bool:
     """Return whether a file is a results list, which names images by their ids alone."""
     try:
+        require_regular(path)
         with path.open("rb") as file:
             return file.read(64).lstrip().startswith(b"[")
     except OSError:
@@ -152,7 +154,7 @@ def is_results_list(path: Path) -> bool:
 
 def _read_results_list(path: Path) -> list[msgspec.Raw]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=list[msgspec.Raw])
+        return msgspec.json.decode(read_file(path), type=list[msgspec.Raw])
     except ValueError as error:
         message = f"not JSON: {error}. JSON has no NaN and no Infinity"
         raise DatasetError(str(path), [Problem("", message)]) from error

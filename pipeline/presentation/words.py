@@ -17,7 +17,7 @@ _UNSEEN: Final = re.compile("[\0-\b\v-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u20
 
 
 def visible(text: str) -> str:
-    """Return a text with control characters, but for tabs and line ends, as their codes: `\\x1b`."""
+    """Return a text with control characters, but for tabs and line ends, as their codes."""
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 

@@ -46,7 +46,7 @@ PUBLISHED: Final = {
 
 def weights_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """Return the folder of published checkpoints: S4M_WEIGHTS, else `weights/`."""
-    return Path(environment.get("S4M_WEIGHTS", "weights")).expanduser()
+    return Path(environment.get("S4M_WEIGHTS") or "weights").expanduser()
 
 
 def hf_name(model: str) -> str | None:

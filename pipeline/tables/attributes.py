@@ -10,6 +10,7 @@ import msgspec
 import xxhash
 
 from pipeline.errors import StoreError
+from pipeline.files.reading import read_file
 from pipeline.tables.columns import column_rows
 from pipeline.tables.table_format import A, TableAttributes, TableFormat
 
@@ -85,7 +86,7 @@ def _versions(table_format: TableFormat[Any]) -> str:
 def _raw_attributes(path: Path, content: str) -> tuple[msgspec.Raw, StatedFormat]:
     metadata = path / ZARR_METADATA
     try:
-        raw = msgspec.json.decode(metadata.read_bytes(), type=_GroupMetadata).attributes
+        raw = msgspec.json.decode(read_file(metadata), type=_GroupMetadata).attributes
         return raw, msgspec.json.decode(raw, type=StatedFormat)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise StoreError(f"{path}: there are no {content}.") from error

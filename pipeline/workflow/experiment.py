@@ -34,10 +34,14 @@ class ExperimentFile:
     path: Path | None = field(default=None, compare=False)
 
 
+NAME_LENGTH: Final = 64
+"""Number of characters that an experiment's name may have."""
+
+
 class Experiment(Settings):
     """An experiment of the S4M pipeline."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    name: Annotated[str, Field(pattern=rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LENGTH - 1}}}$")]
     """Name of the experiment, and of its folder of records. Default: the file's name."""
     data: DataSettings
     """The images: either `labelled` and `unlabelled`, or one `annotated` set of which a part is labelled."""

@@ -19,7 +19,8 @@ _WITH_LABELS: Final = ("predict", "refine", "augment")
 def experiment_path(text: str) -> Path:
     """Return the file of an experiment, given by path or by name."""
     path = Path(text)
-    if path.suffix in (".yaml", ".yml") or path.exists():
+    # A folder of the same name, such as the one of the data, does not hide the experiment.
+    if path.suffix in (".yaml", ".yml") or (path.exists() and not path.is_dir()):
         return config_path(path)
     return config_path(EXPERIMENTS / f"{text}.yaml")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from pipeline.datasets.settings import SHAPE_PROBLEMS
 from pipeline.errors import ExperimentError, Problem
+from pipeline.files.reading import require_regular
 from pipeline.files.shipped import config_path, experiment_names
 from pipeline.settings import MISFIT, FileMarker, FolderMarker, Settings, expanded
 from pipeline.workflow import describe
@@ -38,7 +40,7 @@ def load_experiment(
     """
     raw = _read(path)
     raw.setdefault("name", path.stem)
-    if "S4M_STORE" in environment:
+    if environment.get("S4M_STORE"):
         raw["store"] = environment["S4M_STORE"]
     experiment = _resolve(Experiment, str(path), raw, overrides, check_files=check_files)
     experiment._file = ExperimentFile(path)
@@ -60,7 +62,8 @@ def _resolve(
     for key, value in parsed:
         problems += _set(raw, key, value)
     resolved, found = _validate(model, raw)
-    problems += found
+    found_at = {problem.where for problem in found}
+    problems += [*found, *(each for each in _unusable_values("", raw) if each.where not in found_at)]
     if check_files:
         wrong = {problem.where for problem in problems}
         problems += [problem for problem in _missing_files(model, raw) if problem.where not in wrong]
@@ -75,6 +78,7 @@ def _resolve(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        require_regular(path)
         if path.stat().st_size > MAX_BYTES:
             raise ExperimentError(str(path), [Problem("", f"larger than {MAX_BYTES:,} bytes: not an experiment")])
         text = path.read_text(encoding="utf-8")
@@ -82,7 +86,8 @@ def _read(path: Path) -> dict[str, Any]:
         message = f"no such file: {path.absolute()}{_known_instead(path)}"
         raise ExperimentError(str(path), [Problem("", message)]) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ExperimentError(str(path), [Problem("", f"cannot be read: {error}")]) from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ExperimentError(str(path), [Problem("", f"cannot be read: {reason}")]) from error
     try:
         raw = parse_yaml(text)
     except YamlError as error:
@@ -135,9 +140,32 @@ def _set(raw: dict[str, Any], key: str, value: Any) -> list[Problem]:
     return []
 
 
+def _unusable_values(key: str, value: Any) -> Iterator[Problem]:
+    """Yield a problem for every text and number that JSON cannot hold, also where the schema takes any value."""
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _unusable_values(f"{key}.{_as_unicode(name)}".removeprefix("."), each)
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            yield from _unusable_values(f"{key}[{index}]", each)
+    elif isinstance(value, str) and value != _as_unicode(value):
+        yield Problem(key, f"given {_as_unicode(value)!r}, which is not valid Unicode: rename it")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield Problem(key, f"given {value}, which is not a finite number")
+
+
+def _as_unicode(value: Any) -> Any:
+    """Return a value in whose texts and keys bytes of names that are not UTF-8 are written as their codes."""
+    if isinstance(value, Mapping):
+        return {_as_unicode(name): _as_unicode(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_as_unicode(each) for each in value]
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
 def _validate(model: type[Model], raw: dict[str, Any]) -> tuple[Model | None, list[Problem]]:
     try:
-        return model.model_validate_json(json.dumps(_without_empty(raw, describe.schema_of(model)))), []
+        return model.model_validate_json(json.dumps(_without_empty(_as_unicode(raw), describe.schema_of(model)))), []
     except ValidationError as error:
         return None, _problems(error, model)
 

@@ -66,7 +66,7 @@ class StoredResult:
 
 def default_root(environment: Mapping[str, str] = os.environ) -> Path:
     """Return the root of the store that is used without an experiment."""
-    return Path(environment.get("S4M_STORE", "stores")).expanduser()
+    return Path(environment.get("S4M_STORE") or "stores").expanduser()
 
 
 class StoreRoot:

@@ -56,7 +56,7 @@ class NodeStatus:
 
 def work_root(environment: Mapping[str, str] = os.environ) -> Path:
     """Return the folder with the folders of experiments."""
-    return Path(environment.get("S4M_WORK", "work")).expanduser()
+    return Path(environment.get("S4M_WORK") or "work").expanduser()
 
 
 def ablation_folder(root: Path, experiment: str, settings: Sequence[str] = ()) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 MAX_DEPTH = 50
+MAX_DIGITS = 1000
 
 
 class YamlError(ValueError):
@@ -44,6 +45,8 @@ class _Loader(yaml.SafeLoader):
 
 
 def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    if len(node.value) > MAX_DIGITS:
+        raise YamlError(f"line {node.start_mark.line + 1}: a number of {len(node.value):,} digits")
     return int(node.value, 0 if node.value[:2] in ("0x", "0o") else 10)
 
 

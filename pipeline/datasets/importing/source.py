@@ -17,6 +17,7 @@ from pipeline.coco.paths import file_name_problem
 from pipeline.coco.segmentation import Polygons, SegmentationError, require_usable
 from pipeline.errors import DatasetError, ImageError, Problem
 from pipeline.files.images import check_image_header, image_size
+from pipeline.files.reading import read_file
 from pipeline.masks.run_lengths import CompressedRle
 
 _CIRCLE_ERROR_PX: Final = 0.02
@@ -102,7 +103,7 @@ class Source:
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file as plain values; DatasetError where it has none."""
     try:
-        return msgspec.json.decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+        return msgspec.json.decode(read_file(path).removeprefix(b"\xef\xbb\xbf"))
     except OSError as error:
         raise DatasetError(str(path), [Problem("", f"cannot be read: {error.strerror}")]) from error
     except (ValueError, RecursionError) as error:
