@@ -12,6 +12,11 @@ def run(context: StageContext) -> Summary:
     summary = {"labelled": counts.labelled, "unlabelled": counts.unlabelled}
     if counts.validation:
         summary["validation"] = counts.validation
+    if any(counts.left_out):
+        labelled, measured = counts.left_out
+        context.say(
+            f"left out of the unlabelled images, by content: {labelled:,} labelled and {measured:,} validation images"
+        )
     labelled, unlabelled = counts.validation_too
     if labelled or unlabelled:
         context.say(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,11 +145,11 @@ POOL_CONTENTS: dict[str, frozenset[str]] = {
 LIST_CONTENTS: dict[str, frozenset[str]] = {"data.labelled_list": ALL}
 SETS_CONTENTS: dict[str, frozenset[str]] = {
     "data.labelled.annotations": ALL,
-    "data.labelled.images": DISTILL,
+    "data.labelled.images": ALL,  # copies of them are not unlabelled
     "data.unlabelled.annotations": EVALUATE | {"split"},  # truth: measured with, never learned from
-    "data.unlabelled.images": PREDICT,
+    "data.unlabelled.images": PREDICT | {"split"},
     "data.validation.annotations": EVALUATE | {"split"},
-    "data.validation.images": EVALUATE,
+    "data.validation.images": PREDICT | {"split"},  # copies of them are not unlabelled
 }
 BY_SHAPE = ((POOL, POOL_CONTENTS), (LISTED, LIST_CONTENTS), (SETS, SETS_CONTENTS))
 CONTENTS = POOL_CONTENTS | LIST_CONTENTS | SETS_CONTENTS
@@ -214,6 +215,13 @@ def test_content_changes_exactly_the_stages_downstream_of_it(key, data):
         predict={"results": "r.json"} if key == "predict.results" else {},
     )
     assert changed(ids(given, {key: "one"}), ids(given, {key: "two"})) == expected
+
+
+def test_another_split_changes_what_learns_from_unlabelled_images_of_two_sets_alone(monkeypatch):
+    before = {"pool": ids(experiment(POOL)), "sets": ids(experiment(SETS))}
+    monkeypatch.setitem(STAGES, "split", replace(STAGES["split"], version=99))
+    assert changed(before["pool"], ids(experiment(POOL))) == {"split", "report"}
+    assert changed(before["sets"], ids(experiment(SETS))) == PREDICT | {"split"}
 
 
 def test_paths_enter_no_fingerprint():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from pydantic import TypeAdapter
 
 from pipeline.coco.reading import read_coco
@@ -15,6 +16,9 @@ from pipeline.datasets.lists import UNREADABLE, VALIDATION, ListCounts, write_li
 from pipeline.datasets.settings import DataSettings, ListedData, PairedData, PercentData
 from pipeline.datasets.split import LABELLED, TRUTH, UNLABELLED
 from pipeline.errors import DatasetError
+from pipeline.files import known_files
+from pipeline.files.identity import hash_file
+from pipeline.files.known_files import KnownFiles
 from tests.tiny_coco import TinyCoco, tiny_coco, write_json
 
 
@@ -79,12 +83,43 @@ def test_what_is_known_of_unlabelled_images_lies_apart(labelled, others, out):
     assert len(read_coco(out / TRUTH).annotations) == len(others.masks)
 
 
-def test_labelled_images_in_the_same_folder_are_not_unlabelled_too(labelled, out):
-    for name in ("more1.png", "more2.png"):
-        shutil.copy(labelled.image_root / "0001.png", labelled.image_root / name)
-    counts = write_lists(settings(labelled=annotated(labelled), unlabelled={"images": str(labelled.image_root)}), out)
-    assert counts == ListCounts(labelled=4, unlabelled=2)
-    assert names(out / UNLABELLED) == ["more1.png", "more2.png"]
+def test_labelled_and_validation_images_in_the_same_folder_are_not_unlabelled_too(labelled, others, out):
+    for name in ("0001.png", "0002.png"):
+        shutil.copy(others.image_root / name, labelled.image_root / f"measured {name}")
+    changed = Image.open(labelled.image_root / "0001.png")
+    changed.putpixel((0, 0), (1, 2, 3))
+    changed.save(labelled.image_root / "new.png")
+    shutil.copy(labelled.image_root / "0001.png", labelled.image_root / "copy of a labelled one.png")
+    counts = write_lists(
+        settings(
+            labelled=annotated(labelled),
+            unlabelled={"images": str(labelled.image_root)},
+            validation=annotated(others),
+        ),
+        out,
+    )
+    assert counts == ListCounts(labelled=4, unlabelled=1, validation=5, left_out=(5, 2))
+    assert names(out / UNLABELLED) == ["new.png"]
+
+
+def test_listed_unlabelled_images_are_left_out_by_content_too(labelled, others, out):
+    shutil.copy(labelled.image_root / "0001.png", others.image_root / "0002.png")
+    counts = write_lists(settings(labelled=annotated(labelled), unlabelled=annotated(others)), out)
+    assert counts.left_out == (1, 0)
+    assert "0002.png" not in names(out / UNLABELLED)
+    assert "0002.png" not in names(out / TRUTH)
+
+
+def test_only_files_of_equal_sizes_are_read_to_compare_them(tmp_path, monkeypatch):
+    contents = {"a": b"1234", "copy": b"1234", "other": b"4321", "longer": b"12345", "empty": b""}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    read = []
+    monkeypatch.setattr(known_files, "hash_file", lambda path: read.append(path.name) or hash_file(path))
+    known = KnownFiles([tmp_path / "a", tmp_path / "missing", tmp_path / "empty"])
+    found = [name for name in (*contents, "missing", "absent") if tmp_path / name in known]
+    assert found == ["a", "copy", "empty", "missing"]
+    assert read == ["a", "copy", "other"]
 
 
 def test_validation_images_are_listed(labelled, others, out):
@@ -130,12 +165,16 @@ def test_validation_with_other_categories_is_refused(labelled, others, out, tmp_
     assert str(problem).startswith(message)
 
 
-def test_nothing_left_to_learn_from_is_refused(labelled, out, tmp_path):
+def test_nothing_left_to_learn_from_is_refused(labelled, others, out, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     for images in (labelled.image_root, empty):
         with pytest.raises(DatasetError, match="unlabelled"):
             write_lists(settings(labelled=annotated(labelled), unlabelled={"images": str(images)}), out)
+    with pytest.raises(DatasetError, match="every image is a labelled or a validation image"):
+        write_lists(
+            settings(labelled=annotated(labelled), unlabelled=annotated(others), validation=annotated(others)), out
+        )
     with pytest.raises(DatasetError, match="no image is left"):
         write_lists(settings(annotated=annotated(labelled), percent=99.9), out)
 

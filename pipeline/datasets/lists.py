@@ -10,7 +10,7 @@ measuring_only/     annotations of the unlabelled images; used for measuring, ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.coco.image_folder import ImageFolder
@@ -18,10 +18,11 @@ from pipeline.coco.model import CocoDataset, CocoImage
 from pipeline.coco.paths import resolve_image_path
 from pipeline.coco.reading import read_coco
 from pipeline.coco.writing import write_coco
-from pipeline.datasets.settings import AnnotatedSet, DataSettings, ListedData, PairedData, PercentData, UnlabelledSet
+from pipeline.datasets.settings import DataSettings, ListedData, PairedData, PercentData, UnlabelledSet
 from pipeline.datasets.split import LABELLED, TRUTH, UNLABELLED, split_by_list, split_by_percent, write_split
 from pipeline.errors import DatasetError, ImageError, Problem
 from pipeline.files.identity import list_images
+from pipeline.files.known_files import KnownFiles
 
 VALIDATION = "validation.json"
 UNREADABLE = "unreadable.txt"
@@ -31,6 +32,7 @@ UNREADABLE = "unreadable.txt"
 class ListCounts:
     """Number of images in each list, and of unreadable files, which are in no list.
 
+    left_out: how many images of the unlabelled set are labelled images, and how many others are validation images.
     validation_too: how many of the labelled and of the unlabelled images are validation images as well.
     """
 
@@ -38,31 +40,35 @@ class ListCounts:
     unlabelled: int
     validation: int = 0
     unreadable: int = 0
+    left_out: tuple[int, int] = (0, 0)
     validation_too: tuple[int, int] = (0, 0)
 
 
 def write_lists(data: DataSettings, folder: Path) -> ListCounts:
-    """Write all lists into `folder`; DatasetError for annotations that cannot be used."""
+    """Write all lists into `folder`; DatasetError for annotations that cannot be used.
+
+    Labelled and validation images that lie in a set of unlabelled images are left out of it, copies of them under
+    other names too. One annotated set is divided as its settings say, and its validation images are only counted.
+    """
+    validation = None if data.validation is None else read_coco(data.validation.annotations)
+    measured = KnownFiles(())
+    if validation is not None and data.validation is not None:
+        measured = KnownFiles(_files(validation, data.validation.images))
+    left_out, unreadable = (0, 0), 0
     if isinstance(data, PairedData):
-        labelled, unlabelled, unreadable = _keep_apart(data.labelled, data.unlabelled, folder)
+        labelled, unlabelled, left_out, unreadable = _keep_apart(data, measured, folder)
     else:
         labelled, unlabelled = _divide(data, folder)
-        unreadable = 0
-    if data.validation is None:
-        return ListCounts(len(labelled.images), len(unlabelled.images), unreadable=unreadable)
-    validation = read_coco(data.validation.annotations)
+    counts = ListCounts(len(labelled.images), len(unlabelled.images), unreadable=unreadable, left_out=left_out)
+    if validation is None:
+        return counts
     _require_same_categories(labelled, validation)
     write_coco(folder / VALIDATION, validation.images, validation.categories, validation.annotations)
-    measured = _files(validation, data.validation.images)
-    too_labelled = _files(labelled, data.labelled_source.images) & measured
-    too_unlabelled = _files(unlabelled, data.unlabelled_source.images) & measured
-    return ListCounts(
-        labelled=len(labelled.images),
-        unlabelled=len(unlabelled.images),
-        validation=len(validation.images),
-        unreadable=unreadable,
-        validation_too=(len(too_labelled), len(too_unlabelled)),
-    )
+    too_labelled = sum(file in measured for file in _files(labelled, data.labelled_source.images))
+    too_unlabelled = 0
+    if not isinstance(data, PairedData):
+        too_unlabelled = sum(file in measured for file in _files(unlabelled, data.unlabelled_source.images))
+    return replace(counts, validation=len(validation.images), validation_too=(too_labelled, too_unlabelled))
 
 
 def every_image(data: DataSettings) -> tuple[CocoImage, ...]:
@@ -72,12 +78,8 @@ def every_image(data: DataSettings) -> tuple[CocoImage, ...]:
     return read_coco(data.annotated.annotations).images
 
 
-def _file(image: CocoImage, image_root: Path) -> Path:
-    return resolve_image_path(image_root, image.file_name).resolve()
-
-
-def _files(dataset: CocoDataset, image_root: Path) -> frozenset[Path]:
-    return frozenset(_file(image, image_root) for image in dataset.images)
+def _files(dataset: CocoDataset, image_root: Path) -> list[Path]:
+    return [resolve_image_path(image_root, image.file_name) for image in dataset.images]
 
 
 def _divide(data: PercentData | ListedData, folder: Path) -> tuple[CocoDataset, CocoDataset]:
@@ -93,12 +95,14 @@ def _divide(data: PercentData | ListedData, folder: Path) -> tuple[CocoDataset, 
 
 
 def _keep_apart(
-    labelled_set: AnnotatedSet, unlabelled_set: UnlabelledSet, folder: Path
-) -> tuple[CocoDataset, CocoDataset, int]:
-    """Write labelled and unlabelled images of two sets; return how many files are unreadable, too."""
-    labelled = read_coco(labelled_set.annotations)
-    found, unreadable = _read_unlabelled(unlabelled_set)
-    unlabelled = _without_labelled(found, unlabelled_set.images, _files(labelled, labelled_set.images))
+    data: PairedData, measured: KnownFiles, folder: Path
+) -> tuple[CocoDataset, CocoDataset, tuple[int, int], int]:
+    """Write labelled and unlabelled images of two sets; return how many are left out and are unreadable, too."""
+    labelled = read_coco(data.labelled.annotations)
+    found, unreadable = _read_unlabelled(data.unlabelled)
+    unlabelled, left_out = _without_known(
+        found, data.unlabelled.images, KnownFiles(_files(labelled, data.labelled.images)), measured
+    )
     write_coco(folder / LABELLED, labelled.images, labelled.categories, labelled.annotations)
     write_coco(folder / UNLABELLED, unlabelled.images, labelled.categories, None)
     if unlabelled.annotations:
@@ -107,7 +111,7 @@ def _keep_apart(
     if unreadable:
         text = "".join(f"{problem}\n" for problem in unreadable)
         (folder / UNREADABLE).write_text(text, encoding="utf-8", errors="backslashreplace")
-    return labelled, unlabelled, len(unreadable)
+    return labelled, unlabelled, left_out, len(unreadable)
 
 
 def _read_unlabelled(unlabelled: UnlabelledSet) -> tuple[CocoDataset, Sequence[Problem]]:
@@ -129,13 +133,25 @@ def _read_unlabelled(unlabelled: UnlabelledSet) -> tuple[CocoDataset, Sequence[P
     return CocoDataset(unlabelled.images, tuple(images), (), ()), unreadable
 
 
-def _without_labelled(unlabelled: CocoDataset, image_root: Path, labelled: frozenset[Path]) -> CocoDataset:
-    """Return the unlabelled images without labelled ones, which may be in the same folder."""
-    kept = [image.id for image in unlabelled.images if _file(image, image_root) not in labelled]
+def _without_known(
+    unlabelled: CocoDataset, image_root: Path, labelled: KnownFiles, measured: KnownFiles
+) -> tuple[CocoDataset, tuple[int, int]]:
+    """Return the images that are neither labelled nor measured, and the numbers of these two kinds."""
+    kept: list[int] = []
+    of_labelled = of_measured = 0
+    for image, file in zip(unlabelled.images, _files(unlabelled, image_root), strict=True):
+        if file in labelled:
+            of_labelled += 1
+        elif file in measured:
+            of_measured += 1
+        else:
+            kept.append(image.id)
     if not kept:
-        message = "every image is labelled: no image is left to be unlabelled"
+        which = "a labelled or a validation image" if of_measured else "labelled"
+        message = f"every image is {which}: no image is left to be unlabelled"
         raise DatasetError(str(unlabelled.path), [Problem("data.unlabelled", message)])
-    return unlabelled if len(kept) == len(unlabelled.images) else unlabelled.subset(kept)
+    whole = len(kept) == len(unlabelled.images)
+    return unlabelled if whole else unlabelled.subset(kept), (of_labelled, of_measured)
 
 
 def _require_same_categories(labelled: CocoDataset, other: CocoDataset) -> None:

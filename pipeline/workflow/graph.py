@@ -31,7 +31,7 @@ class Stage:
 STAGES: Final[dict[str, Stage]] = {
     stage.name: stage
     for stage in (
-        Stage("split", "choose the labelled, unlabelled and validation images"),
+        Stage("split", "choose the labelled, unlabelled and validation images", version=2),
         Stage("distill", "compute SAM's structural targets for the labelled images", version=4),
         Stage("train-teacher", "train the teacher on the labelled images", version=3),
         Stage("predict", "let the teacher label the unlabelled images", version=2),
@@ -135,9 +135,13 @@ def _section(name: str, section: Settings, *, without: tuple[str, ...] = ()) -> 
 _SAM_INPUTS: Final = ("sam.checkpoint",)
 
 
+_POOL_VERSION: Final = 1
+"""Version of how one annotated set is divided: results of such a set are made again when it changes."""
+
+
 def _pool_settings(experiment: Experiment) -> dict[str, Any]:
     """Return what divides one annotated set: it decides which images are labelled."""
-    version = {"split.version": STAGES["split"].version}
+    version = {"split.version": _POOL_VERSION}
     match experiment.data:
         case PercentData(percent=percent, seed=seed):
             return {"data.percent": percent, "data.seed": seed, **version}
@@ -158,15 +162,23 @@ def _labelled_inputs(experiment: Experiment) -> tuple[str, ...]:
 
 
 def _unlabelled_inputs(experiment: Experiment) -> tuple[str, ...]:
-    """Return the inputs that say which images are unlabelled; annotations of unlabelled images are not needed."""
-    return ("data.unlabelled.images",) if isinstance(experiment.data, PairedData) else _labelled_inputs(experiment)
+    """Return the inputs that say which images are unlabelled, beside the labelled ones; their annotations do not."""
+    if isinstance(experiment.data, PairedData):
+        return ("data.unlabelled.images", "data.validation.images")  # validation images are left out
+    return _labelled_inputs(experiment)
+
+
+def _unlabelled_settings(experiment: Experiment) -> dict[str, Any]:
+    """Return what decides which images are unlabelled, beside the inputs."""
+    paired = isinstance(experiment.data, PairedData)
+    return {"split.version": STAGES["split"].version} if paired else _pool_settings(experiment)
 
 
 def _split(experiment: Experiment) -> Node:
     names = ("labelled", "unlabelled", "annotated", "validation")
     inputs = (*(f"data.{name}.annotations" for name in names), "data.labelled_list")
-    if isinstance(experiment.data, PairedData) and experiment.data.unlabelled.annotations is None:
-        inputs = (*inputs, "data.unlabelled.images")
+    if isinstance(experiment.data, PairedData):  # images are compared by content
+        inputs = (*inputs, "data.labelled.images", "data.unlabelled.images", "data.validation.images")
     settings = {key: value for key, value in _pool_settings(experiment).items() if key != "split.version"}
     return Node("split", 1, settings, inputs)
 
@@ -213,7 +225,7 @@ def _predict(experiment: Experiment, number: int) -> Node:
     return Node(
         "predict",
         number,
-        _section("predict", experiment.predict) | _pool_settings(experiment),
+        _section("predict", experiment.predict) | _unlabelled_settings(experiment),
         inputs,
         made_from=() if imported else (model,),
         reads=("split",) if imported else ("split", model),
