@@ -28,15 +28,27 @@ def check(
     images: Annotated[Path | None, typer.Argument(help="The folder of the images, to check their files too.")] = None,
     pixels: Annotated[bool, typer.Option("--pixels", help="Decode every image in full, not its header alone.")] = False,
     unlabelled: Annotated[bool, typer.Option("--unlabelled", help="The file lists images only.")] = False,
+    repair: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="Write a copy with the boxes and areas that are missing.")
+    ] = None,
 ) -> None:
     """Count and check an annotation file; exit status 1 where something is wrong."""
     from pipeline.coco.checking import check_coco
+    from pipeline.coco.repairing import repair_coco
 
     if images is not None and not images.is_dir():
         raise typer.BadParameter(f"no such folder: {images}", param_hint="IMAGES")
-    report = check_coco(annotations, images, annotations_required=not unlabelled, decode_pixels=pixels)
+    how = {"annotations_required": not unlabelled, "decode_pixels": pixels}
+    repaired = None if repair is None else repair_coco(annotations, repair, images, **how)
+    report = check_coco(annotations, images, **how) if repaired is None else repaired.report
     for line in _report_lines(report):
         out.print(line)
+    if repaired is not None:
+        computed = f"missing boxes: {repaired.boxes:,}, missing areas: {repaired.areas:,}"
+        done = f"{repair}: computed" if not report.errors else f"{repair} is not written, as errors are left: computed"
+        out.print(f"{done} {computed}")
+    elif any(problem.where.endswith("bbox") and problem.message == "is missing" for problem in report.errors):
+        out.print(f"to compute missing boxes and areas: s4m data check {annotations} --repair OUT.json")
     if not report.ok:
         raise typer.Exit(1)
 
@@ -68,8 +80,10 @@ def import_(
     made = import_annotations(from_, source, output, settings, workers=workers, progress=_progress("images"))
     for line in _report_lines(made.report):
         out.print(line)
+    if made.notes:
+        out.print("notes:")
     for what, number in made.notes.items():
-        out.print(f"note: {number:,} {what}")
+        out.print(f"  {number:,} {what}")
     out.print(f"file names start from {made.image_root}")
 
 
@@ -143,6 +157,31 @@ def coco_split(
 
     made = make_coco_split(annotations, output, CocoSplitSettings(percent, fold, published))
     out.print(f"{output}: {len(made.labelled_ids)} of {made.images} images are labelled")
+
+
+@app.command("split-off")
+def split_off_(
+    annotations: Annotated[Path, typer.Argument(help="COCO instance annotations (JSON) of all images.")],
+    output: Annotated[Path, typer.Argument(help="The folder to write the files of the parts to.")],
+    labelled: Annotated[str, typer.Option(help="How many images are labelled: 20 or 20%.")],
+    validation: Annotated[str, typer.Option(help="How many images are to measure on: 20 or 20%.")] = "20%",
+    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other images.")] = 0,
+) -> None:
+    """Divide one annotated set into labelled, validation and unlabelled images, stratified by class."""
+    from pipeline.coco.reading import read_coco
+    from pipeline.datasets.split_off import PARTS, Amount, split_off, write_split_off
+
+    dataset = read_coco(annotations)
+    parts = (Amount.parse("labelled", labelled), Amount.parse("validation", validation))
+    split = split_off(dataset, *parts, seed=seed)
+    write_split_off(dataset, split, output)
+    by_class = split.images_by_class(dataset)
+    width = max(map(len, ("images", *by_class)))
+    out.print(f"{'':{width}}  " + "".join(f"{part:>12}" for part in PARTS))
+    sizes = (len(split.labelled), len(split.validation), len(split.unlabelled))
+    for name, counts in {"images": sizes, **by_class}.items():
+        out.print(f"{name:{width}}  " + "".join(f"{count:>12,}" for count in counts))
+    out.print(f"{output}: labelled.json, validation.json, unlabelled.json, and in measuring_only the other annotations")
 
 
 def _report_lines(report: CocoReport) -> list[str]:

@@ -41,11 +41,16 @@ def split_by_percent(dataset: CocoDataset, percent: float, seed: int) -> Split:
     """
     if not 0 < percent <= 100:
         raise DatasetError(str(dataset.path), [Problem("percent", f"{percent:g} is not over 0 and up to 100")])
-    shuffled = sorted(dataset.image_by_id, key=lambda image_id: _draw(seed, image_id))
-    covering = _covering_images(dataset, shuffled)
+    shuffled = drawn_order(dataset, seed)
+    covering = covering_images(dataset, shuffled)
     order = [*covering, *(image_id for image_id in shuffled if image_id not in covering)]
     labelled = max(1, round(len(order) * percent / 100))
     return Split(tuple(order[:labelled]), tuple(order[labelled:]))
+
+
+def drawn_order(dataset: CocoDataset, seed: int) -> list[int]:
+    """Return the ids of all images in an order that depends on the seed and the ids, not on the file."""
+    return sorted(dataset.image_by_id, key=lambda image_id: _draw(seed, image_id))
 
 
 def _draw(seed: int, image_id: int) -> bytes:
@@ -53,8 +58,8 @@ def _draw(seed: int, image_id: int) -> bytes:
     return hashlib.blake2b(f"{seed}:{image_id}".encode(), digest_size=16).digest()
 
 
-def _covering_images(dataset: CocoDataset, shuffled: Iterable[int]) -> dict[int, None]:
-    """Return the first images of the order, as keys: for each category, rarest first, one that shows most others.
+def covering_images(dataset: CocoDataset, shuffled: Iterable[int]) -> dict[int, None]:
+    """Return the images to take first, as keys: for each category, rarest first, one that shows most others.
 
     Crowds do not count: no detector is trained on them.
     """
