@@ -66,7 +66,7 @@ def test_every_part_gets_its_share_of_every_class(tmp_path, seed):
     for _ in range(50):
         drawn = rng.permutation(sorted(dataset.image_by_id)).tolist()
         by_chance.append(deviation(dataset, SplitOff(*map(tuple, (drawn[:40], drawn[40:100], drawn[100:])))))
-    assert deviation(dataset, split) < 0.5 * np.mean(by_chance)
+    assert deviation(dataset, split) < 0.6 * np.mean(by_chance)
     assert split_off(dataset, *amounts("20%", "30%"), seed=seed + 100) != split
 
 
