@@ -5,8 +5,8 @@
 Images are `rows` times `columns` tiles of generated shapes in one PNG; labels are run lengths in both. Each image is
 read, resized by 0.5 to 1.5, cropped to 1024 x 512 and flipped, with the same random numbers in every way. A check
 before the measurement requires the same pixels, boxes and masks from CocoDataset and StoredLabels. Further ways add
-colour changes, and composites made on the fly (which read two images for one). One process, the ways in turn. Prints a
-Markdown table of medians over rounds.
+colour changes, and composites made on the fly (which read two images for one), of whole images and of views. One
+process, the ways in turn. Prints a Markdown table of medians over rounds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from mmengine.registry import init_default_scope
 from pipeline.augment.settings import AugmentSettings
 from pipeline.coco.reading import read_coco
 from pipeline.datasets.shapes import ShapesSettings, make_shapes
-from pipeline.detection.datasets import Composites, StoredLabels
+from pipeline.detection.composites import Composites
+from pipeline.detection.datasets import StoredLabels
 from pipeline.detection.packing import sample_pipeline
 from pipeline.detection.sample_seed import Sample
 from pipeline.files.images import read_image
@@ -128,12 +129,18 @@ def make_ways(folder: Path, store: LabelStore) -> list[Way]:
 
     plain, strong = sample_pipeline(geometry, photometric=None), sample_pipeline(geometry, photometric=STRONG)
     settings = AugmentSettings().model_dump(mode="json")
+    views = AugmentSettings(mode="on-the-fly", views=True).model_dump(mode="json")
+    behind = sample_pipeline((), photometric=STRONG)
     stored, root = str(store.path), str(folder)
     return [
         Way("CocoDataset", mmdetection),
         Way("StoredLabels", ours(StoredLabels(stored, root, plain))),
         Way("StoredLabels, colours and blur", ours(StoredLabels(stored, root, strong))),
         Way("Composites, colours and blur", ours(Composites(stored, root, None, None, settings, strong))),
+        Way(
+            "Composites of views, colours and blur",
+            ours(Composites(stored, root, None, None, views, behind, geometry=geometry)),
+        ),
     ]
 
 

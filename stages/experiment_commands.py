@@ -128,6 +128,10 @@ def preview(
     output.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).save(output)
     out.print(f"{output}: {shown} of {len(sources.pairs):,} composites")
+    if experiment.augment.views:
+        out.print(
+            "augment.views is true: while training, both images are scaled and cropped first; here they are whole"
+        )
 
 
 def compare(

@@ -25,7 +25,8 @@ from pipeline.augment.settings import AugmentSettings
 from pipeline.augment.sources import LabelledFolder
 from pipeline.coco.reading import read_coco
 from pipeline.detection import datasets as datasets_module
-from pipeline.detection.datasets import Composites, LabelledImages, Mixture, StoredLabels
+from pipeline.detection.composites import Composites
+from pipeline.detection.datasets import LabelledImages, Mixture, StoredLabels
 from pipeline.detection.packing import sample_pipeline
 from pipeline.detection.registry import DATASETS
 from pipeline.detection.sample_seed import Sample

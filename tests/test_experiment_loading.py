@@ -98,6 +98,10 @@ TABLE = [
         "augment: {decisions: [sam, me]}",
         'augment.decisions: given "me"; expected a list, each one of sam, teacher',
     ),
+    (
+        "augment: {views: true}",
+        "augment.views: true needs augment.mode on-the-fly: composites that are written once are of whole images",
+    ),
     ("student: {instance_weight: score}", 'student.instance_weight: given "score"; it is called class now'),
     ("student: {instance_weight: mask_score}", 'student.instance_weight: given "mask_score"; it is called mask now'),
     (

@@ -84,6 +84,7 @@ SETTINGS: dict[str, tuple[object, frozenset[str]]] = {
     "refine.zoom_below_px": (16, REFINE),
     "refine.seed": (1, REFINE),
     "augment.mode": ("none", STUDENT),
+    "augment.views": (True, STUDENT),
     "augment.copies": (2, AUGMENT),
     "augment.placement": ("moved", AUGMENT),
     "augment.scale": ([0.5, 2.0], AUGMENT),
@@ -153,6 +154,8 @@ SETS_CONTENTS: dict[str, frozenset[str]] = {
 }
 BY_SHAPE = ((POOL, POOL_CONTENTS), (LISTED, LIST_CONTENTS), (SETS, SETS_CONTENTS))
 CONTENTS = POOL_CONTENTS | LIST_CONTENTS | SETS_CONTENTS
+BESIDE: dict[str, dict[str, object]] = {"augment.views": {"augment": {"mode": "on-the-fly"}}}
+"""What a key needs beside it."""
 
 
 def experiment(data: dict[str, object] = POOL, **sections: object) -> Experiment:
@@ -190,14 +193,14 @@ def test_every_key_of_the_schema_is_tested():
 @pytest.mark.parametrize("key", SETTINGS)
 def test_a_setting_changes_exactly_the_stages_downstream_of_it(key):
     value, expected = SETTINGS[key]
-    before = experiment()
+    before = experiment(**BESIDE.get(key, {}))
     assert changed(ids(before), ids(changed_value(before, key, value))) == expected
 
 
 @pytest.mark.parametrize("key", SETTINGS)
 def test_a_setting_that_is_put_back_changes_nothing(key):
     value, _ = SETTINGS[key]
-    before = experiment()
+    before = experiment(**BESIDE.get(key, {}))
     there = changed_value(before, key, value)
     original = before
     for name in key.split("."):
@@ -268,6 +271,12 @@ def test_composites_made_while_training_matter_to_the_student():
     on_the_fly = experiment(augment={"mode": "on-the-fly"})
     assert plan(on_the_fly)["augment"].skipped == "augment.mode is on-the-fly"
     assert changed(ids(on_the_fly), ids(changed_value(on_the_fly, "augment.seed", 3))) == STUDENT
+
+
+def test_composites_of_whole_images_are_those_of_before_there_were_views():
+    for mode in ("materialised", "on-the-fly"):
+        nodes = plan(experiment(augment={"mode": mode}))
+        assert not any("augment.views" in node.settings for node in nodes.values())
 
 
 def test_imported_labels_need_no_teacher():

@@ -158,19 +158,21 @@ def _student(preset: str, gate: str | None = None) -> Callable[[Experiment], Set
 
 
 def _pasted(experiment: Experiment) -> Settings:
-    """Add the composites of the experiment, or materialised ones if it has none."""
-    mode = experiment.augment.mode
-    return {**_student("best")(experiment), **_composites(experiment, "materialised" if mode == "none" else mode)}
+    return {**_student("best")(experiment), **_composites(experiment)}
 
 
 def _pasted_unrefined(experiment: Experiment) -> Settings:
-    composites = _composites(experiment, "materialised")
-    return {**_student("best", "teacher")(experiment), **composites, "augment.decisions": ["teacher"]}
+    return {**_student("best", "teacher")(experiment), **_composites(experiment), "augment.decisions": ["teacher"]}
 
 
-def _composites(experiment: Experiment, mode: str) -> Settings:
-    """Return a mode and the share of composites in the student's mixture, which must not be 0."""
-    return {"augment.mode": mode, "student.mixture.composites": experiment.student.mixture.composites or 1.0}
+def _composites(experiment: Experiment) -> Settings:
+    """Return the composites of the experiment, or materialised ones if it has none, and a share of them that is not 0.
+
+    Composites of views cannot be materialised.
+    """
+    augment, amount = experiment.augment, experiment.student.mixture.composites or 1.0
+    mode = augment.mode if augment.mode != "none" else "on-the-fly" if augment.views else "materialised"
+    return {"augment.mode": mode, "student.mixture.composites": amount}
 
 
 CELLS: Final[dict[str, Cell]] = {

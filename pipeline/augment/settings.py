@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.settings import MISFIT, Count, Seed, Settings, Share
@@ -17,6 +17,8 @@ class AugmentSettings(Settings):
 
     mode: Literal["materialised", "on-the-fly", "none"] = "materialised"
     """Write composites once before the student trains, make new ones while it trains, or make none."""
+    views: bool = False
+    """Scale and crop each image of a pair on its own before pasting; areas are then in pixels of these views."""
     copies: Count = 1
     """Number of composites made from each unlabelled image."""
     placement: Literal["in-place", "moved"] = "in-place"
@@ -49,3 +51,10 @@ class AugmentSettings(Settings):
                 MISFIT, "given [{low}, {high}]; expected the smaller number first", {"low": low, "high": high}
             )
         return scale
+
+    @model_validator(mode="after")
+    def _views_are_made_while_training(self) -> Self:
+        if self.views and self.mode == "materialised":
+            message = "true needs augment.mode on-the-fly: composites that are written once are of whole images"
+            raise self.misfit(message, "views")
+        return self

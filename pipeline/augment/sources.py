@@ -109,7 +109,9 @@ class CompositeSources:
 
     @cached_property
     def _pairing(self) -> Pairing:
-        return Pairing(*self._stores, self.settings)
+        # In a view an instance may be larger than in its image.
+        any_size = {"min_area_px": 0.0, "min_area_share": 0.0} if self.settings.views else {}
+        return Pairing(*self._stores, self.settings.model_copy(update=any_size))
 
     @cached_property
     def _stores(self) -> tuple[LabelStore, LabelStore | None]:

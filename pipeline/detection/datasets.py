@@ -1,11 +1,10 @@
-"""Where training samples come from: labelled images, stored labels, composites made on the fly, and their mixture.
+"""Where training samples come from: labelled images, stored labels, and their mixture (see also `composites`).
 
 A sample is asked for by its name (see `Sample`), and is the same in whatever process it is made.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,9 +21,6 @@ from mmengine.logging import print_log
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from pipeline.augment.pairs import Pair
-from pipeline.augment.settings import AugmentSettings
-from pipeline.augment.sources import CompositeSources, LabelledFolder
 from pipeline.coco.image_folder import ImageFolder
 from pipeline.coco.model import CocoAnnotation, CocoCategory, CocoDataset, CocoImage
 from pipeline.coco.reading import read_coco
@@ -43,7 +39,6 @@ from pipeline.structure.target_store import StructureStore
 LABELLED: Final = "labelled"
 
 _UNUSABLE_IN_A_ROW = 100
-_COPIES_KEPT = 2  # where one pass over the composites ends and the next begins, both are asked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +70,7 @@ class TrainingImages(Dataset[dict[str, Any]]):
         self.source = source
         self.categories = tuple(sorted(categories, key=lambda category: category.id))
         self._label_by_category = {category.id: label for label, category in enumerate(self.categories)}
-        self._transforms = Compose([_with_tuples(transform) for transform in pipeline])
+        self._transforms = composed(pipeline)
         self._instance_weight = instance_weight
         self._ignore_dropped = ignore_dropped
         self._told: set[str] = set()
@@ -98,7 +93,7 @@ class TrainingImages(Dataset[dict[str, Any]]):
         reason = ""
         for replaced, item in enumerate(self._candidates(sample)):
             try:
-                return self._transformed(self.load(item, sample.draw), sample, replaced)
+                return self._made(item, sample, replaced)
             except ImageError as error:
                 reason = str(error)
                 self._tell(reason)
@@ -110,18 +105,20 @@ class TrainingImages(Dataset[dict[str, Any]]):
         others = sample.replacements_rng().permutation(len(self))
         yield from others[others != sample.item][: _UNUSABLE_IN_A_ROW - 1].tolist()
 
-    def _transformed(self, loaded: LoadedImage, sample: Sample, replaced: int) -> dict[str, Any]:
-        results = self._results(loaded) | {"replaced": replaced}
+    def _made(self, item: int, sample: Sample, replaced: int) -> dict[str, Any]:
+        """Make the sample of an item. replaced: the number of items that could not be used before."""
+        loaded = self.load(item, sample.draw)
         with sample.randomness():
-            packed: dict[str, Any] | None = self._transforms(results)
-        if packed is None:
-            raise ImageError(f"{loaded.path}: the transforms refuse it; RandomCrop needs allow_negative_crop=True")
-        return packed
+            return transformed(self._transforms, self.results(loaded) | {"replaced": replaced})
 
-    def _results(self, loaded: LoadedImage) -> dict[str, Any]:
-        """What MMDetection's transforms work on."""
+    def shown(self, labels: ImageLabels) -> list[InstanceLabel]:
+        """Return the instances that samples have, those to ignore included."""
+        return [each for each in labels.instances if self._ignore_dropped or each.decision is not Decision.DROPPED]
+
+    def results(self, loaded: LoadedImage) -> dict[str, Any]:
+        """Return what MMDetection's transforms work on. Instances are numbered in the order of `shown`."""
         labels = loaded.labels
-        shown = [each for each in labels.instances if self._ignore_dropped or each.decision is not Decision.DROPPED]
+        shown = self.shown(labels)
         masks = [MaskWindow.of_rle(labels.rle(each)) for each in shown]
         boxes_xyxy = np.array([each.box_xyxy for each in shown], dtype=np.float32).reshape(-1, 4)
         image_hw = loaded.image_rgb.shape[:2]
@@ -236,7 +233,7 @@ class StoredLabels(TrainingImages):
         ignore_dropped: bool = True,
     ) -> None:
         self._store = LabelStore.open(Path(store))
-        _require_weights(self._store, instance_weight)
+        require_weights(self._store, instance_weight)
         super().__init__(
             source,
             self._store.attributes.categories,
@@ -245,7 +242,7 @@ class StoredLabels(TrainingImages):
             ignore_dropped=ignore_dropped,
         )
         self._images = ImageFolder.of(Path(image_root), self._store.file_names())
-        self._positions = _usable_positions(self._store)
+        self._positions = usable_positions(self._store)
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -253,65 +250,6 @@ class StoredLabels(TrainingImages):
     def load(self, item: int, draw: int) -> LoadedImage:
         labels = self._store[int(self._positions[item])]
         return LoadedImage(*_read(self._images, labels), labels, {})
-
-
-@DATASETS.register_module()
-class Composites(TrainingImages):
-    """Composites made while training: those of the augment stage, and every pass over them is a new copy.
-
-    Items are the images that may be a base. labelled_store and labelled_root: where labelled images are donors.
-    settings: the experiment's `augment`.
-    """
-
-    def __init__(
-        self,
-        refined_store: str,
-        image_root: str,
-        labelled_store: str | None,
-        labelled_root: str | None,
-        settings: Mapping[str, Any],
-        pipeline: Sequence[Mapping[str, Any]],
-        instance_weight: InstanceWeight = "none",
-        ignore_dropped: bool = True,
-    ) -> None:
-        labelled = None
-        if labelled_store is not None and labelled_root is not None:
-            labelled = LabelledFolder.of(Path(labelled_store), Path(labelled_root))
-        self._sources = CompositeSources(
-            LabelledFolder.of(Path(refined_store), Path(image_root)),
-            labelled,
-            AugmentSettings.model_validate_json(json.dumps(settings)),
-        )
-        store = self._sources.refined_store
-        _require_weights(store, instance_weight)
-        super().__init__(
-            "composite",
-            store.attributes.categories,
-            pipeline,
-            instance_weight=instance_weight,
-            ignore_dropped=ignore_dropped,
-        )
-        self._base_ids = store.image_ids[_usable_positions(store)]
-        self._drawn: dict[int, dict[int, Pair]] = {}
-
-    def __len__(self) -> int:
-        return len(self._base_ids)
-
-    def load(self, item: int, draw: int) -> LoadedImage:
-        pair = self._pairs(draw // len(self))[int(self._base_ids[item])]
-        made = self._sources.compose(pair, self._sources.read)
-        return LoadedImage(self._sources.refined.images.path(made.labels.file_name), made.image_rgb, made.labels, {})
-
-    def _pairs(self, copy: int) -> dict[int, Pair]:
-        """The pairs of a copy by their base; those of the last copies are kept."""
-        if copy not in self._drawn:
-            while len(self._drawn) >= _COPIES_KEPT:
-                del self._drawn[next(iter(self._drawn))]
-            self._drawn[copy] = {pair.base_id: pair for pair in self._sources.pairs_of_copy(copy)}
-        return self._drawn[copy]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_drawn": {}}
 
 
 @DATASETS.register_module()
@@ -338,12 +276,21 @@ class Mixture(Dataset[dict[str, Any]]):
         return self.datasets[sample.source][sample]
 
 
+def transformed(transforms: Compose, results: dict[str, Any]) -> dict[str, Any]:
+    """Return what transforms make of an image. Raise ImageError if they refuse it."""
+    made: dict[str, Any] | None = transforms(results)
+    if made is None:
+        path = results["img_path"]
+        raise ImageError(f"{path}: the transforms refuse it; RandomCrop needs allow_negative_crop=True")
+    return made
+
+
 def _built(config: Mapping[str, Any]) -> TrainingImages:
     source: TrainingImages = DATASETS.build(config)
     return source
 
 
-def _require_weights(store: LabelStore, instance_weight: InstanceWeight) -> None:
+def require_weights(store: LabelStore, instance_weight: InstanceWeight) -> None:
     """Raise StageError if no instance of a store has the measure that weighs it."""
     if not store.attributes.instances:
         return
@@ -359,7 +306,8 @@ def _require_weights(store: LabelStore, instance_weight: InstanceWeight) -> None
         )
 
 
-def _usable_positions(store: LabelStore) -> NDArray[np.intp]:
+def usable_positions(store: LabelStore) -> NDArray[np.intp]:
+    """Return the positions of the images that did not fail."""
     return np.flatnonzero(store.column("images/status") != STATUSES.index(Status.FAILED))
 
 
@@ -369,6 +317,11 @@ def _read(images: ImageFolder, labels: ImageLabels) -> tuple[Path, NDArray[np.ui
         return images.path(labels.file_name), images.read(labels.file_name, (labels.width, labels.height))
     except ImageError as error:
         raise ImageError(f"{images.root / labels.file_name}: {error}") from error
+
+
+def composed(pipeline: Sequence[Mapping[str, Any]]) -> Compose:
+    """Build a pipeline of transforms."""
+    return Compose([_with_tuples(transform) for transform in pipeline])
 
 
 def _with_tuples(value: Any) -> Any:

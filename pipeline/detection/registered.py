@@ -15,6 +15,7 @@ with redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
 
 from pipeline.detection import (  # noqa: F401
     backbone,
+    composites,
     datasets,
     loader_workers,
     mask2former_head,

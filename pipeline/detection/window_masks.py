@@ -158,6 +158,14 @@ class WindowMasks(BaseInstanceMasks):  # type: ignore[misc]
         return MaskWindow(Window(x0, y0, x1, y1), mask.pixels[np.ix_(rows, columns)])
 
 
+def mask_windows(masks: BaseInstanceMasks) -> list[MaskWindow]:
+    """Return the masks of an image after the transforms, each in a window of it."""
+    if isinstance(masks, WindowMasks):
+        return masks._shown
+    windows = [nonzero_window(mask) for mask in masks.masks]
+    return [MaskWindow(window, mask[window.in_image]) for window, mask in zip(windows, masks.masks, strict=True)]
+
+
 def _showing(lines: NDArray[np.intp], start: int, stop: int) -> tuple[int, int]:
     """Return the range of columns (or rows) that show those from start to stop (exclusive) of the original."""
     inside = np.flatnonzero((lines >= start) & (lines < stop))

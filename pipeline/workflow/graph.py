@@ -258,7 +258,8 @@ def _augment(experiment: Experiment, number: int) -> Node:
     return Node(
         "augment",
         number,
-        _section("augment", experiment.augment, without=("mode",)) | (_pool_settings(experiment) if labelled else {}),
+        _section("augment", experiment.augment, without=("mode", "views"))
+        | (_pool_settings(experiment) if labelled else {}),
         _labelled_inputs(experiment) if labelled else (),
         made_from=(refine,),
         reads=("split", refine),
@@ -276,7 +277,7 @@ def _student(experiment: Experiment, number: int) -> Node:
         settings["teacher.overrides"] = experiment.teacher.overrides
         detector = ("teacher.detector",)
     if experiment.augment.mode == "on-the-fly" and student.composites > 0:
-        settings |= _section("augment", experiment.augment)
+        settings |= _section("augment", experiment.augment, without=() if experiment.augment.views else ("views",))
     warm = student.start == "teacher"
     return Node(
         "train-student",

@@ -119,10 +119,13 @@ def _unlabelled_sources(
     """Return the images with refined labels and the composites of a round, in colours that are changed strongly."""
     student = experiment.student
     colours = {"jitter": student.jitter, "grey": student.grey, "blur": student.blur}
-    pipeline = {"pipeline": sample_pipeline(detector.train_transforms(student.crop_px), photometric=colours)}
+    geometry = detector.train_transforms(student.crop_px)
+    pipeline = {"pipeline": sample_pipeline(geometry, photometric=colours)}
     pseudo = _stored(experiment, refined, experiment.data.unlabelled_source.images, "pseudo")
     sources = [Source(pseudo | pipeline, student.mixture.pseudo)]
     if composites is not None and student.composites > 0:
+        if experiment.augment.views:  # scaled and cropped before they are pasted into each other
+            pipeline = {"geometry": geometry, "pipeline": sample_pipeline((), photometric=colours)}
         sources.append(Source({**composites, **pipeline}, student.composites))
     return tuple(sources)
 
