@@ -159,6 +159,15 @@ def test_parts_are_switched_on_one_by_one(exp):
     assert experiment_of(exp, "arp-unrefined").augment.decisions == ("teacher",)
 
 
+@pytest.mark.parametrize("mode", ["on-the-fly", "none"])
+def test_composites_of_views_stay_so_in_all_cells(exp, mode):
+    views = (f"augment.mode={mode}", "augment.views=true")
+    for cell in ("arp", "arp-unrefined"):
+        augment = experiment_of(exp, cell, *views).augment
+        assert (augment.mode, augment.views) == ("on-the-fly", True)
+    assert experiment_of(exp, "gate", *views).augment.mode == "none"
+
+
 def test_a_cell_has_its_preset_whatever_the_experiment_says_of_refinement(exp):
     own = ("refine.points=9", "refine.mask_prompt=true", "refine.fill_holes=true")
     paper = experiment_of(exp, "pr-s4m", *own).refine
