@@ -32,7 +32,7 @@ SETUP := $(if $(filter $(shell ./setup.sh --state),$(file < .venv/ready)),,setup
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast check format format-check lint layers types status config stores clean torture \
 	$(STAGES) ablation bench-data bench-commands bench-store bench-refine bench-presets bench-augment bench-embeddings \
-	bench-scale bench-sams bench-loading bench-train bench-predict bench-evaluate bench-cityscapes sam-tiny
+	bench-scale bench-sams bench-loading bench-train bench-predict bench-evaluate bench-distill bench-cityscapes sam-tiny
 .DELETE_ON_ERROR:
 # Only the rules below: make need not look for C files and the like.
 MAKEFLAGS += --no-builtin-rules
@@ -174,6 +174,9 @@ bench-predict: $(SETUP) ## Measure labelling images with a detector
 
 bench-evaluate: $(SETUP) ## Measure AP against pycocotools
 	@$(BIN)/python -m benchmarks.evaluation --images 200
+
+bench-distill: $(SETUP) ## Measure what structural targets of a large image cost with vit_b
+	@$(BIN)/python -m benchmarks.distill
 
 bench-cityscapes: $(SETUP) ## Compare the instance AP of Cityscapes with cityscapesscripts, if that is installed
 	@$(BIN)/python -W ignore -m benchmarks.cityscapes_reference
