@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+import threading
 from typing import Annotated, Any, Final
 
 import typer
@@ -99,6 +100,7 @@ def main() -> None:
     """Run the command line. A user's mistake gives its message and exit status 1, never a traceback."""
     # NumPy's matrix products are small here: threads make them slower and round differently.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    threading.excepthook = _thread_failed
     try:
         sys.exit(app(standalone_mode=False))
     except UsageError as error:
@@ -115,6 +117,15 @@ def main() -> None:
             raise
         err.print(message)
         sys.exit(1)
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    """Print in a line what the system says of a path to a thread, such as the one that writes TensorBoard's curves."""
+    message = _system_message(failed.exc_value) if isinstance(failed.exc_value, OSError) else None
+    if message is None:
+        threading.__excepthook__(failed)
+    else:
+        err.print(message)
 
 
 def _system_message(error: OSError) -> str | None:

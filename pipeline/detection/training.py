@@ -124,6 +124,11 @@ def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -
             resume.keep(runner)
             raise
         except (RuntimeError, ConnectionError, EOFError) as error:
+            if "without overflow" in str(error):
+                raise StageError(
+                    f"{job.detector}: a number of its optimizer or schedule, or of the overrides, is too large to "
+                    f"train with ({error})"
+                ) from error
             if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
                 raise
             with suppress(RuntimeError):
@@ -153,7 +158,7 @@ def _built(job: TrainingJob) -> Runner:
         for source in job.config["train_dataloader"]["dataset"]["datasets"]:
             Compose(source["pipeline"])
         Compose(job.published["test_transforms"])
-    except BUILD_FAILURES as error:
+    except (*BUILD_FAILURES, ArithmeticError, RuntimeError) as error:
         raise StageError(
             f"{job.detector}: no detector can be built from it and the overrides ({type(error).__name__}: {error})"
         ) from error

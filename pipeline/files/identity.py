@@ -48,6 +48,10 @@ def hash_file(path: Path) -> str:
             return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return ABSENT
+    except OSError:
+        if path.is_socket():
+            return ABSENT
+        raise
 
 
 def _open_at_once(path: str, flags: int) -> int:
