@@ -228,13 +228,15 @@ def test_a_work_folder_that_make_cannot_name_is_refused(s4m, tmp_path, monkeypat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["a,b", "a'b", 'a"b', "a!b", "é日", "a+b@c", "a{b}", "a<b>", "a`b"])
+@pytest.mark.parametrize("name", ["a,b'c\"d!e", "é日+@{}<>`"])
 def test_a_work_folder_of_any_other_name_works_with_make(tmp_path, name):
-    make = Make(tmp_path)
-    done = make("split", f"S4M_WORK={tmp_path / name}")
+    signal.alarm(300)
+    (tmp_path / name).mkdir()
+    make = Make(tmp_path / name)
+    done = make("split")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / name / "tiny/split.done").is_file()
-    assert "Nothing to be done" in make("split", f"S4M_WORK={tmp_path / name}").stdout
+    assert (tmp_path / name / "work/tiny/split.done").is_file()
+    assert "Nothing to be done" in make("split").stdout
 
 
 # ---- the memory of digests --------------------------------------------------------------------------
@@ -384,7 +386,7 @@ def test_a_thread_that_cannot_write_ends_in_a_line(capsys, monkeypatch):
     [
         ("optim_wrapper.optimizer.lr=1e300", "is too large to train with"),
         ("schedule.factor=1e300", "is too large to train with"),
-        ("model.backbone.base_channels=0", "no detector can be built from it and the overrides"),
+        ("model.backbone.base_channels=-1", "no detector can be built from it and the overrides"),
     ],
 )
 def test_numbers_that_no_training_can_use_end_in_a_message(tmp_path, monkeypatch, override, message):

@@ -20,7 +20,7 @@ from pipeline.detection.pretrained import load_file
 from pipeline.detection.published import CONFIG, read_published
 from pipeline.errors import StageError
 from stages.runner import run_stage
-from tests.test_coco_fuzz import at, places
+from tests.fuzzing import at, places
 from tests.tiny_detectors import publish_tiny
 from tests.tiny_training import TEACHER, training_experiment
 from tests.torture import seeds

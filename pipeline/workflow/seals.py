@@ -13,6 +13,7 @@ import msgspec
 
 from pipeline.errors import StoreError
 from pipeline.files.identity import hash_file, hash_text
+from pipeline.files.reading import read_file
 
 SEAL: Final = "seal.json"
 FILES: Final = "files.json"
@@ -56,7 +57,7 @@ def read_seal(folder: Path) -> Seal | None:
     """Return the completion record of a result's folder; None if it has none. StoreError for one that is no record."""
     path = folder / SEAL
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except FileNotFoundError:
         return None
     except OSError as error:
