@@ -15,7 +15,7 @@ import pytest
 from stages.cli import main
 from tests.faulty_runs import Whole, make_whole
 from tests.made_once import made_once
-from tests.processes import forked
+from tests.processes import forked, swept
 
 # Test processes run side by side, a core each. Nothing above imports torch, which reads this once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -72,10 +72,6 @@ def forked_workers() -> Iterator[None]:
         yield
 
 
-NOT_OURS = ("dask-scratch-space", "pymp-", "pytorch-errorfile-")
-"""What Dask, Python and torch leave: locks, and what belonged to processes that were killed or failed."""
-
-
 @pytest.fixture(scope="session", autouse=True)
 def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Put temporary files of this process, and of those that it starts, below pytest's own; fail if some are left."""
@@ -86,7 +82,7 @@ def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("TMPDIR", str(folder))
         patch.setattr(tempfile, "tempdir", str(folder))
         yield folder
-    left = sorted(path.name for path in folder.iterdir() if not path.name.startswith(NOT_OURS))
+    left = swept(folder)
     assert not left, f"temporary files that nothing removes: {', '.join(left)}"
 
 

@@ -7,6 +7,7 @@ the server started with, unless they are given another.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -110,3 +111,15 @@ def session_of(process: int) -> set[int]:
             if os.getsid(int(entry.name)) == process and lives(int(entry.name)):
                 found.add(int(entry.name))
     return found
+
+
+NOT_OURS = ("dask-scratch-space", "pymp-", "pytorch-errorfile-")
+"""What Dask, Python and torch leave: locks, and what belonged to processes that were killed or failed."""
+
+
+def swept(folder: Path) -> list[str]:
+    """Remove from a folder what killed processes left there; gives the names of all else in it."""
+    for path in folder.iterdir():
+        if path.name.startswith(NOT_OURS):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return sorted(path.name for path in folder.iterdir())

@@ -351,7 +351,8 @@ def test_one_labelled_image_is_enough(folder):
 
 @pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_with_the_last_good_checkpoint(folder):
-    experiment = training_experiment(folder, None, "teacher.learning_rate=1e25", "compute.checkpoint_every=1")
+    rate = "teacher.overrides.optim_wrapper.optimizer.lr=1e25"
+    experiment = training_experiment(folder, None, rate, "compute.checkpoint_every=1")
     with pytest.raises(StageError, match=r"iteration \d+: the loss is not a finite number") as caught:
         trained(experiment, "train-teacher")
     assert "The last good checkpoint is" in str(caught.value)
@@ -562,7 +563,7 @@ def test_curves_go_to_wandb(folder, monkeypatch):
         {"model.backbone.frozen_stage": 4},
         {"optim_wrapper.optimizer.learning_rate": 4},
         {"train_transforms": [{"type": "RandomFlip", "probability": 1}]},
-        {"test_transforms": [{"type": "NoTransform"}]},
+        {"test_transforms": [{"type": "Resize", "no_such_setting": 1}]},
     ],
     ids=lambda override: next(iter(override)),
 )
