@@ -89,6 +89,7 @@ def test_a_training_that_begins_says_nothing(tmp_path):
     assert said == []
 
 
+@pytest.mark.slow
 def test_any_changed_byte_is_found_or_without_effect(tmp_path):
     path = save_checkpoint(tmp_path, 2, {"model": {"a": torch.arange(5.0)}})
     content = path.read_bytes()

@@ -140,7 +140,7 @@ def test_a_result_is_pointed_at_before_its_lock_is_free(experiment, monkeypatch)
 def test_a_result_that_is_being_read_is_not_removed(experiment, monkeypatch, tmp_path):
     store = StoreRoot(experiment.store)
 
-    def read(_space: Workspace, key: str) -> None:
+    def read(*_: object) -> None:
         shutil.rmtree(tmp_path / "work/tiny")
         (split,) = [each for each in store.results() if each.stage == "split"]
         assert store.in_use(split)
