@@ -9,6 +9,7 @@ import typer
 
 from pipeline.errors import StoreError, some_of
 from pipeline.files.writing import open_atomically, refuse_existing
+from pipeline.labels.exporting.export_format import TOLERANCE_PX, ExportFormat, Part
 from pipeline.presentation import words
 from pipeline.review.review_format import ReviewFormat
 from pipeline.workflow.finding import label_store_path
@@ -30,26 +31,45 @@ LabelsArgument = Annotated[str, typer.Argument(metavar="LABELS", help=LABELS_HEL
 
 @app.command()
 def export(
-    store: StoreArgument,
-    output: Annotated[Path, typer.Argument(help="Where to write.")],
-    results: Annotated[bool, typer.Option("--results", help="Write a results list, not a dataset.")] = False,
-    dropped: Annotated[bool, typer.Option("--dropped", help="Write dropped instances too, as crowds.")] = False,
+    labels: LabelsArgument,
+    output: Annotated[Path, typer.Argument(help="The file or the folder to write; docs/formats.md says which.")],
+    format_: Annotated[
+        ExportFormat, typer.Option("--format", help="The format; docs/formats.md describes each.")
+    ] = ExportFormat.COCO,
+    results: Annotated[bool, typer.Option("--results", help="Write a results list, not a dataset (coco).")] = False,
+    dropped: Annotated[bool, typer.Option("--dropped", help="Write dropped instances too, in COCO as crowds.")] = False,
+    images: Annotated[
+        Path | None, typer.Option(help="The folder of the images: makes a trainer's folder of them and the labels.")
+    ] = None,
+    part: Annotated[Part, typer.Option(help="Which part of the trainer's folder to write.")] = Part.TRAIN,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the images into the trainer's folder.")] = False,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="By how many pixels polygons may miss points of the outline; 0: exact.")
+    ] = TOLERANCE_PX,
     overrides: SetOption = None,
 ) -> None:
-    """Write a label store as COCO JSON."""
-    from pipeline.labels.coco_export import export_dataset, export_results
+    """Write labels in the format of another tool."""
+    from pipeline.labels.coco_export import export_results
+    from pipeline.labels.exporting.export import Exported, ExportRequest, export_labels
 
-    if results and dropped:
-        raise typer.BadParameter("a results list has no crowds: leave out --results", param_hint="--dropped")
-    refuse_existing([output])
-    opened = open_store(store, overrides)
-    images, instances = (
-        export_results(opened, output) if results else export_dataset(opened, output, include_dropped=dropped)
-    )
-    out.print(f"{output}: {images} images, {instances} instances")
+    if results and (dropped or format_ is not ExportFormat.COCO or images is not None):
+        message = "a results list has no crowds and no images, and is COCO: leave out --results"
+        raise typer.BadParameter(message, param_hint="--results")
+    opened = open_labels(labels, overrides)
+    if results:
+        refuse_existing([output])
+        exported = Exported(*export_results(opened, output), None)
+    else:
+        request = ExportRequest(format_, output, images, part, copy, dropped, tolerance)
+        exported = export_labels(opened, request)
+    out.print(f"{output}: {exported.images} images, {exported.instances} instances")
+    if exported.loss is not None and exported.loss.polygons:
+        loss = exported.loss
+        worst = f", the worst {loss.worst:.4f} ({loss.worst_at})" if loss.worst_at else ""
+        out.print(f"  IoU of the polygons with the masks: {loss.mean:.4f} on average{worst}")
     left_out = {
-        "dropped instances": opened.attributes.instances - instances,
-        "images that failed": opened.attributes.statuses["failed"],
+        "dropped instances": opened.instances - exported.instances,
+        "images that failed": len(opened) - len(opened.usable_images()),
     }
     if any(left_out.values()):
         out.print(f"  left out: {', '.join(f'{count} {what}' for what, count in left_out.items() if count)}")

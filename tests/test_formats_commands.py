@@ -71,6 +71,27 @@ def test_missing_boxes_are_computed_on_request(s4m, made, tmp_path):
     assert not (tmp_path / "other.json").exists()
 
 
+def test_export_writes_a_trainers_folder_and_says_what_polygons_lose(s4m, made, tmp_path):
+    s4m("labels", "import", made.annotations, made.annotations, "first.zarr")
+    words = ["labels", "export", "first.zarr", "yolo", "--format", "yolo-seg", "--images", made.image_root]
+    told = s4m(*words)
+    assert told.status == 0, told.err
+    assert told.out == "yolo: 3 images, 9 instances\n  IoU of the polygons with the masks: 1.0000 on average\n"
+    assert s4m(*words[:2], made.annotations, *words[3:], "--part", "valid", "--copy").status == 0
+    assert sorted(path.name for path in (tmp_path / "yolo").iterdir()) == ["data.yaml", "train", "valid"]
+    assert "already there" in s4m(*words).err
+    made.content["annotations"][0]["segmentation"] = [[2, 20, 20, 2, 60, 8, 40, 40, 20, 44]]
+    drawn = write_json(tmp_path / "drawn.json", made.content)
+    plain = s4m("labels", "export", drawn, "p.json", "--format", "coco-polygons", "--tolerance", 3)
+    assert plain.status == 0
+    assert ", the worst 0." in plain.out
+    assert "(0001.png, instance 1)" in plain.out
+    wrong = s4m("labels", "export", "first.zarr", "r.json", "--results", "--format", "geojson")
+    assert (wrong.status, "leave out --results" in wrong.err) == (2, True)
+    wrong = s4m("labels", "export", "first.zarr", "r", "--dropped", "--format", "yolo-seg")
+    assert (wrong.status, "no instances that trainers ignore" in wrong.err) == (1, True)
+
+
 def test_one_annotated_set_is_divided(s4m, tmp_path):
     made = tiny_coco(tmp_path / "set", images=10)
     words = ["data", "split-off", made.annotations, "parts", "--labelled", "20%", "--validation", 3, "--seed", 1]

@@ -135,6 +135,7 @@ def test_a_few_images_with_instances_are_drawn_without_ids(s4m, made, tmp_path):
     assert s4m(*words, "one.png", "--count", 1).out == "one.png: 1 image: 0002.png\n"
 
 
+@pytest.mark.slow
 def test_images_are_drawn_by_name_and_without_low_scores(s4m, made, tmp_path):
     for index, annotation in enumerate(made.content["annotations"]):
         annotation["score"] = 0.2 if index % 3 else 0.9

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 from pipeline.errors import StageError
@@ -73,6 +74,20 @@ def _name_unless_taken(aside: Path, path: Path) -> None:
         aside.replace(path)  # some shared folders have no hard links: the last wins
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that gets its name when it is complete; raise StageError where the name is taken."""
+    refuse_existing([path])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as aside:
+        inside = Path(aside) / path.name
+        inside.mkdir()
+        yield inside
+        sync_tree(inside)
+        inside.rename(path)
+    sync_folder(path.parent)
+
+
 def refuse_existing(paths: Sequence[Path]) -> None:
     """Raise StageError where one of the files to write exists."""
     if existing := [path for path in paths if path.exists()]:
@@ -106,7 +121,8 @@ def sync_folder(folder: Path) -> None:
 def sync_tree(folder: Path) -> None:
     """Make sure that all files below a folder survive a power failure."""
     for parent, _, names in os.walk(folder):
-        for name in names:
-            with (Path(parent) / name).open("rb") as file:
-                os.fsync(file.fileno())
+        for path in (Path(parent) / name for name in names):
+            if not path.is_symlink():  # what it leads to was not written here
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
         sync_folder(Path(parent))

@@ -1,8 +1,8 @@
-"""Writes a label store as a COCO dataset or as a COCO results list."""
+"""Writes labels as a COCO dataset or as a COCO results list."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,8 @@ from pipeline.coco.segmentation import RleJson, encode_segmentation
 from pipeline.coco.writing import write_coco
 from pipeline.errors import DatasetError, Problem
 from pipeline.files.writing import open_atomically
-from pipeline.labels.label_columns import STATUSES
-from pipeline.labels.label_store import LabelStore
-from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
+from pipeline.labels.rows import MEASURES, Decision, ImageLabels, InstanceLabel
+from pipeline.labels.source import LabelSource
 from pipeline.masks.windows import BoxXyxy
 
 BoxXywh = tuple[float, float, float, float]
@@ -59,7 +58,7 @@ def coco_annotations(labels: ImageLabels, first_id: int, *, include_dropped: boo
 
     include_dropped: return dropped instances too, as crowds, which COCO's tools ignore.
     """
-    wanted = [each for each in labels.instances if include_dropped or each.decision is not Decision.DROPPED]
+    wanted = _wanted(labels, include_dropped)
     return [
         LabelAnnotation(
             id=annotation_id,
@@ -75,35 +74,46 @@ def coco_annotations(labels: ImageLabels, first_id: int, *, include_dropped: boo
     ]
 
 
-def export_dataset(store: LabelStore, path: Path, *, include_dropped: bool = False) -> tuple[int, int]:
-    """Write a store as a COCO dataset; return the numbers of its images and instances.
+Redraw = Callable[[ImageLabels, InstanceLabel, LabelAnnotation], LabelAnnotation | None]
+"""Returns an instance's annotation with another segmentation; None leaves it out."""
 
-    Failed images are left out, since they would read as images without instances. Raises DatasetError for an image
-    with a file name that no COCO file may have.
+
+def export_dataset(
+    source: LabelSource, path: Path, *, include_dropped: bool = False, redraw: Redraw | None = None
+) -> tuple[int, int]:
+    """Write labels as a COCO dataset; return the numbers of its images and instances.
+
+    Failed images are left out, since they would read as images without instances. redraw: changes the annotations,
+    whose masks are RLE. Raises DatasetError for an image with a file name that no COCO file may have.
     """
-    images = _images(store, path)
+    images = _images(source, path)
     instances = 0
 
     def annotations() -> Iterator[LabelAnnotation]:
         nonlocal instances
-        for labels in store:
-            of_image = coco_annotations(labels, instances + 1, include_dropped=include_dropped)
-            instances += len(of_image)
-            yield from of_image
+        for labels in source:
+            drawn = _wanted(labels, include_dropped)
+            for instance, annotation in zip(
+                drawn, coco_annotations(labels, 1, include_dropped=include_dropped), strict=True
+            ):
+                redrawn = annotation if redraw is None else redraw(labels, instance, annotation)
+                if redrawn is not None:
+                    instances += 1
+                    yield msgspec.structs.replace(redrawn, id=instances)
 
-    write_coco(path, images, store.attributes.categories, annotations())
+    write_coco(path, images, source.categories, annotations())
     return len(images), instances
 
 
-def export_results(store: LabelStore, path: Path) -> tuple[int, int]:
-    """Write a store as a COCO results list without dropped instances, one entry a line.
+def export_results(source: LabelSource, path: Path) -> tuple[int, int]:
+    """Write labels as a COCO results list without dropped instances, one entry a line.
 
     Returns the numbers of images with an entry and of entries.
     """
     images = instances = 0
     with open_atomically(path) as file:
         separator = b"[\n"
-        for labels in store:
+        for labels in source:
             results = list(_results(labels))
             for result in results:
                 file.write(separator + msgspec.json.encode(result))
@@ -114,15 +124,17 @@ def export_results(store: LabelStore, path: Path) -> tuple[int, int]:
     return images, instances
 
 
-def _images(store: LabelStore, path: Path) -> list[CocoImage]:
-    images: list[CocoImage] = []
-    problems: list[Problem] = []
-    columns = (store.column(f"images/{name}").tolist() for name in ("id", "width", "height", "status"))
-    for file_name, image_id, width, height, status in zip(store.file_names(), *columns, strict=True):
-        if STATUSES[status] is not Status.FAILED:
-            images.append(CocoImage(image_id, file_name, width, height))
-            if (problem := file_name_problem(file_name)) is not None:
-                problems.append(Problem(f"image {image_id}, file_name", problem))
+def _wanted(labels: ImageLabels, include_dropped: bool) -> list[InstanceLabel]:
+    return [each for each in labels.instances if include_dropped or each.decision is not Decision.DROPPED]
+
+
+def _images(source: LabelSource, path: Path) -> Sequence[CocoImage]:
+    images = source.usable_images()
+    problems = [
+        Problem(f"image {image.id}, file_name", problem)
+        for image in images
+        if (problem := file_name_problem(image.file_name)) is not None
+    ]
     if problems:
         raise DatasetError(str(path), problems)
     return images
@@ -142,10 +154,9 @@ def _results(labels: ImageLabels) -> Iterator[LabelResult]:
 
 
 def _measures(instance: InstanceLabel) -> dict[str, Any]:
-    names = ("score", "mask_score", "predicted_iou", "stability", "agreement", "gate_confidence")
-    measured = {name: value for name in names if (value := getattr(instance, name)) is not None}
-    shortest = {name: _shortest(value) for name, value in measured.items()}
-    return {"decision": str(instance.decision), "candidate": instance.candidate, **shortest}
+    given = {name: value for name in ("score", *MEASURES) if (value := getattr(instance, name)) is not None}
+    shortest = {name: value if isinstance(value, int) else _shortest(value) for name, value in given.items()}
+    return {"decision": str(instance.decision), **shortest}
 
 
 def _box_xywh(box_xyxy: BoxXyxy) -> BoxXywh:

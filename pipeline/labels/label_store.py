@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.coco.model import CocoCategory
+from pipeline.coco.model import CocoCategory, CocoImage
 from pipeline.errors import StoreError
 from pipeline.labels.label_columns import (
     LABEL_FORMAT,
@@ -60,6 +60,11 @@ class LabelStore(TableStore[LabelAttributes]):
         return self.attributes.categories
 
     @property
+    def instances(self) -> int:
+        """Count the instances, dropped ones included."""
+        return self.attributes.instances
+
+    @property
     def image_ids(self) -> NDArray[np.int64]:
         """Return the ids of all images, in the order of the store."""
         return self.ids
@@ -68,6 +73,15 @@ class LabelStore(TableStore[LabelAttributes]):
         """Return the file names of all images, in the order of the store."""
         name = "images/file_name"
         return texts_of(name, {each: self.column(each) for each in (f"{name}_offsets", f"{name}_bytes")})
+
+    def usable_images(self) -> list[CocoImage]:
+        """Return the images that did not fail, in the order of the store."""
+        columns = (self.column(f"images/{name}").tolist() for name in ("id", "width", "height", "status"))
+        return [
+            CocoImage(image_id, file_name, width, height)
+            for file_name, image_id, width, height, status in zip(self.file_names(), *columns, strict=True)
+            if STATUSES[status] is not Status.FAILED
+        ]
 
     def mask_scores(self) -> NDArray[np.float32]:
         """Return the mask scores of all instances; NaN where they are not known, as in stores of version 2."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Final
 
 from pipeline.masks.run_lengths import CompressedRle, area_px, box_xyxy, decode_mask, encode_mask
 from pipeline.masks.soft_masks import SoftMask
@@ -25,6 +26,10 @@ class Decision(StrEnum):
     SAM = "sam"
     TEACHER = "teacher"
     DROPPED = "dropped"
+
+
+MEASURES: Final = ("mask_score", "predicted_iou", "stability", "agreement", "candidate", "gate_confidence")
+"""Names of the measures of an instance, each of which is None where it does not apply."""
 
 
 @dataclass(frozen=True, slots=True)

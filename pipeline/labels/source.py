@@ -28,6 +28,11 @@ class LabelSource(Protocol):
         """Return the categories."""
         ...
 
+    @property
+    def instances(self) -> int:
+        """Count the instances, dropped ones included."""
+        ...
+
     def __iter__(self) -> Iterator[ImageLabels]: ...
 
     def __len__(self) -> int: ...
@@ -42,6 +47,10 @@ class LabelSource(Protocol):
 
     def file_names(self) -> Sequence[str]:
         """Return the file names of all images, in their order."""
+        ...
+
+    def usable_images(self) -> Sequence[CocoImage]:
+        """Return the images that did not fail, in their order."""
         ...
 
 
@@ -78,6 +87,11 @@ class CocoLabels:
         return self.dataset.categories
 
     @property
+    def instances(self) -> int:
+        """Count the instances, crowds included."""
+        return sum(len(labels.instances) for labels in self)
+
+    @property
     def images(self) -> Sequence[CocoImage]:
         """Return the images, in the order of the file."""
         return self.dataset.images
@@ -98,6 +112,10 @@ class CocoLabels:
     def file_names(self) -> Sequence[str]:
         """Return the file names of all images, in the order of the file."""
         return [image.file_name for image in self.images]
+
+    def usable_images(self) -> Sequence[CocoImage]:
+        """Return all images, in the order of the file."""
+        return self.images
 
     @cached_property
     def _position_by_id(self) -> Mapping[int, int]:
