@@ -75,7 +75,7 @@ def import_(
     from pipeline.datasets.importing.reading import import_annotations
     from pipeline.datasets.importing.source import ImportSettings
 
-    known = None if categories is None else read_coco(categories).categories
+    known = None if categories is None else read_coco(categories, annotations_required=False).categories
     settings = ImportSettings(images, category, attribute, split, boxes, known)
     made = import_annotations(from_, source, output, settings, workers=workers, progress=_progress("images"))
     for line in _report_lines(made.report):
@@ -181,7 +181,8 @@ def split_off_(
     sizes = (len(split.labelled), len(split.validation), len(split.unlabelled))
     for name, counts in {"images": sizes, **by_class}.items():
         out.print(f"{name:{width}}  " + "".join(f"{count:>12,}" for count in counts))
-    out.print(f"{output}: labelled.json, validation.json, unlabelled.json, and in measuring_only the other annotations")
+    names = ["labelled.json", *(["validation.json"] if split.validation else []), "unlabelled.json"]
+    out.print(f"{output}: {', '.join(names)}; the annotations of unlabelled images are in measuring_only")
 
 
 def _report_lines(report: CocoReport) -> list[str]:

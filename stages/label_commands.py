@@ -9,7 +9,7 @@ import typer
 
 from pipeline.errors import StoreError, some_of
 from pipeline.files.writing import open_atomically, refuse_existing
-from pipeline.labels.exporting.export_format import TOLERANCE_PX, ExportFormat, Part
+from pipeline.labels.exporting.export_format import TOLERANCE_PX, DataPart, ExportFormat
 from pipeline.presentation import words
 from pipeline.review.review_format import ReviewFormat
 from pipeline.workflow.finding import label_store_path
@@ -18,8 +18,8 @@ from stages.console import out
 from stages.options import SetOption, complete_experiments, load, report_reading, workspace
 
 if TYPE_CHECKING:
+    from pipeline.labels.label_source import LabelSource
     from pipeline.labels.label_store import LabelStore
-    from pipeline.labels.source import LabelSource
 
 app = typer.Typer(help="Export, import, compare, draw and correct label stores.", no_args_is_help=True)
 
@@ -41,7 +41,7 @@ def export(
     images: Annotated[
         Path | None, typer.Option(help="The folder of the images: makes a trainer's folder of them and the labels.")
     ] = None,
-    part: Annotated[Part, typer.Option(help="Which part of the trainer's folder to write.")] = Part.TRAIN,
+    part: Annotated[DataPart, typer.Option(help="Which part of the trainer's folder to write.")] = DataPart.TRAIN,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the images into the trainer's folder.")] = False,
     tolerance: Annotated[
         float, typer.Option(min=0, help="By how many pixels polygons may miss points of the outline; 0: exact.")
@@ -216,7 +216,7 @@ def accept(
 
 def open_labels(text: str, overrides: list[str] | None) -> LabelSource:
     """Open the label store or the COCO file that a command names."""
-    from pipeline.labels.source import CocoLabels
+    from pipeline.labels.label_source import CocoLabels
 
     path = Path(text)
     return CocoLabels.open(path) if path.is_file() else open_store(text, overrides)

@@ -36,6 +36,16 @@ def test_a_store_is_its_own_folder_or_that_of_its_result(folder):
     assert label_store_path("nowhere") == Path("nowhere")
 
 
+def test_annotations_are_no_store_and_the_message_says_how_to_make_one(folder):
+    (folder / "labels.json").write_text("{}")
+    with pytest.raises(StoreError, match="labels.json: a label store is needed; s4m labels import makes one"):
+        label_store_path("labels.json")
+    (folder / "yolo").mkdir()
+    (folder / "yolo" / "data.yaml").touch()
+    with pytest.raises(StoreError, match="yolo: this is a YOLO data set: s4m data import --from yolo-seg yolo OUT"):
+        label_store_path("yolo")
+
+
 def test_a_store_of_an_experiment_is_that_of_its_settings(folder):
     path = make_experiment_files(folder)
     overrides = ("refine.points=5",)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from pipeline.coco.foreign import SourceFormat
 from pipeline.coco.reading import read_coco
+from pipeline.labels.exporting.export_format import ExportFormat
 from tests.foreign_formats import WRITERS
 from tests.tiny_coco import tiny_coco, write_json
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -106,3 +111,13 @@ def test_one_annotated_set_is_divided(s4m, tmp_path):
     assert "already there" in s4m(*words).err
     wrong = s4m("data", "split-off", made.annotations, "other", "--labelled", "some")
     assert (wrong.status, "labelled: 'some' is neither a count" in wrong.err) == (1, True)
+
+
+def test_the_page_describes_every_format_and_option(s4m):
+    page = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    for named in (*SourceFormat, *ExportFormat):
+        assert f"| `{named}` |" in page
+    for command in (("data", "import"), ("labels", "export")):
+        for option in re.findall(r"--[a-z-]+", s4m(*command, "--help").out):
+            if option not in ("--help", "--workers", "--set", "--results"):
+                assert f"`{option}" in page, option

@@ -22,10 +22,10 @@ from pipeline.datasets.importing.source import ImportSettings
 from pipeline.errors import DatasetError, ProblemsError, StageError
 from pipeline.labels.exporting import trainer_folders
 from pipeline.labels.exporting.export import Exported, ExportRequest, export_labels
-from pipeline.labels.exporting.export_format import ExportFormat, Part
+from pipeline.labels.exporting.export_format import DataPart, ExportFormat
+from pipeline.labels.label_source import CocoLabels
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, Status
-from pipeline.labels.source import CocoLabels
 from tests.tiny_labels import CATEGORIES, HEIGHT, WIDTH, tiny_row, tiny_store
 
 # The first names are such that no file may have.
@@ -118,7 +118,7 @@ def test_a_yolo_data_set_reads_back_as_the_masks(labels, image_root, tmp_path):
 def test_parts_are_added_to_one_folder_and_images_are_linked_or_copied(labels, image_root, tmp_path):
     folder = tmp_path / "yolo"
     export(labels, folder, ExportFormat.YOLO_SEG, images=image_root)
-    export(labels, folder, ExportFormat.YOLO_SEG, images=image_root, part=Part.VALID, copy=True)
+    export(labels, folder, ExportFormat.YOLO_SEG, images=image_root, part=DataPart.VALID, copy=True)
     data = yaml.safe_load((folder / "data.yaml").read_text())
     assert list(data.items())[:2] == [("train", "train/images"), ("val", "valid/images")]
     linked, copied = (folder / part / "images" / SEEN[0].file_name for part in ("train", "valid"))
@@ -131,7 +131,7 @@ def test_parts_are_added_to_one_folder_and_images_are_linked_or_copied(labels, i
     for changed in (text.replace("cat", "dog"), "- a", "a: [", "\0"):
         (folder / "data.yaml").write_text(changed)
         with pytest.raises(StageError, match="has the classes .*choose another folder"):
-            export(other, folder, ExportFormat.YOLO_SEG, images=image_root, part=Part.TEST)
+            export(other, folder, ExportFormat.YOLO_SEG, images=image_root, part=DataPart.TEST)
         assert (folder / "data.yaml").read_text() == changed
     assert not (folder / "test").exists()
 

@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
+from shlex import quote
 from typing import Final
 
 from pipeline.files.reading import require_regular
@@ -46,7 +47,7 @@ def foreign_hint(path: Path, keys: Iterable[str] = ()) -> str | None:
     if found is None:
         return None
     source_format, source = found
-    return f"this is {_NAMES[source_format]}: s4m data import --from {source_format} {source} OUT.json"
+    return f"this is {_NAMES[source_format]}: s4m data import --from {source_format} {quote(str(source))} OUT.json"
 
 
 def _folder(folder: Path) -> tuple[SourceFormat, Path] | None:

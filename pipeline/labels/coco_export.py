@@ -15,8 +15,8 @@ from pipeline.coco.segmentation import RleJson, encode_segmentation
 from pipeline.coco.writing import write_coco
 from pipeline.errors import DatasetError, Problem
 from pipeline.files.writing import open_atomically
+from pipeline.labels.label_source import LabelSource
 from pipeline.labels.rows import MEASURES, Decision, ImageLabels, InstanceLabel
-from pipeline.labels.source import LabelSource
 from pipeline.masks.windows import BoxXyxy
 
 BoxXywh = tuple[float, float, float, float]

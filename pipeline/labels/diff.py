@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.errors import StoreError
+from pipeline.labels.label_source import LabelSource
 from pipeline.labels.rows import Decision, ImageLabels
-from pipeline.labels.source import LabelSource
 from pipeline.masks.matching import best_pairs
 from pipeline.masks.overlap import rle_ious
 

@@ -14,8 +14,8 @@ from pipeline.coco.paths import resolve_image_path
 from pipeline.errors import ImageError, StageError, StoreError, some_of
 from pipeline.files.images import read_image
 from pipeline.labels.drawing import Panel, category_colours, draw_panels
+from pipeline.labels.label_source import LabelSource, labels_of, names_of
 from pipeline.labels.rows import ImageLabels, best_instances
-from pipeline.labels.source import LabelSource, labels_of, names_of
 from pipeline.review.names import ImageFinder
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from pipeline.coco.foreign import foreign_hint
 from pipeline.errors import StoreError
 from pipeline.files.identity import Progress
 from pipeline.files.shipped import EXPERIMENTS, config_path
@@ -32,13 +33,19 @@ def label_store_path(text: str, overrides: Sequence[str] = (), progress: Progres
     experiment has no such labels under these settings.
     """
     path = Path(text)
+    if path.is_file() and path.suffix == ".json":
+        raise StoreError(f"{text}: a label store is needed; s4m labels import makes one of a COCO file")
     if not path.exists() and ":" in text:
         experiment, _, node = text.rpartition(":")
         path = _result_of(experiment, node, overrides, progress)
     elif not path.is_dir() and experiment_path(text).is_file():
         raise StoreError(f"{text}: an experiment has several label stores: {text}:predict, {text}:refine or another")
     inside = path / LABELS
-    return inside if inside.is_dir() else path
+    if inside.is_dir():
+        return inside
+    if path.is_dir() and (hint := foreign_hint(path)) is not None:
+        raise StoreError(f"{path}: {hint}")
+    return path
 
 
 def _result_of(experiment: str, node: str, overrides: Sequence[str], progress: Progress | None) -> Path:

@@ -19,7 +19,7 @@ from pipeline.datasets.importing.source import (
     Drawn,
     Findings,
     ImportSettings,
-    Source,
+    SourceContent,
     SourceImage,
     ellipse_xy,
     named_size,
@@ -34,7 +34,7 @@ _NOT_AREAS: Final = ("polyline", "points", "skeleton", "cuboid", "tag")
 _AREAS: Final = ("polygon", "mask", "ellipse", "box")
 
 
-def read_cvat(path: Path, settings: ImportSettings, findings: Findings) -> Source:
+def read_cvat(path: Path, settings: ImportSettings, findings: Findings) -> SourceContent:
     """Return the content of an XML file, or of the one in a folder; what is wrong is added to the findings."""
     file = path / "annotations.xml" if path.is_dir() else path
     beside = file.parent / "images"
@@ -58,7 +58,7 @@ def read_cvat(path: Path, settings: ImportSettings, findings: Findings) -> Sourc
     if not images and not findings.problems:
         findings.refuse("", "holds no image")
     labels = [text.strip() for text in (each.findtext("name") or "" for each in tree.iter("label")) if text.strip()]
-    return Source(root, images, names_in_order(images, labels))
+    return SourceContent(root, images, names_in_order(images, labels))
 
 
 def _size(element: ET.Element) -> tuple[int, int] | None:

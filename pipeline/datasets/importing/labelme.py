@@ -22,7 +22,7 @@ from pipeline.datasets.importing.source import (
     Drawn,
     Findings,
     ImportSettings,
-    Source,
+    SourceContent,
     SourceImage,
     ellipse_xy,
     is_number,
@@ -41,7 +41,7 @@ _NOT_LABELS: Final = ("__ignore__", "_background_")
 _RECTANGLE_CORNERS: Final = 2
 
 
-def read_labelme(folder: Path, settings: ImportSettings, findings: Findings) -> Source:
+def read_labelme(folder: Path, settings: ImportSettings, findings: Findings) -> SourceContent:
     """Return the content of a folder and its subfolders; what is wrong with it is added to the findings."""
     root = settings.images or folder
     images: list[SourceImage] = []
@@ -61,7 +61,7 @@ def read_labelme(folder: Path, settings: ImportSettings, findings: Findings) -> 
     annotated = {image.file_name for image in images}
     for _ in [name for name in list_images(root) if name not in annotated]:
         findings.note("images left out that have no JSON file: they may be unlabelled images")
-    return Source(root, images, names_in_order(images))
+    return SourceContent(root, images, names_in_order(images))
 
 
 def _image(where: str, content: Mapping[str, Any], root: Path, folder: Path, findings: Findings) -> SourceImage | None:

@@ -26,7 +26,7 @@ from pipeline.datasets.importing.source import (
     Drawn,
     Findings,
     ImportSettings,
-    Source,
+    SourceContent,
     SourceImage,
     named_size,
     names_in_order,
@@ -52,7 +52,7 @@ class _MaskedImage:
 
 def read_mask_png(
     folder: Path, settings: ImportSettings, findings: Findings, *, workers: int = 1, progress: Progress | None = None
-) -> Source:
+) -> SourceContent:
     """Return the content of a folder; what is wrong with it is added to the findings."""
     root = settings.images or folder / "images"
     colours = _class_colours(folder, findings)
@@ -62,7 +62,7 @@ def read_mask_png(
         findings.add(found)
         if image is not None:
             images.append(image)
-    return Source(root, images, names_in_order(images, (colours or {}).values()))
+    return SourceContent(root, images, names_in_order(images, (colours or {}).values()))
 
 
 def _class_colours(folder: Path, findings: Findings) -> dict[Colour, str] | None:

@@ -19,7 +19,7 @@ from pipeline.datasets.converting import Progress
 from pipeline.datasets.importing.cvat import read_cvat
 from pipeline.datasets.importing.labelme import read_labelme
 from pipeline.datasets.importing.mask_png import read_mask_png
-from pipeline.datasets.importing.source import Findings, ImportSettings, Source, SourceImage
+from pipeline.datasets.importing.source import Findings, ImportSettings, SourceContent, SourceImage
 from pipeline.datasets.importing.via import read_via
 from pipeline.datasets.importing.voc import read_voc
 from pipeline.datasets.importing.yolo import read_yolo
@@ -71,7 +71,7 @@ def _read(
     findings: Findings,
     workers: int,
     progress: Progress | None,
-) -> Source:
+) -> SourceContent:
     _require_kind(source_format, path)
     if settings.images is not None and not settings.images.is_dir():
         raise DatasetError(str(settings.images), [Problem("", "no such folder of images")])

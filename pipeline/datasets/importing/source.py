@@ -92,7 +92,7 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceContent:
     """The content of a source. image_root: the folder of file names. categories: the names of all classes, in order."""
 
     image_root: Path

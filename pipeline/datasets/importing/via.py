@@ -14,7 +14,7 @@ from pipeline.datasets.importing.source import (
     Drawn,
     Findings,
     ImportSettings,
-    Source,
+    SourceContent,
     SourceImage,
     ellipse_xy,
     is_number,
@@ -29,18 +29,18 @@ from pipeline.errors import some_of
 _NOT_AREAS: Final = ("point", "line", "polyline")
 
 
-def read_via(path: Path, settings: ImportSettings, findings: Findings) -> Source:
+def read_via(path: Path, settings: ImportSettings, findings: Findings) -> SourceContent:
     """Return the content of a VIA file; what is wrong with it is added to the findings."""
     root = settings.images or path.parent
     top = read_json(path)
     entries, project = _entries(top)
     if entries is None:
         findings.refuse("", _not_via(top))
-        return Source(root, [], [])
+        return SourceContent(root, [], [])
     regions = {key: list(_regions(entry)) for key, entry in entries.items()}
     attribute = _class_attribute(regions, settings, findings)
     if findings.problems:
-        return Source(root, [], [])
+        return SourceContent(root, [], [])
     options = _options(project, attribute)
     images = []
     for key, entry in entries.items():
@@ -51,7 +51,7 @@ def read_via(path: Path, settings: ImportSettings, findings: Findings) -> Source
         elif (size := named_size(findings, where, root, name)) is not None:
             drawn = _instances(where, regions[key], attribute, settings.category, size, findings)
             images.append(SourceImage(where, name, *size, tuple(drawn)))
-    return Source(root, images, names_in_order(images, options))
+    return SourceContent(root, images, names_in_order(images, options))
 
 
 def _entries(top: Any) -> tuple[dict[str, Mapping[str, Any]] | None, Mapping[str, Any]]:

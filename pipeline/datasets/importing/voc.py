@@ -25,7 +25,7 @@ from pipeline.datasets.importing.source import (
     Drawn,
     Findings,
     ImportSettings,
-    Source,
+    SourceContent,
     SourceImage,
     named_size,
     names_in_order,
@@ -52,7 +52,7 @@ class _VocImage:
 
 
 @dataclass(frozen=True)
-class _Object:
+class _VocObject:
     where: str
     category: str
     box_xywh: tuple[float, float, float, float]
@@ -60,7 +60,7 @@ class _Object:
 
 def read_voc(
     folder: Path, settings: ImportSettings, findings: Findings, *, workers: int = 1, progress: Progress | None = None
-) -> Source:
+) -> SourceContent:
     """Return the content of a data set; what is wrong with it is added to the findings."""
     root = settings.images or folder / "JPEGImages"
     stems = sorted(path.stem for path in (folder / "SegmentationObject").glob("[!.]*.png"))
@@ -81,7 +81,7 @@ def read_voc(
         findings.add(found)
         if image is not None:
             images.append(image)
-    return Source(root, images, names_in_order(images))
+    return SourceContent(root, images, names_in_order(images))
 
 
 def _of_split(folder: Path, split: str | None, stems: list[str], findings: Findings) -> list[str]:
@@ -117,7 +117,7 @@ def _read_image(
     return SourceImage(where, image.file_name, *size, tuple(drawn)), findings
 
 
-def _objects(path: Path, where: str, findings: Findings) -> list[_Object]:
+def _objects(path: Path, where: str, findings: Findings) -> list[_VocObject]:
     try:
         root = read_xml(path)
     except DatasetError as error:
@@ -132,7 +132,7 @@ def _objects(path: Path, where: str, findings: Findings) -> list[_Object]:
         elif box is None:
             findings.refuse(place, "has no bndbox with xmin, ymin, xmax and ymax as numbers")
         else:
-            found.append(_Object(place, name, box))
+            found.append(_VocObject(place, name, box))
     return found
 
 
@@ -149,7 +149,7 @@ _CORNERS: Final = ("xmin", "ymin", "xmax", "ymax")
 
 
 def _instances(
-    where: str, numbers: NDArray[np.uint16], objects: Sequence[_Object], settings: ImportSettings, findings: Findings
+    where: str, numbers: NDArray[np.uint16], objects: Sequence[_VocObject], settings: ImportSettings, findings: Findings
 ) -> list[Drawn]:
     masks: dict[int, CompressedRle] = {}
     for number in np.unique(numbers).tolist():

@@ -17,7 +17,7 @@ from pipeline.datasets.importing.source import (
     Drawn,
     Findings,
     ImportSettings,
-    Source,
+    SourceContent,
     SourceImage,
     named_size,
     rectangle_xy,
@@ -30,7 +30,7 @@ _SLACK: Final = 0.01
 _BOX_NUMBERS: Final = (5, 6)  # predictions have a score at the end
 
 
-def read_yolo(path: Path, settings: ImportSettings, findings: Findings) -> Source:
+def read_yolo(path: Path, settings: ImportSettings, findings: Findings) -> SourceContent:
     """Return the content of a data set, given by its folder or its YAML file; see `ImportSettings` for `split`."""
     config = path / "data.yaml" if path.is_dir() else path
     root = settings.images or config.parent
@@ -49,7 +49,7 @@ def read_yolo(path: Path, settings: ImportSettings, findings: Findings) -> Sourc
             elif (image := _image(root, file_name, names, settings, findings)) is not None:
                 images[file_name] = image
                 findings.note(f"images of the part {split!r}")
-    return Source(root, list(images.values()), names)
+    return SourceContent(root, list(images.values()), names)
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:

@@ -9,12 +9,12 @@ from typing import Final
 from pipeline.errors import Problem, ProblemsError
 from pipeline.files.writing import new_folder, refuse_existing
 from pipeline.labels.coco_export import Redraw, export_dataset
-from pipeline.labels.exporting.export_format import TOLERANCE_PX, ExportFormat, Part
+from pipeline.labels.exporting.export_format import TOLERANCE_PX, DataPart, ExportFormat
 from pipeline.labels.exporting.geojson import write_geojson
 from pipeline.labels.exporting.parquet import write_parquet
 from pipeline.labels.exporting.polygons import PolygonDrawer, PolygonLoss
 from pipeline.labels.exporting.trainer_folders import COCO_NAME, ImagePlacing, Renumbered, write_yolo
-from pipeline.labels.source import LabelSource
+from pipeline.labels.label_source import LabelSource
 
 _FOR_TRAINERS: Final = (ExportFormat.COCO, ExportFormat.COCO_POLYGONS, ExportFormat.YOLO_SEG)
 _POLYGONS: Final = (ExportFormat.COCO_POLYGONS, ExportFormat.YOLO_SEG)
@@ -33,7 +33,7 @@ class ExportRequest:
     format: ExportFormat
     output: Path
     images: Path | None = None
-    part: Part = Part.TRAIN
+    part: DataPart = DataPart.TRAIN
     copy: bool = False
     include_dropped: bool = False
     tolerance_px: float = TOLERANCE_PX

@@ -19,7 +19,7 @@ class ExportFormat(StrEnum):
     GEOJSON = "geojson"
 
 
-class Part(StrEnum):
+class DataPart(StrEnum):
     """A part of a data set in a trainer's folder."""
 
     TRAIN = "train"

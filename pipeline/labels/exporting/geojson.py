@@ -15,8 +15,8 @@ from pipeline.coco.paths import file_name_problem, resolve_image_path
 from pipeline.errors import DatasetError, Problem
 from pipeline.files.writing import new_folder
 from pipeline.labels.exporting.polygons import exact_outlines
+from pipeline.labels.label_source import LabelSource, names_of
 from pipeline.labels.rows import MEASURES, Decision, ImageLabels, InstanceLabel, Status
-from pipeline.labels.source import LabelSource, names_of
 from pipeline.masks.outlines import Ring
 
 
@@ -66,7 +66,7 @@ def _properties(instance: InstanceLabel, names: Mapping[int, str]) -> dict[str, 
     measured = {name: getattr(instance, name) for name in ("score", *MEASURES)}
     return {
         "objectType": "annotation",
-        "classification": {"name": names[instance.category_id]},
+        "classification": {"name": names.get(instance.category_id, f"category {instance.category_id}")},
         "decision": str(instance.decision),
         "measurements": {name: value for name, value in measured.items() if value is not None},
     }

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from pipeline.errors import StageError
 from pipeline.files.writing import new_folder
+from pipeline.labels.label_source import LabelSource, names_of
 from pipeline.labels.rows import MEASURES, ImageLabels, InstanceLabel, Status
-from pipeline.labels.source import LabelSource, names_of
 
 _IMAGES_AT_ONCE: Final = 2000
 

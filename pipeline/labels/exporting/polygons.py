@@ -27,12 +27,13 @@ class PolygonLoss:
     worst: float = 1.0
     worst_at: str = ""
 
-    def add(self, iou: float, where: str) -> None:
-        """Count an instance."""
+    def add(self, iou: float, labels: ImageLabels, instance: InstanceLabel) -> None:
+        """Count an instance of an image."""
         self.polygons += 1
         self.iou_sum += iou
         if iou < self.worst:
-            self.worst, self.worst_at = iou, where
+            number = next(number for number, each in enumerate(labels.instances, start=1) if each is instance)
+            self.worst, self.worst_at = iou, f"{labels.file_name}, instance {number}"
 
     @property
     def mean(self) -> float:
@@ -75,8 +76,7 @@ class PolygonDrawer:
     def _measured(self, labels: ImageLabels, instance: InstanceLabel, polygons: Polygons) -> Polygons:
         if polygons:
             rle = encode_polygons(polygons, labels.height, labels.width)
-            where = f"{labels.file_name}, instance {labels.instances.index(instance) + 1}"
-            self.loss.add(rle_iou(rle, labels.rle(instance)), where)
+            self.loss.add(rle_iou(rle, labels.rle(instance)), labels, instance)
         return polygons
 
 

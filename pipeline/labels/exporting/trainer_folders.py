@@ -21,15 +21,15 @@ from pipeline.coco.model import CocoCategory, CocoImage
 from pipeline.coco.paths import file_name_problem, resolve_image_path
 from pipeline.errors import DatasetError, Problem, StageError
 from pipeline.files.writing import new_folder, write_atomically
-from pipeline.labels.exporting.export_format import Part
+from pipeline.labels.exporting.export_format import DataPart
 from pipeline.labels.exporting.polygons import PolygonDrawer
+from pipeline.labels.label_source import LabelSource
 from pipeline.labels.rows import Decision, ImageLabels, Status
-from pipeline.labels.source import LabelSource
 
 COCO_NAME: Final = "_annotations.coco.json"
 DATA_YAML: Final = "data.yaml"
 
-_YAML_KEYS: Final = {Part.TRAIN: "train", Part.VALID: "val", Part.TEST: "test"}
+_YAML_KEYS: Final = {DataPart.TRAIN: "train", DataPart.VALID: "val", DataPart.TEST: "test"}
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Renumbered:
 
 
 def write_yolo(
-    source: LabelSource, folder: Path, part: Part, placing: ImagePlacing | None, drawer: PolygonDrawer
+    source: LabelSource, folder: Path, part: DataPart, placing: ImagePlacing | None, drawer: PolygonDrawer
 ) -> tuple[int, int]:
     """Write a part of a YOLO data set; return the numbers of its images and instances.
 
@@ -173,7 +173,7 @@ def _require_text_names(images: Sequence[CocoImage], path: Path) -> None:
         raise DatasetError(str(path), problems)
 
 
-def _merged_yaml(path: Path, names: Mapping[int, str], part: Part) -> dict[str, Any]:
+def _merged_yaml(path: Path, names: Mapping[int, str], part: DataPart) -> dict[str, Any]:
     """Return the content of `data.yaml` with one more part; StageError where its classes are others."""
     data: Any = {}
     if path.exists():
