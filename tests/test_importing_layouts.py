@@ -131,6 +131,23 @@ def test_boxes_of_voc_without_a_mask_are_left_out_unless_they_are_wanted(made, o
     assert read(SourceFormat.VOC, source, out.with_name("b.json"), boxes=True).report.instances == 10
 
 
+def test_small_instances_of_voc_belong_to_the_object_of_their_number(made, out, tmp_path):
+    source = WRITERS[SourceFormat.VOC](made, tmp_path / "set")
+    numbers = np.full((48, 64), 255, np.uint8)  # borders are nobody's
+    numbers[30:, 30:] = 0
+    numbers[2:5, 2:5], numbers[2:40, 8:30] = 1, 2
+    Image.fromarray(numbers).save(source / "SegmentationObject/0001.png")
+    objects = [("small", (0, 0, 9, 9)), ("large", (6, 0, 31, 42)), ("other", (7, 1, 9, 9))]
+    (source / "Annotations/0001.xml").write_text(voc_xml(made.content["images"][0], objects))
+    read(SourceFormat.VOC, source, out)
+    dataset = read_coco(out)
+    first = dataset.annotations_by_image[1]
+    assert [(dataset.category_by_id[each.category_id].name, each.area) for each in first] == [
+        ("small", 9),
+        ("large", 38 * 22),
+    ]
+
+
 def test_problems_of_voc_are_told_by_file_and_instance(made, out, tmp_path):
     source = WRITERS[SourceFormat.VOC](made, tmp_path / "set")
     image = made.content["images"][0]
@@ -183,6 +200,14 @@ def test_every_area_of_cvat_becomes_a_mask(made, out):
     assert imported.notes["shapes left out that are no areas (polyline)"] == 1
     read(SourceFormat.CVAT, path.parent, out.with_name("boxes.json"), boxes=True)
     assert read_coco(out.with_name("boxes.json")).annotations[3].bbox == pytest.approx((15, 5, 10, 20), abs=1)
+
+
+def test_the_points_of_a_skeleton_are_no_classes(made, out):
+    path = cvat(made, cvat_polygon("category 3", made.masks[1]))
+    point = "<label><name>nose</name><type>points</type><parent>face</parent></label></labels>"
+    path.write_text(path.read_text().replace("</labels>", point))
+    read(SourceFormat.CVAT, path, out)
+    assert [each.name for each in read_coco(out).categories] == ["category 7", "category 3"]
 
 
 def test_problems_of_cvat_are_told_by_image_and_shape(made, out):

@@ -57,8 +57,13 @@ def read_cvat(path: Path, settings: ImportSettings, findings: Findings) -> Sourc
             )
     if not images and not findings.problems:
         findings.refuse("", "holds no image")
-    labels = [text.strip() for text in (each.findtext("name") or "" for each in tree.iter("label")) if text.strip()]
-    return SourceContent(root, images, names_in_order(images, labels))
+    return SourceContent(root, images, names_in_order(images, _labels(tree)))
+
+
+def _labels(tree: ET.Element) -> list[str]:
+    """Return the labels of the task in its order, without the points of skeletons, which are labels with a parent."""
+    whole = (each for each in tree.iter("label") if each.find("parent") is None)
+    return [name for each in whole if (name := (each.findtext("name") or "").strip())]
 
 
 def _size(element: ET.Element) -> tuple[int, int] | None:

@@ -40,9 +40,9 @@ from pipeline.masks.overlap import box_ious
 from pipeline.masks.run_lengths import CompressedRle, box_xywh, encode_mask
 
 _VOID: Final = 255
-_MIN_BOX_IOU: Final = 0.5
-# Objects with equal boxes go by their order, which is that of the instances' numbers.
-_ORDER_BONUS: Final = 1e-6
+# Masks end some pixels before the border of an object, so that the box of a small one is much smaller than the
+# object's. Objects are in the order of the instances' numbers, which counts as much as this overlap.
+_MIN_BOX_IOU: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,8 @@ def _instances(
     boxes = np.array([box_xywh(rle) for rle in masks.values()]).reshape(-1, 4)
     ious = box_ious(boxes, np.array([each.box_xywh for each in objects]).reshape(-1, 4))
     for row, number in enumerate(masks):
-        if number <= len(objects):
-            ious[row, number - 1] += _ORDER_BONUS
+        if number <= len(objects) and ious[row, number - 1] > 0:
+            ious[row, number - 1] += _MIN_BOX_IOU
     pairs = dict(best_pairs(ious, _MIN_BOX_IOU))
     drawn = []
     for row, (number, rle) in enumerate(masks.items()):

@@ -86,30 +86,28 @@ def _listed(config: Path, data: Mapping[str, Any], split: str, root: Path, findi
     given = data[split]
     for text in given if isinstance(given, list) else [given]:
         where = f"data.yaml, {split}"
-        found = _existing(config.parent, data.get("path"), str(text))
-        if found is None:
-            findings.refuse(where, f"{text!r} is neither a folder nor a file below {config.parent}")
-            continue
-        if not found.resolve().is_relative_to(root.resolve()):
+        tried = [path for path in _candidates(config.parent, data.get("path"), str(text)) if path.exists()]
+        found = next((path.resolve() for path in tried if path.resolve().is_relative_to(root.resolve())), None)
+        if found is None and tried:
             findings.refuse(where, f"{text!r} is outside {root}: name the folder that holds all images with --images")
-            continue
-        inside = found.resolve().relative_to(root.resolve())
-        if found.is_dir():
+        elif found is None:
+            findings.refuse(where, f"{text!r} is neither a folder nor a file below {config.parent}")
+        elif found.is_dir():
+            inside = found.relative_to(root.resolve())
             yield from ((inside / name).as_posix() for name in list_images(found))
-            continue
-        for line in found.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.strip():
-                yield (inside.parent / line.strip().removeprefix("./")).as_posix()
+        else:
+            folder = found.relative_to(root.resolve()).parent
+            lines = found.read_text(encoding="utf-8", errors="replace").splitlines()
+            yield from ((folder / line.strip().removeprefix("./")).as_posix() for line in lines if line.strip())
 
 
-def _existing(folder: Path, base: object, text: str) -> Path | None:
-    """Return the folder or file that a part names, from the folder of the YAML file and from `path` in it.
+def _candidates(folder: Path, base: object, text: str) -> list[Path]:
+    """Return where a part may be: from the folder of the YAML file, and from `path` in it.
 
-    Some tools write `../train/images` for a folder beside the file: the `../` is left out if nothing is found.
+    Some tools write `../train/images` for a folder beside the file: it is tried without the `../` too.
     """
     starts = [folder / base, folder] if isinstance(base, str) else [folder]
-    tries = [start / part for start in starts for part in (text, text.removeprefix("../"))]
-    return next((path for path in tries if path.exists()), None)
+    return [start / part for start in starts for part in (text, text.removeprefix("../"))]
 
 
 def _image(
