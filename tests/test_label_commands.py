@@ -182,6 +182,19 @@ def test_coco_files_are_compared_directly(s4m, made, tmp_path):
     assert (told.status, "s4m labels import makes a label store of it" in told.err) == (1, True)
 
 
+def test_a_coco_file_in_which_images_share_a_name_is_refused(s4m, made, tmp_path):
+    made.content["images"][1]["file_name"] = "0001.png"
+    made.content["categories"][0]["name"] = made.content["categories"][1]["name"]
+    told = s4m("labels", "diff", write_json(tmp_path / "a.json", made.content), made.annotations)
+    assert (told.status, told.err.splitlines()[1:]) == (
+        1,
+        [
+            "  images: '0001.png' is the name of several: give each its own",
+            "  categories: 'category 7' is the name of several: give each its own",
+        ],
+    )
+
+
 def test_decisions_and_measures_survive_an_export(s4m, tmp_path):
     rows = [row for row in (tiny_row(image_id, soft_masks=False) for image_id in range(10, 30)) if not row.message]
     before = tiny_store(tmp_path / "labels.zarr", rows)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from pipeline.coco.model import CocoAnnotation, CocoImage
-from pipeline.coco.paths import file_name_problem
+from pipeline.coco.model import CocoAnnotation
 from pipeline.coco.segmentation import RleJson, encode_segmentation
 from pipeline.coco.writing import write_coco
-from pipeline.errors import DatasetError, Problem
 from pipeline.files.writing import open_atomically
-from pipeline.labels.label_source import LabelSource
+from pipeline.labels.label_source import LabelSource, written_images
 from pipeline.labels.rows import MEASURES, Decision, ImageLabels, InstanceLabel
 from pipeline.masks.windows import BoxXyxy
 
@@ -86,7 +84,7 @@ def export_dataset(
     Failed images are left out, since they would read as images without instances. redraw: changes the annotations,
     whose masks are RLE. Raises DatasetError for an image with a file name that no COCO file may have.
     """
-    images = _images(source, path)
+    images = written_images(source, path)
     instances = 0
 
     def annotations() -> Iterator[LabelAnnotation]:
@@ -126,18 +124,6 @@ def export_results(source: LabelSource, path: Path) -> tuple[int, int]:
 
 def _wanted(labels: ImageLabels, include_dropped: bool) -> list[InstanceLabel]:
     return [each for each in labels.instances if include_dropped or each.decision is not Decision.DROPPED]
-
-
-def _images(source: LabelSource, path: Path) -> Sequence[CocoImage]:
-    images = source.usable_images()
-    problems = [
-        Problem(f"image {image.id}, file_name", problem)
-        for image in images
-        if (problem := file_name_problem(image.file_name)) is not None
-    ]
-    if problems:
-        raise DatasetError(str(path), problems)
-    return images
 
 
 def _results(labels: ImageLabels) -> Iterator[LabelResult]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.coco.model import CocoCategory, CocoDataset, CocoImage
+from pipeline.coco.paths import file_name_problem
 from pipeline.coco.reading import read_coco
 from pipeline.errors import DatasetError, Problem, StoreError
 from pipeline.labels.coco_import import ImportedLabels, is_results_list, read_detections
@@ -59,6 +61,19 @@ def names_of(source: LabelSource) -> dict[int, str]:
     return {category.id: category.name for category in source.categories}
 
 
+def written_images(source: LabelSource, target: Path) -> Sequence[CocoImage]:
+    """Return the images that did not fail; DatasetError, of the target, for file names that no file may have."""
+    images = source.usable_images()
+    problems = [
+        Problem(f"image {image.id}, file_name", problem)
+        for image in images
+        if (problem := file_name_problem(image.file_name)) is not None
+    ]
+    if problems:
+        raise DatasetError(str(target), problems)
+    return images
+
+
 @dataclass(frozen=True)
 class CocoLabels:
     """The labels of a COCO file, with the decisions and measures that this project's exports have."""
@@ -73,6 +88,7 @@ class CocoLabels:
             message = "is a results list, which has no images: s4m labels import makes a label store of it"
             raise DatasetError(str(path), [Problem("", message)])
         dataset = read_coco(path)
+        _require_own_names(dataset)
         imported = read_detections(path, dataset.images, dataset.categories, keep_decisions=True)
         return cls(dataset, imported)
 
@@ -120,6 +136,19 @@ class CocoLabels:
     @cached_property
     def _position_by_id(self) -> Mapping[int, int]:
         return {image.id: position for position, image in enumerate(self.images)}
+
+
+def _require_own_names(dataset: CocoDataset) -> None:
+    """Raise DatasetError for names that several images or categories have: labels are matched by them."""
+    problems = []
+    for key, names in (
+        ("images", [image.file_name for image in dataset.images]),
+        ("categories", [category.name for category in dataset.categories]),
+    ):
+        repeated = [name for name, count in Counter(names).items() if count > 1]
+        problems += [Problem(key, f"{name!r} is the name of several: give each its own") for name in repeated]
+    if problems:
+        raise DatasetError(str(dataset.path), problems)
 
 
 def labels_of(source: LabelSource, image_id: int) -> ImageLabels:

@@ -14,7 +14,7 @@ from pipeline.labels.exporting.geojson import write_geojson
 from pipeline.labels.exporting.parquet import write_parquet
 from pipeline.labels.exporting.polygons import PolygonDrawer, PolygonLoss
 from pipeline.labels.exporting.trainer_folders import COCO_NAME, ImagePlacing, Renumbered, write_yolo
-from pipeline.labels.label_source import LabelSource
+from pipeline.labels.label_source import LabelSource, written_images
 
 _FOR_TRAINERS: Final = (ExportFormat.COCO, ExportFormat.COCO_POLYGONS, ExportFormat.YOLO_SEG)
 _POLYGONS: Final = (ExportFormat.COCO_POLYGONS, ExportFormat.YOLO_SEG)
@@ -87,7 +87,7 @@ def _write_coco(
     if placing is None:
         refuse_existing([request.output])
         return export_dataset(source, request.output, include_dropped=request.include_dropped, redraw=redraw)
-    images = source.usable_images()
+    images = written_images(source, request.output)
     placing.require(images)
     with new_folder(request.output / request.part) as inside:
         placing.place(images, inside)

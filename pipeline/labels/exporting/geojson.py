@@ -11,11 +11,10 @@ from typing import Any
 
 import msgspec
 
-from pipeline.coco.paths import file_name_problem, resolve_image_path
-from pipeline.errors import DatasetError, Problem
+from pipeline.coco.paths import resolve_image_path
 from pipeline.files.writing import new_folder
 from pipeline.labels.exporting.polygons import exact_outlines
-from pipeline.labels.label_source import LabelSource, names_of
+from pipeline.labels.label_source import LabelSource, names_of, written_images
 from pipeline.labels.rows import MEASURES, Decision, ImageLabels, InstanceLabel, Status
 from pipeline.masks.outlines import Ring
 
@@ -25,14 +24,7 @@ def write_geojson(source: LabelSource, folder: Path, *, include_dropped: bool) -
 
     Failed images are left out. include_dropped: write dropped instances too, whose decision says so.
     """
-    images = source.usable_images()
-    problems = [
-        Problem(f"image {image.id}, file_name", problem)
-        for image in images
-        if (problem := file_name_problem(image.file_name)) is not None
-    ]
-    if problems:
-        raise DatasetError(str(source.path), problems)
+    images = written_images(source, folder)
     names = names_of(source)
     instances = 0
     with new_folder(folder) as inside:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -18,12 +19,12 @@ import msgspec
 import yaml
 
 from pipeline.coco.model import CocoCategory, CocoImage
-from pipeline.coco.paths import file_name_problem, resolve_image_path
+from pipeline.coco.paths import resolve_image_path
 from pipeline.errors import DatasetError, Problem, StageError
 from pipeline.files.writing import new_folder, write_atomically
 from pipeline.labels.exporting.export_format import DataPart
 from pipeline.labels.exporting.polygons import PolygonDrawer
-from pipeline.labels.label_source import LabelSource
+from pipeline.labels.label_source import LabelSource, written_images
 from pipeline.labels.rows import Decision, ImageLabels, Status
 
 COCO_NAME: Final = "_annotations.coco.json"
@@ -41,12 +42,8 @@ class ImagePlacing:
 
     def require(self, images: Sequence[CocoImage]) -> None:
         """Raise DatasetError with every image that is not there."""
-        problems = []
-        for image in images:
-            if (problem := file_name_problem(image.file_name)) is not None:
-                problems.append(Problem(f"image {image.id}, file_name", problem))
-            elif not (self.root / image.file_name).is_file():
-                problems.append(Problem(image.file_name, "no such file"))
+        missing = [image.file_name for image in images if not (self.root / image.file_name).is_file()]
+        problems = [Problem(name, "no such file") for name in missing]
         if problems:
             raise DatasetError(str(self.root), problems)
 
@@ -106,9 +103,12 @@ class Renumbered:
         return self.source.usable_images()
 
     def _row(self, labels: ImageLabels) -> ImageLabels:
-        ids = {category.id: number for number, category in enumerate(self.source.categories, start=1)}
-        renumbered = (replace(each, category_id=ids[each.category_id]) for each in labels.instances)
+        renumbered = (replace(each, category_id=self._ids[each.category_id]) for each in labels.instances)
         return replace(labels, instances=tuple(renumbered))
+
+    @cached_property
+    def _ids(self) -> Mapping[int, int]:
+        return {category.id: number for number, category in enumerate(self.source.categories, start=1)}
 
 
 def write_yolo(
@@ -118,7 +118,7 @@ def write_yolo(
 
     Dropped instances and failed images are left out; an image without instances has an empty text file.
     """
-    images = source.usable_images()
+    images = written_images(source, folder)
     if placing is not None:
         placing.require(images)
     _require_text_names(images, source.path)
@@ -158,13 +158,10 @@ def _text_name(file_name: str) -> str:
 
 
 def _require_text_names(images: Sequence[CocoImage], path: Path) -> None:
-    """Raise DatasetError for names that cannot be used, and for images whose labels would be in one file."""
+    """Raise DatasetError for images whose labels would be in one file."""
     problems: list[Problem] = []
     first: dict[str, str] = {}
     for image in images:
-        if (problem := file_name_problem(image.file_name)) is not None:
-            problems.append(Problem(f"image {image.id}, file_name", problem))
-            continue
         name = _text_name(image.file_name)
         if name in first:
             problems.append(Problem(image.file_name, f"and {first[name]} would have the same text file: rename one"))
