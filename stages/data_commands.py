@@ -181,8 +181,7 @@ def split_off_(
     sizes = (len(split.labelled), len(split.validation), len(split.unlabelled))
     for name, counts in {"images": sizes, **by_class}.items():
         out.print(f"{name:{width}}  " + "".join(f"{count:>12,}" for count in counts))
-    names = ["labelled.json", *(["validation.json"] if split.validation else []), "unlabelled.json"]
-    out.print(f"{output}: {', '.join(names)}; the annotations of unlabelled images are in measuring_only")
+    out.print(f"written to {output}; the annotations of unlabelled images are apart, for measuring only")
 
 
 def _report_lines(report: CocoReport) -> list[str]:

@@ -150,7 +150,7 @@ SETS_CONTENTS: dict[str, frozenset[str]] = {
     "data.unlabelled.annotations": EVALUATE | {"split"},  # truth: measured with, never learned from
     "data.unlabelled.images": PREDICT | {"split"},
     "data.validation.annotations": EVALUATE | {"split"},
-    "data.validation.images": PREDICT | {"split"},  # copies of them are not unlabelled
+    "data.validation.images": EVALUATE,
 }
 BY_SHAPE = ((POOL, POOL_CONTENTS), (LISTED, LIST_CONTENTS), (SETS, SETS_CONTENTS))
 CONTENTS = POOL_CONTENTS | LIST_CONTENTS | SETS_CONTENTS
@@ -218,6 +218,12 @@ def test_content_changes_exactly_the_stages_downstream_of_it(key, data):
         predict={"results": "r.json"} if key == "predict.results" else {},
     )
     assert changed(ids(given, {key: "one"}), ids(given, {key: "two"})) == expected
+
+
+def test_validation_images_are_left_out_of_a_folder_of_unlabelled_images():
+    folder = experiment(SETS | {"unlabelled": {"images": "u"}})
+    one, two = (ids(folder, {"data.validation.images": content}) for content in ("one", "two"))
+    assert changed(one, two) == PREDICT | {"split"}
 
 
 def test_another_split_changes_what_learns_from_unlabelled_images_of_two_sets_alone(monkeypatch):

@@ -110,6 +110,12 @@ def test_listed_unlabelled_images_are_left_out_by_content_too(labelled, others, 
     assert "0002.png" not in names(out / TRUTH)
 
 
+def test_validation_images_that_a_file_lists_as_unlabelled_are_only_counted(labelled, others, out):
+    shutil.copy(others.image_root / "0001.png", others.image_root / "0002.png")
+    listed = settings(labelled=annotated(labelled), unlabelled=annotated(others), validation=annotated(others))
+    assert write_lists(listed, out) == ListCounts(4, 5, validation=5, validation_too=(0, 5))
+
+
 def test_only_files_of_equal_sizes_are_read_to_compare_them(tmp_path, monkeypatch):
     contents = {"a": b"1234", "copy": b"1234", "other": b"4321", "longer": b"12345", "empty": b""}
     for name, content in contents.items():
@@ -171,10 +177,9 @@ def test_nothing_left_to_learn_from_is_refused(labelled, others, out, tmp_path):
     for images in (labelled.image_root, empty):
         with pytest.raises(DatasetError, match="unlabelled"):
             write_lists(settings(labelled=annotated(labelled), unlabelled={"images": str(images)}), out)
+    folder = {"images": str(others.image_root)}
     with pytest.raises(DatasetError, match="every image is a labelled or a validation image"):
-        write_lists(
-            settings(labelled=annotated(labelled), unlabelled=annotated(others), validation=annotated(others)), out
-        )
+        write_lists(settings(labelled=annotated(labelled), unlabelled=folder, validation=annotated(others)), out)
     with pytest.raises(DatasetError, match="no image is left"):
         write_lists(settings(annotated=annotated(labelled), percent=99.9), out)
 

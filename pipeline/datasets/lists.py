@@ -47,8 +47,9 @@ class ListCounts:
 def write_lists(data: DataSettings, folder: Path) -> ListCounts:
     """Write all lists into `folder`; DatasetError for annotations that cannot be used.
 
-    Labelled and validation images that lie in a set of unlabelled images are left out of it, copies of them under
-    other names too. One annotated set is divided as its settings say, and its validation images are only counted.
+    Labelled images that are unlabelled too are left out of the unlabelled ones, copies under other names too. So are
+    validation images in a folder of unlabelled images; where a file lists the unlabelled images, or one annotated set
+    is divided, they are only counted.
     """
     validation = None if data.validation is None else read_coco(data.validation.annotations)
     measured = KnownFiles(())
@@ -65,9 +66,7 @@ def write_lists(data: DataSettings, folder: Path) -> ListCounts:
     _require_same_categories(labelled, validation)
     write_coco(folder / VALIDATION, validation.images, validation.categories, validation.annotations)
     too_labelled = sum(file in measured for file in _files(labelled, data.labelled_source.images))
-    too_unlabelled = 0
-    if not isinstance(data, PairedData):
-        too_unlabelled = sum(file in measured for file in _files(unlabelled, data.unlabelled_source.images))
+    too_unlabelled = sum(file in measured for file in _files(unlabelled, data.unlabelled_source.images))
     return replace(counts, validation=len(validation.images), validation_too=(too_labelled, too_unlabelled))
 
 
@@ -100,8 +99,10 @@ def _keep_apart(
     """Write labelled and unlabelled images of two sets; return how many are left out and are unreadable, too."""
     labelled = read_coco(data.labelled.annotations)
     found, unreadable = _read_unlabelled(data.unlabelled)
+    known = KnownFiles(_files(labelled, data.labelled.images))
+    is_folder = data.unlabelled.annotations is None
     unlabelled, left_out = _without_known(
-        found, data.unlabelled.images, KnownFiles(_files(labelled, data.labelled.images)), measured
+        found, data.unlabelled.images, known, measured if is_folder else KnownFiles(())
     )
     write_coco(folder / LABELLED, labelled.images, labelled.categories, labelled.annotations)
     write_coco(folder / UNLABELLED, unlabelled.images, labelled.categories, None)

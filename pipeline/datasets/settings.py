@@ -37,7 +37,7 @@ class PairedData(Settings):
     labelled: AnnotatedSet
     """Images with labels to learn from."""
     unlabelled: UnlabelledSet
-    """Images without labels to learn from. Labelled and validation images among them, and copies, are left out."""
+    """Images without labels to learn from. Labelled ones, and in a folder validation ones, are left out, copies too."""
     validation: AnnotatedSet | None = None
     """Images on which teacher and student are measured. Null: models are not measured."""
 

@@ -164,8 +164,13 @@ def _labelled_inputs(experiment: Experiment) -> tuple[str, ...]:
 def _unlabelled_inputs(experiment: Experiment) -> tuple[str, ...]:
     """Return the inputs that say which images are unlabelled, beside the labelled ones; their annotations do not."""
     if isinstance(experiment.data, PairedData):
-        return ("data.unlabelled.images", "data.validation.images")  # validation images are left out
+        return ("data.unlabelled.images", *_left_out_of_folder(experiment.data))
     return _labelled_inputs(experiment)
+
+
+def _left_out_of_folder(data: PairedData) -> tuple[str, ...]:
+    """Return the validation images as an input, if they are left out of a folder of unlabelled images."""
+    return ("data.validation.images",) if data.unlabelled.annotations is None else ()
 
 
 def _unlabelled_settings(experiment: Experiment) -> dict[str, Any]:
@@ -178,7 +183,8 @@ def _split(experiment: Experiment) -> Node:
     names = ("labelled", "unlabelled", "annotated", "validation")
     inputs = (*(f"data.{name}.annotations" for name in names), "data.labelled_list")
     if isinstance(experiment.data, PairedData):  # images are compared by content
-        inputs = (*inputs, "data.labelled.images", "data.unlabelled.images", "data.validation.images")
+        compared = ("data.labelled.images", "data.unlabelled.images")
+        inputs = (*inputs, *compared, *_left_out_of_folder(experiment.data))
     settings = {key: value for key, value in _pool_settings(experiment).items() if key != "split.version"}
     return Node("split", 1, settings, inputs)
 
