@@ -65,6 +65,9 @@ $(firstword $(GOALS)): $(SETUP)
 	@$(MAKE_COMMAND) --no-print-directory $(GOALS)
 $(wordlist 2,99,$(GOALS)): $(firstword $(GOALS))
 else
+# After `report` say where things are, also when nothing was to be done; not with -n and -q, which run nothing.
+FLAGS := $(filter-out --%,$(firstword -$(MAKEFLAGS)))
+TELL_WHERE := $(if $(filter report,$(GOALS)),$(if $(findstring n,$(FLAGS))$(findstring q,$(FLAGS)),,yes))
 EDGES := $(shell $(S4M) graph $(ARGUMENTS))
 ifneq ($(.SHELLSTATUS),0)
 $(error the experiment cannot be used, for the reasons above)

@@ -41,7 +41,7 @@ def run_stage(experiment: Experiment, stage: str, number: int) -> None:
     because = space.why(key)
     space.refresh()
     if space.is_done(key):
-        err.print(f"{key}: up to date, {space.result(key)}")
+        err.print(f"{key}: up to date, {space.where(key)}")
         return
     with _explained(space, key), stoppable(key), ExitStack() as inputs:
         for upstream in node.reads:
@@ -120,4 +120,5 @@ def _run(space: Workspace, key: str, consumed: Mapping[str, str]) -> None:
     out.print(
         f"{key}: done in {words.duration(seal.seconds)}{', ' if summary else ''}{words.figures(summary, node.stage)}"
     )
-    out.print(f"  {space.result(key)} ({words.size(seal.size_bytes)})")
+    space.point(key)
+    out.print(f"  {space.where(key)} ({words.size(seal.size_bytes)})")

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.workflow.graph import STAGES
+from pipeline.workflow.loading import load_experiment
+from pipeline.workflow.workspace import Workspace
 from tests.tiny_experiment import environment, make_experiment_files
+from tests.tiny_results import make_results
 
 ROOT = Path(__file__).parent.parent
 
@@ -131,6 +134,22 @@ def test_every_round_is_one_make(make):
     dry = make("-n", "train-student", "SET=student.rounds=2").stdout
     assert "s4m train-student --exp" in dry
     assert dry.rstrip().endswith("--round 2")
+
+
+@pytest.mark.slow
+def test_a_report_ends_with_where_it_is_also_when_nothing_was_to_be_done(make):
+    space = Workspace(load_experiment(make.experiment, [f"store={make.folder / 'stores'}"], {}), make.folder / "work")
+    make_results(space, make.folder / "annotations.json")
+    where = [f"report: {space.folder}/report.html", f"student: {space.folder}/student"]
+    first = make("report")
+    assert "report: done in " in first.stdout, first.stderr
+    assert first.stdout.splitlines()[-2:] == where
+    assert "<html" in (space.folder / "report.html").read_text()
+    again = make("report")
+    assert again.stdout.splitlines() == where
+    assert make.would_run("report") == []
+    assert make("-n", "report").stdout.count("report.html") == 0
+    assert make("refine").stdout.count("report.html") == 0
 
 
 def test_an_experiment_with_problems_stops_make_with_its_messages(make):

@@ -27,8 +27,13 @@ def seal(space: Workspace, *keys: str) -> None:
         folder = space.store.partial(fingerprint.stage, fingerprint.id)
         folder.mkdir(parents=True)
         (folder / "out").write_text(key)
+        if key == "report":
+            (folder / "report.html").write_text(f"page {fingerprint.id}")
         space.store.seal(fingerprint, space.experiment.name, 1.0, {}, {})
         space.point(key)
+
+
+EVERY = ("split", "distill", "train-teacher", "predict", "refine", "augment", "train-student", "evaluate", "report")
 
 
 def states(space: Workspace) -> dict[str, str]:
@@ -209,3 +214,58 @@ def test_the_file_of_an_experiment_is_no_part_of_its_value(tmp_path):
     here, there = (load_experiment(path, (), {}) for path in (first, second))
     assert here == there
     assert (here.source, there.source) == (first, second)
+
+
+def test_links_lead_to_the_newest_report_and_student_and_move_with_them(space, tmp_path):
+    here = space()
+    seal(here, *EVERY)
+    page, student = here.folder / "report.html", here.folder / "student"
+    assert page.read_text() == f"page {here.fingerprints['report'].id}"
+    assert (student / "out").read_text() == "train-student"
+    assert not page.readlink().is_absolute()
+    assert (here.where("report"), here.where("train-student")) == (page, student)
+    assert here.where("refine") == here.result("refine")
+    assert here.status("report").path == page
+    tmp_path.rename(tmp_path.with_name("moved"))
+    moved = tmp_path.with_name("moved") / "work/tiny"
+    assert (moved / "report.html").read_text().startswith("page ")
+    assert (moved / "student/out").exists()
+    tmp_path.with_name("moved").rename(tmp_path)
+
+
+def test_links_follow_the_settings_in_use_and_stay_until_there_is_a_newer_result(space):
+    here = space()
+    seal(here, *EVERY)
+    first = (here.folder / "report.html").read_text()
+    changed = space("student.iterations=9")
+    changed.refresh()
+    assert (changed.folder / "report.html").read_text() == first  # nothing newer yet
+    assert changed.where("report") == changed.result("report") / "report.html"
+    seal(changed, "train-student", "evaluate", "report")
+    second = (changed.folder / "report.html").read_text()
+    assert second != first
+    here.refresh()
+    assert (here.folder / "report.html").read_text() == first
+    shutil.rmtree(here.result("report"))
+    here.refresh()
+    assert not (here.folder / "report.html").is_symlink()
+
+
+def test_the_student_is_that_of_the_last_round(space):
+    two = space("student.rounds=2")
+    seal(two, "train-student")
+    assert not (two.folder / "student").exists()
+    seal(two, "train-student-2")
+    assert (two.folder / "student/out").read_text() == "train-student-2"
+    none = space("student.rounds=0")
+    none.refresh()
+    assert none.where("train-teacher") == none.result("train-teacher")
+
+
+def test_a_file_of_ones_own_in_the_place_of_a_link_stays(space):
+    here = space()
+    here.folder.mkdir(parents=True)
+    (here.folder / "report.html").write_text("mine")
+    seal(here, "report")
+    assert (here.folder / "report.html").read_text() == "mine"
+    assert here.where("report") == here.result("report") / "report.html"

@@ -21,14 +21,14 @@ META_KEYS: Final = ("img_id", "img_path", "ori_shape", "img_shape", "scale_facto
 _ANNOTATIONS: Final = {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}
 
 
-def image_pipeline(test_transforms: Sequence[Mapping[str, Any]], *, truth: bool = False) -> list[dict[str, Any]]:
-    """Return MMDetection's pipeline of an image file to predict on. truth: load its annotations too, to measure."""
+def image_pipeline(test_transforms: Sequence[Mapping[str, Any]], *, annotated: bool = False) -> list[dict[str, Any]]:
+    """Return MMDetection's pipeline of an image file to predict on. annotated: load its annotations too, to measure."""
     # MMDetection wants a scale factor even where nothing is resized.
     resizing = [*map(dict, test_transforms)] or [{"type": "Resize", "scale_factor": 1.0, "keep_ratio": True}]
     return [
         {"type": "LoadImageFromFile"},
         *resizing,
-        *([dict(_ANNOTATIONS)] if truth else []),
+        *([dict(_ANNOTATIONS)] if annotated else []),
         {"type": "PackDetInputs", "meta_keys": META_KEYS},
     ]
 

@@ -223,7 +223,7 @@ def _test_config(subject: Subject, training: Training) -> dict[str, Any]:
         "data_prefix": {"img": str(images)},
         "metainfo": {"classes": [category.name for category in subject.categories]},
         "test_mode": True,
-        "pipeline": image_pipeline(training.detector.test_transforms, truth=True),
+        "pipeline": image_pipeline(training.detector.test_transforms, annotated=True),
     }
     return {
         "test_dataloader": {

@@ -5,6 +5,8 @@
 <work>/<experiment>/edges.mk             the stage graph, as make reads it
 <work>/<experiment>/experiment.json      the experiment's file: another file of the same name is refused
 <work>/<experiment>/ablation/            the tables of `s4m ablation`
+<work>/<experiment>/report.html          a link to the newest report
+<work>/<experiment>/student              a link to the folder of the newest student, of the last round
 """
 
 from __future__ import annotations
@@ -21,12 +23,14 @@ from typing import Any, Final
 from pipeline.errors import StageError, StoreError
 from pipeline.files.identity import IdentityCache, Progress, hash_text
 from pipeline.files.leftovers import remove_leftovers_of_ended
+from pipeline.files.links import drop_if_broken, lead_to
 from pipeline.files.writing import write_atomically
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.fingerprint import Fingerprint, differences
-from pipeline.workflow.graph import ABLATION, STAGES, Node, fingerprints, plan
+from pipeline.workflow.graph import ABLATION, STAGES, Node, fingerprints, node_key, plan
 from pipeline.workflow.inputs import read_contents
 from pipeline.workflow.references import IDENTITIES
+from pipeline.workflow.result_files import REPORT
 from pipeline.workflow.result_locks import now
 from pipeline.workflow.result_store import StoreRoot
 from pipeline.workflow.seals import Seal
@@ -52,6 +56,15 @@ class NodeStatus:
     reasons: tuple[str, ...] = ()
     seal: Seal | None = None
     path: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Link:
+    """A link to a result: to a file in it, or to its folder."""
+
+    what: str
+    name: str
+    file: str = ""
 
 
 def work_root(environment: Mapping[str, str] = os.environ) -> Path:
@@ -120,6 +133,8 @@ class Workspace:
         for leftover in (*self.folder.glob("*.done"), *self.folder.glob("*.fingerprint")):
             if leftover.stem not in self.fingerprints:
                 leftover.unlink(missing_ok=True)
+        for key in self._links:
+            self._lead_to(key)
         edges = self.folder / "edges.mk"
         _write_if_changed(edges, self._edges())
         return edges
@@ -153,11 +168,35 @@ class Workspace:
                     fingerprint.stage, fingerprint.id, self.record_path(key), self.experiment.name
                 )
                 write_atomically(self.record_path(key), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+                if key in self._links:
+                    self._lead_to(key)
 
     def reading(self, key: str) -> AbstractContextManager[None]:
         """Keep a node's result from being removed, inside the context."""
         fingerprint = self.fingerprints[key]
         return self.store.locks.reading(fingerprint.stage, fingerprint.id)
+
+    @property
+    def _links(self) -> dict[str, _Link]:
+        """Return the folder's links by node: to the report and to the last round's student."""
+        rounds = self.experiment.student.rounds
+        student = {node_key("train-student", rounds): _Link("student", "student")} if rounds else {}
+        return {"report": _Link("report", REPORT, REPORT), **student}
+
+    def _lead_to(self, key: str) -> None:
+        """Make the link of a node lead to its result; where there is none, to the one before, if that still exists."""
+        link = self._links[key]
+        if self.is_made(key):
+            lead_to(self.folder / link.name, self.result(key) / link.file)
+        drop_if_broken(self.folder / link.name)
+
+    def where(self, key: str) -> Path:
+        """Return where people find a node's result: the link to it, if the folder has one, else its folder."""
+        link = self._links.get(key)
+        if link is None:
+            return self.result(key)
+        path, target = self.folder / link.name, self.result(key) / link.file
+        return path if path.resolve() == target.resolve() else target
 
     def record_path(self, key: str) -> Path:
         """Return the file that points at a node's result."""
@@ -211,7 +250,7 @@ class Workspace:
             state = State.DONE if self.is_done(key) else State.READY
             made_by = () if state is State.DONE else (f"made by {seal.made_by.get('experiment', '?')}",)
             reasons = (*made_by, *self.store.made_from_others(seal))
-            return NodeStatus(node, state, reasons, seal, self.result(key))
+            return NodeStatus(node, state, reasons, seal, self.where(key))
         holder = self.store.locks.holder(fingerprint.stage, fingerprint.id)
         path = self.store.partial(fingerprint.stage, fingerprint.id)
         if holder is not None:
@@ -261,6 +300,8 @@ class Workspace:
                 before = " ".join(str(self.record_path(name)) for name in node.reads)
                 lines.append(f"{self.record_path(key)}: {self.folder / key}.fingerprint | {before}".rstrip(" |"))
                 lines.append(f"\t@$(S4M) {node.stage} $(ARGUMENTS)" + (f" --round {node.round}" * (node.round > 1)))
+        told = [f"\t@echo '{link.what}: {self.folder / link.name}'" for link in self._links.values()]
+        lines += ["ifdef TELL_WHERE", "report:", *told, "endif"]
         return "\n".join(lines) + "\n"
 
 
