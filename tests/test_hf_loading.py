@@ -182,6 +182,13 @@ def test_a_processor_that_makes_other_inputs_is_refused(folder, change):
     assert ": preprocessor_config.json must resize images to the 128 x 128 pixels of the model" in refusal(folder)
 
 
+def test_a_processor_of_another_kind_is_refused(folder):
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "CLIPImageProcessor"}))
+    assert ": preprocessor_config.json must resize images" in refusal(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "NoSuchProcessor"}))
+    assert "cannot be loaded (" in refusal(folder)
+
+
 @pytest.mark.parametrize("change", [{"do_pad": False}, {"pad_size": {"height": 256, "width": 256}}], ids=str)
 def test_a_processor_that_pads_otherwise_is_refused(folders, tmp_path, change):
     folder = shutil.copytree(folders["sam"], tmp_path / "mine")

@@ -65,8 +65,10 @@ def instances(store):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["best", "s4m", "samrefiner"])
-@pytest.mark.parametrize("family", tiny_sams.BUILDERS)
+@pytest.mark.parametrize(
+    ("family", "preset"),
+    [*((family, "best") for family in tiny_sams.BUILDERS), ("sam2", "s4m"), ("sam_hq", "samrefiner")],
+)
 def test_refines_with_every_preset(files, folders, family, preset):
     path = files(*three_images())
     store = refine(path, f"sam.model=hf:{folders[family]}", f"refine.preset={preset}", "refine.zoom_below_px=16")
@@ -143,8 +145,9 @@ def test_a_folder_that_cannot_be_used_stops_the_stage_with_its_reason(files, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("prompt", ["point", "point-and-box"])
-@pytest.mark.parametrize("family", tiny_sams.BUILDERS)
+@pytest.mark.parametrize(
+    ("family", "prompt"), [*((family, "point") for family in tiny_sams.BUILDERS), ("sam2", "point-and-box")]
+)
 def test_distils_from_the_decoders_tokens(tmp_path, files, folders, family, prompt):
     tiny_coco(tmp_path, images=2, size=(64, 48))
     (tmp_path / "unlabelled").mkdir()

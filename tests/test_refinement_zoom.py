@@ -37,6 +37,17 @@ def test_instances_that_are_large_enough_stay_with_the_whole_image():
     assert plan_views([(0, 0, 120, 120)], 1024, 1024, FRAME, 16)[0].window != whole_image(1024, 1024)
 
 
+def test_a_sam_that_stretches_images_sees_more_of_their_shorter_side():
+    stretched, box = InputFrame(SIDE, 64, keeps_aspect=False), (100, 100, 230, 130)
+    # 30 of 250 pixels of height are 15.4 of 128 where the image is stretched, else 3.8.
+    assert plan_views([box], 250, 1000, stretched, 15)[0].window == whole_image(250, 1000)
+    (view,) = plan_views([box], 250, 1000, FRAME, 15)
+    assert (view.window.width, view.window.height) == (500, 250)
+    # Crops are square, and look alike to both.
+    small = (100, 100, 130, 115)
+    assert plan_views([small], 250, 1000, stretched, 15) == plan_views([small], 250, 1000, FRAME, 15)
+
+
 def test_long_thin_instances_keep_their_context():
     (view,) = plan_views([(10, 10, 600, 20)], 1024, 1024, FRAME, 16)
     assert view.window == whole_image(1024, 1024)

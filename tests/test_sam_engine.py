@@ -15,6 +15,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import nn
 from torch._dynamo.exc import TorchDynamoException
+from torch.nn import functional as F
 
 from pipeline.errors import ImageError, StageError
 from pipeline.sam import attention
@@ -381,6 +382,20 @@ def test_full_logits_equal_segment_anything_in_every_region(image_hw: tuple[int,
         (2, 2, 2, 2),
     ):
         found = FRAME.full_logits(logits, image_hw, (x0, y0, x1, y1))
+        np.testing.assert_allclose(found, expected[:, y0:y1, x0:x1], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("image_hw", SHAPES_HW)
+def test_a_stretched_image_fills_the_frame(image_hw: tuple[int, int]) -> None:
+    frame = InputFrame(SIDE, 32, keeps_aspect=False)
+    assert frame.resized_hw(image_hw) == (SIDE, SIDE)
+    height, width = image_hw
+    corners_xy = np.array([[0, 0], [width, height]], np.float32)
+    np.testing.assert_allclose(frame.to_input_xy(corners_xy, image_hw), [[0, 0], [SIDE, SIDE]])
+    logits = torch.from_numpy(np.random.default_rng(0).normal(0, 2, (3, 32, 32)).astype(np.float32))
+    expected = F.interpolate(logits[None], image_hw, mode="bilinear", align_corners=False)[0].numpy()
+    for x0, y0, x1, y1 in ((0, 0, width, height), (width // 3, height // 4, width // 3 + 1, height)):
+        found = frame.full_logits(logits.numpy(), image_hw, (x0, y0, x1, y1))
         np.testing.assert_allclose(found, expected[:, y0:y1, x0:x1], rtol=0, atol=1e-4)
 
 

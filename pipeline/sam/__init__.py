@@ -1,1 +1,1 @@
-"""SAM: its weights, its models, and an engine that encodes images and decodes prompts in batches."""
+"""SAMs: their weights, and two engines that encode images and decode prompts in batches."""

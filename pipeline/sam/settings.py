@@ -31,7 +31,7 @@ class SamSettings(Settings):
     checkpoint: FilePath | None = None
     """File of other weights for the model, not for an `hf:` one. Null: the weights that belong to it."""
     input_side: Annotated[int, Field(ge=32, le=1024, multiple_of=32)] | None = None
-    """Longer side, in pixels, that images are scaled to for `sam_tiny`. Null: 256. The other models always use 1024."""
+    """Longer side, in pixels, that images are scaled to for `sam_tiny`. Null: 256. The others have one each."""
 
     @model_validator(mode="after")
     def _one_source_of_weights(self) -> Self:

@@ -65,10 +65,11 @@ def load_hf_sam(folder: Path) -> LoadedSam:
             folder, local_files_only=True, trust_remote_code=False
         )
     _check_report(folder, report)
-    try:
-        return LoadedSam.of(model, processor)
-    except S4MError as error:
-        raise S4MError(f"{folder}: {error}") from error
+    with _explained(folder):
+        try:
+            return LoadedSam.of(model, processor)
+        except S4MError as error:
+            raise S4MError(f"{folder}: {error}") from error
 
 
 def kept_shape(folder: Path) -> tuple[int, int, int]:
