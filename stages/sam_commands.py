@@ -12,7 +12,7 @@ from pipeline.compute.settings import Device
 from pipeline.files.writing import refuse_existing
 from pipeline.presentation import words
 from pipeline.refinement.settings import RefinePreset
-from pipeline.sam.files import HF, PUBLISHED, hf_name, hub_folder
+from pipeline.sam.files import HF, MODELS, PUBLISHED, hf_name, hub_folder
 from stages.console import err, out
 from stages.options import complete_settings
 from stages.stopping import stoppable
@@ -25,7 +25,7 @@ weights_app = typer.Typer(help="SAM's published weights.", no_args_is_help=True)
 
 def complete_models(incomplete: str) -> list[str]:
     """Return the models that begin with the typed text."""
-    return [model for model in ("sam_tiny", *PUBLISHED, HF) if model.startswith(incomplete)]
+    return [model for model in (*MODELS, HF) if model.startswith(incomplete)]
 
 
 ModelArgument = Annotated[
@@ -80,6 +80,8 @@ def check(
     from pipeline.sam.hf.download import origin_of
     from pipeline.sam.weights import identify_weights
 
+    if file is not None and model.startswith(HF):
+        raise typer.BadParameter(f"{model} is a folder, not a file: leave it out", param_hint="FILE")
     found = identify_weights(model, file)
     kind = "published" if found.published else "custom"
     origin = origin_of(found.path)

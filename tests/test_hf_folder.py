@@ -129,6 +129,7 @@ def test_a_name_is_a_folder_here_or_one_that_was_downloaded(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     assert hf_folder("vit_b") is None
     assert str(hf_folder("hf:/somewhere/mine")) == "/somewhere/mine"
+    assert str(hf_folder("hf:../models")) == "../models"
     assert hf_folder("hf:models") == (tmp_path / "models").relative_to(tmp_path)
     assert hf_folder("hf:facebook/sam3") == tmp_path / "weights/hf/facebook/sam3"
     (tmp_path / "facebook/sam3").mkdir(parents=True)
@@ -153,6 +154,15 @@ def test_segment_anythings_models_keep_their_digest(tmp_path):
     file = tmp_path / "mine.pth"
     file.touch()
     assert sam_digest("vit_b", file, lambda path: f"digest of {path.name}") == "digest of mine.pth"
+
+
+def test_the_command_identifies_folders_and_refuses_other_names(s4m, tmp_path):
+    folder = write(tmp_path / "mine")
+    told = s4m("weights", "check", f"hf:{folder}")
+    assert "".join(told.out.split()).startswith(f"{folder}:customweightsofhf:{folder},SHA-256")
+    assert "is a folder, not a file" in " ".join(s4m("weights", "check", f"hf:{folder}", folder).err.split())
+    told = s4m("weights", "check", "vit_x")
+    assert (told.status, told.err.strip()) == (1, "vit_x: no such SAM; there are sam_tiny, vit_b, vit_l, vit_h")
 
 
 # Settings

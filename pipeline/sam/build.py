@@ -16,11 +16,9 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from pipeline.errors import S4MError, some_of
-from pipeline.sam.files import PUBLISHED, hf_folder
+from pipeline.sam.files import MODELS, hf_folder, require_known
 from pipeline.sam.tiny.model import OWN_SIDE, TinySam, build_sam_tiny
 from pipeline.sam.weights import identify_weights
-
-MODELS = ("sam_tiny", *PUBLISHED)
 
 DAMAGE = (
     pickle.UnpicklingError,
@@ -58,7 +56,7 @@ def build_sam(
     The tensors stay in the file, mapped into memory: processes that load the same file share them.
     input_side: side that images are resized to, in pixels; None is the model's own, and only sam_tiny has others.
     """
-    _require_known(model)
+    require_known(model)
     sam = _loaded(model, checkpoint) if random_weights_seed is None else _random(model, random_weights_seed)
     _set_input_side(sam, model, input_side)
     return sam
@@ -71,16 +69,11 @@ def embedding_shape(model: str, input_side: int | None = None) -> tuple[int, int
         from pipeline.sam.hf.loading import kept_shape
 
         return kept_shape(folder)
-    _require_known(model)
+    require_known(model)
     skeleton = _skeleton(model)
     _set_input_side(skeleton, model, input_side)
     height, width = skeleton.prompt_encoder.image_embedding_size
     return skeleton.prompt_encoder.embed_dim, height, width
-
-
-def _require_known(model: str) -> None:
-    if model not in MODELS:
-        raise S4MError(f"{model}: no such SAM; there are {', '.join(MODELS)}")
 
 
 def _set_input_side(sam: Sam, model: str, input_side: int | None) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pipeline.errors import S4MError
 from pipeline.files.identity import hash_text
 from pipeline.sam.tiny import WEIGHTS_FILE
 
@@ -19,7 +20,7 @@ HF: Final = "hf:"
 CONFIG_FILES: Final = ("config.json", "preprocessor_config.json", "processor_config.json")
 """What a folder of transformers has beside its weights: the model, and how images are prepared for it."""
 
-_HF_NAME: Final = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_HF_NAME: Final = re.compile(r"[a-zA-Z0-9][\w.-]*/[a-zA-Z0-9][\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,16 @@ PUBLISHED: Final = {
         "sam_vit_h_4b8939.pth", 2_564_550_879, "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"
     ),
 }
+
+
+MODELS: Final = ("sam_tiny", *PUBLISHED)
+"""The models of segment_anything."""
+
+
+def require_known(model: str) -> None:
+    """Raise S4MError for a name that is none of segment_anything's models."""
+    if model not in MODELS:
+        raise S4MError(f"{model}: no such SAM; there are {', '.join(MODELS)}")
 
 
 def weights_folder(environment: Mapping[str, str] = os.environ) -> Path:

@@ -15,7 +15,14 @@ from urllib.request import Request, urlopen
 
 from pipeline.errors import S4MError
 from pipeline.files.locks import lock_file
-from pipeline.sam.files import PUBLISHED, PublishedFile, checkpoint_path, hf_folder, sam_digest
+from pipeline.sam.files import (
+    PUBLISHED,
+    PublishedFile,
+    checkpoint_path,
+    hf_folder,
+    require_known,
+    sam_digest,
+)
 from pipeline.sam.hf.folder import check_folder
 from pipeline.sam.tiny import WEIGHTS_FILE
 
@@ -51,6 +58,7 @@ def identify_weights(model: str, checkpoint: Path | None = None) -> Weights:
     if folder is not None:
         check_folder(folder, model)
         return Weights(model, folder, sam_digest(model, None, hash_weights, _hash_text), published=False)
+    require_known(model)
     path = checkpoint_path(model, checkpoint)
     if not path.is_file():
         raise S4MError(_missing(model, path, "there is no such file"))
