@@ -70,6 +70,14 @@ def test_a_published_experiment_has_the_settings_that_the_documentation_names(
     assert (student.mixture.pseudo, student.mixture.composites) == (1, composites)
 
 
+def test_the_experiment_to_choose_settings_on_differs_from_the_demo_in_its_images_alone() -> None:
+    demo, tuning = (
+        load_experiment(EXPERIMENTS / f"{name}.yaml", (), {}, check_files=False) for name in ("demo", "demo-tuning")
+    )
+    assert tuning.model_copy(update={"name": "demo", "data": demo.data}) == demo
+    assert str(tuning.data).replace("demo-tuning", "demo") == str(demo.data) != str(tuning.data)
+
+
 @pytest.mark.parametrize(
     ("name", "batches"), [("demo", (3, 5)), ("demo-smoke", (1, 2))] + [(n, (3, 5)) for n in NUCLEI]
 )
