@@ -142,6 +142,7 @@ POOL_CONTENTS: dict[str, frozenset[str]] = {
     "teacher.init_weights": TEACHER,
     "student.detector": STUDENT,
     "predict.results": PREDICT,
+    "evaluate.cityscapes": EVALUATE,
 }
 LIST_CONTENTS: dict[str, frozenset[str]] = {"data.labelled_list": ALL}
 SETS_CONTENTS: dict[str, frozenset[str]] = {

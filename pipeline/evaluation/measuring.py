@@ -6,11 +6,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from pipeline.coco.reading import read_coco
 from pipeline.compute.execution import Execution
 from pipeline.detection.predicting import ImagesToLabel, Labeller, label_images
 from pipeline.detection.published import read_published
 from pipeline.detection.settings import PredictSettings
+from pipeline.evaluation.cityscapes_measuring import CityscapesTruth, measure_cityscapes
 from pipeline.evaluation.models import MeasuredModel, measure_model
 from pipeline.evaluation.pseudo_labels import LabelsToMeasure, measure_pseudo_labels
 from pipeline.evaluation.results import Evaluation, ModelResult, PseudoLabelResult
@@ -35,6 +38,7 @@ def measure_models(
     """
     annotations, image_root = validation
     dataset = read_coco(annotations)
+    cityscapes = None if settings.cityscapes is None else CityscapesTruth.of(dataset, settings.cityscapes)
     results: list[ModelResult] = []
     images = ImagesToLabel(dataset.path, image_root, [image.id for image in dataset.images])
     at_any_score = PredictSettings(score_threshold=0.0, max_instances=settings.max_detections)
@@ -46,7 +50,11 @@ def measure_models(
         )
         execution.say(f"evaluate: measuring {model.node} on {len(dataset.images):,} images")
         export_results(LabelStore.open(model.store), folder / model.detections_file)
-        results.append(measure_model(model, dataset, settings))
+        result = measure_model(model, dataset, settings)
+        if cityscapes is not None:
+            measured = measure_cityscapes(LabelStore.open(model.store), dataset, cityscapes)
+            result = msgspec.structs.replace(result, cityscapes=measured)
+        results.append(result)
     return results
 
 

@@ -48,6 +48,23 @@ class CategoryResult(msgspec.Struct, frozen=True):
     boundary: Metrics | None
 
 
+class CityscapesClass(msgspec.Struct, frozen=True):
+    """One class by the instance AP of Cityscapes; null without truths of at least 100 pixels."""
+
+    category_id: int
+    name: str
+    ap: float | None
+    ap_50: float | None
+
+
+class CityscapesResult(msgspec.Struct, frozen=True):
+    """The instance AP of Cityscapes, of masks: over IoU 0.50:0.95 and at 0.50, as means over the classes."""
+
+    ap: float | None
+    ap_50: float | None
+    classes: tuple[CityscapesClass, ...]
+
+
 class ModelResult(msgspec.Struct, frozen=True):
     """One model on the validation images.
 
@@ -58,6 +75,7 @@ class ModelResult(msgspec.Struct, frozen=True):
     mask, box, boundary: means over the classes; boxes are those of the label store; `boundary` is null if it was not
     measured.
     detections_file: COCO results list, relative to the folder of `evaluation.json`.
+    cityscapes: the instance AP of Cityscapes; null if it was not measured.
     """
 
     node: str
@@ -71,6 +89,7 @@ class ModelResult(msgspec.Struct, frozen=True):
     boundary: Metrics | None
     categories: tuple[CategoryResult, ...]
     detections_file: str
+    cityscapes: CityscapesResult | None = None
 
 
 class MaskFigures(msgspec.Struct, frozen=True, gc=False):

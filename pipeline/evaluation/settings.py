@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.settings import Settings
+from pipeline.settings import FolderPath, Settings
 
 
 class EvaluateSettings(Settings):
@@ -16,3 +16,5 @@ class EvaluateSettings(Settings):
     """Count at most this many detections in an image, those with the highest scores."""
     boundary: bool = True
     """Measure boundary AP and boundary IoU as well, which compare outlines instead of areas."""
+    cityscapes: FolderPath | None = None
+    """Folder of Cityscapes' label images of the validation images: measure Cityscapes' instance AP too. Null: not."""

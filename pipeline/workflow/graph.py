@@ -296,7 +296,8 @@ def _student(experiment: Experiment, number: int) -> Node:
 
 
 def _evaluate(experiment: Experiment, made: list[str]) -> Node:
-    inputs = ("data.validation.annotations", "data.validation.images", "data.unlabelled.annotations")
+    validation = ("data.validation.annotations", "data.validation.images", "evaluate.cityscapes")
+    inputs = (*validation, "data.unlabelled.annotations")
     measured = tuple(key for key in made if not key.startswith(("distill", "augment", "split")))
     return Node(
         "evaluate", 1, _section("evaluate", experiment.evaluate), inputs, made_from=measured, reads=("split", *measured)
