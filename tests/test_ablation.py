@@ -427,6 +427,26 @@ def test_a_worse_cell_has_a_minus_and_a_single_seed_no_deviation():
     assert tables.sharing_sentence(Ablation("e", (), (0,), (cell,), ())) == ""
 
 
+def test_cityscapes_own_measure_is_a_column_where_it_was_measured(tmp_path):
+    figures = SeedFigures(0, "train-student", 0.3, None, None, None, None, None)
+    other = replace(figures, cityscapes_ap=0.25)
+    cells = [CellFigures(key, key, "about", (each,), (), None, None) for key, each in (("a", figures), ("b", other))]
+    measured = Ablation("e", (), (0,), tuple(cells), ())
+    text = writing.markdown(measured)
+    assert "| boundary AP | Cityscapes AP | labels before |" in text
+    assert "| a | 1 | 30.0 | – | – | – | – | – | – | – | – |" in text
+    assert "| b | 1 | 30.0 | – | – | – | – | – | 25.0 | – | – |" in text
+    assert "Cityscapes" not in writing.markdown(replace(measured, cells=(cells[0],)))
+    writing.write_ablation(tmp_path, measured)
+    assert writing.read_ablation(tmp_path / "ablation.json") == measured
+    old = json.loads((tmp_path / "ablation.json").read_text())
+    for cell in old["cells"]:
+        for seed in cell["seeds"]:
+            del seed["cityscapes_ap"]
+    (tmp_path / "ablation.json").write_text(json.dumps(old))
+    assert writing.read_ablation(tmp_path / "ablation.json").cells[1].seeds == (figures,)
+
+
 def test_the_chart_is_a_file_of_its_own_with_a_dot_for_every_seed(ablation):
     root = ElementTree.fromstring(str(writing.chart(ablation)))
     dots = [each for each in root.iter("{http://www.w3.org/2000/svg}circle") if each.get("class") == "seed"]

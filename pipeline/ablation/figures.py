@@ -16,7 +16,10 @@ from pipeline.workflow.seals import Seal
 
 @dataclass(frozen=True)
 class SeedFigures:
-    """One cell with one seed. model: the node of the measured model. Figures are in 0..1; IoUs are of masks."""
+    """One cell with one seed. model: the node of the measured model. Figures are in 0..1; IoUs are of masks.
+
+    cityscapes_ap: Cityscapes' instance AP; None if it was not measured.
+    """
 
     seed: int
     model: str
@@ -26,6 +29,7 @@ class SeedFigures:
     boundary_ap: float | None
     label_iou_before: float | None
     label_iou_after: float | None
+    cityscapes_ap: float | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,7 @@ def _figures(seed: int, evaluation: Evaluation) -> SeedFigures:
         boundary_ap=model.boundary.ap if model and model.boundary else None,
         label_iou_before=labels.before.paired.mean_iou if labels else None,
         label_iou_after=labels.after.paired.mean_iou if labels else None,
+        cityscapes_ap=model.cityscapes.ap if model and model.cityscapes else None,
     )
 
 

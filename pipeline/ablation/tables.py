@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from pipeline.ablation.figures import Ablation, CellFigures, Spread, StageSharing
@@ -10,6 +10,7 @@ from pipeline.presentation import words
 from pipeline.presentation.tables import Heading, Table, TableCell, text_cell, tone
 
 _POINTS: Final = (("mask AP", "ap"), ("AP50", "ap_50"), ("AP75", "ap_75"), ("boundary AP", "boundary_ap"))
+_CITYSCAPES: Final = ("Cityscapes AP", "cityscapes_ap")
 _LABELS: Final = (("labels before", "label_iou_before"), ("labels after", "label_iou_after"))
 
 _ABSENT: Final = TableCell(words.ABSENT)
@@ -20,17 +21,19 @@ _LABELS_NOTE: Final = (
 
 
 def accuracy_table(ablation: Ablation) -> Table:
-    """Return the accuracy of every cell."""
+    """Return the accuracy of every cell, by Cityscapes' own measure too if any cell was measured by it."""
+    others = _points(ablation)[1:]
     columns = (
         Heading("cell", is_number=False),
         Heading("seeds", note="the number of measured seeds"),
         Heading("mask AP", note="of the cell's last model, in points: mean ± standard deviation over the seeds"),
         Heading("gain", note="mask AP over the supervised teacher of the same seed"),
         Heading("gap closed", note="share of the difference between the supervised teacher and all labels"),
-        *(Heading(name) for name, _ in _POINTS[1:]),
+        *(Heading(name) for name, _ in others),
         *(Heading(name, note=_LABELS_NOTE) for name, _ in _LABELS),
     )
-    return Table("Accuracy of every cell", columns, tuple(_accuracy_row(cell) for cell in ablation.cells))
+    rows = tuple(_accuracy_row(cell, [name for _, name in _points(ablation)]) for cell in ablation.cells)
+    return Table("Accuracy of every cell", columns, rows)
 
 
 def cell_table(ablation: Ablation) -> Table:
@@ -98,8 +101,14 @@ def _seeds(seeds: tuple[int, ...]) -> str:
     return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
 
 
-def _accuracy_row(cell: CellFigures) -> tuple[TableCell, ...]:
-    points = [_spread_cell(cell.spread(name), words.points) for _, name in _POINTS]
+def _points(ablation: Ablation) -> tuple[tuple[str, str], ...]:
+    """Return the figures in points, by heading and field."""
+    measured = any(cell.spread(_CITYSCAPES[1]) for cell in ablation.cells)
+    return (*_POINTS, _CITYSCAPES) if measured else _POINTS
+
+
+def _accuracy_row(cell: CellFigures, names: Sequence[str]) -> tuple[TableCell, ...]:
+    points = [_spread_cell(cell.spread(name), words.points) for name in names]
     labels = [_spread_cell(cell.spread(name), words.share) for _, name in _LABELS]
     closed = words.ABSENT if cell.gap_closed is None else f"{100 * cell.gap_closed:.0f} %".replace("-", words.MINUS)
     seeds = TableCell(str(len(cell.seeds)), len(cell.seeds))

@@ -35,7 +35,7 @@ class _Header(msgspec.Struct):
     version: int
 
 
-_SPREADS: Final = ("ap", "ap_50", "ap_75", "boundary_ap", "label_iou_before", "label_iou_after")
+_SPREADS: Final = ("ap", "ap_50", "ap_75", "boundary_ap", "label_iou_before", "label_iou_after", "cityscapes_ap")
 
 
 def write_ablation(folder: Path, ablation: Ablation) -> None:
