@@ -16,7 +16,15 @@ from typer.core import TyperGroup
 from pipeline.errors import S4MError
 from pipeline.files.disk import is_full
 from pipeline.workflow.graph import STAGES
-from stages import ablation_commands, data_commands, experiment_commands, label_commands, sam_commands, store_commands
+from stages import (
+    ablation_commands,
+    annotate_commands,
+    data_commands,
+    experiment_commands,
+    label_commands,
+    sam_commands,
+    store_commands,
+)
 from stages.console import err, out
 from stages.options import ExperimentOption, RoundOption, SetOption, load
 from stages.versions import library_versions
@@ -93,6 +101,7 @@ app.add_typer(data_commands.app, name="data")
 app.add_typer(label_commands.app, name="labels")
 app.add_typer(sam_commands.weights_app, name="weights")
 app.command("ablation")(ablation_commands.ablation)
+app.command("annotate")(annotate_commands.annotate)
 app.command("refine-coco")(sam_commands.refine_coco)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -47,6 +50,13 @@ SetOption = Annotated[
     ),
 ]
 RoundOption = Annotated[int, typer.Option("--round", min=1, help="The round, where student.rounds is above 1.")]
+
+
+def as_overrides(values: Mapping[str, str | int | float | Path | None]) -> list[str]:
+    """Return values by dotted key as overrides; those that are None are left out."""
+    # Overrides are YAML; in JSON, which is YAML too, a path stays text.
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items() if value is not None]
 
 
 def load(text: str, overrides: list[str] | None) -> Experiment:

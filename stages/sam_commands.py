@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +13,7 @@ from pipeline.presentation import words
 from pipeline.refinement.settings import RefinePreset
 from pipeline.sam.files import HF, MODELS, PUBLISHED, hf_name, hub_folder
 from stages.console import err, out
-from stages.options import complete_settings
+from stages.options import as_overrides, complete_settings
 from stages.stopping import stoppable
 
 if TYPE_CHECKING:
@@ -117,17 +116,14 @@ def refine_coco(
     from pipeline.workflow.refined_files import refine_coco_file
     from stages.progress import ProgressDisplay
 
-    asked: dict[str, str | int] = {
+    asked = {
         "sam.model": sam,
+        "sam.checkpoint": checkpoint,
         "refine.preset": preset,
         "compute.workers": workers,
         "compute.device": device,
     }
-    if checkpoint is not None:
-        asked["sam.checkpoint"] = str(checkpoint)
-    # Overrides are YAML; in JSON, which is YAML too, a path stays text.
-    overrides = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in asked.items()]
-    wanted = refine_only([*overrides, *(settings or ())])
+    wanted = refine_only([*as_overrides(asked), *(settings or ())])
     refuse_existing([output])
     if not images.is_dir():
         raise typer.BadParameter(f"no such folder: {images}", param_hint="IMAGE_DIR")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.coco.image_folder import ImageFolder
-from pipeline.coco.model import CocoCategory, CocoDataset, CocoImage
-from pipeline.coco.reading import read_coco
+from pipeline.coco.model import CocoCategory, CocoImage
 from pipeline.compute.ahead import read_ahead
 from pipeline.compute.shards import Shard, ShardReport
 from pipeline.compute.worker_check import WorkPaths
+from pipeline.datasets.listing import listed_images
 from pipeline.detection.published import WEIGHTS, DetectorChoice
 from pipeline.errors import ImageError
 from pipeline.labels.label_writing import write_label_shard
@@ -32,12 +31,13 @@ if TYPE_CHECKING:
 class PredictWork:
     """A detector's labels of images, shard by shard (see `pipeline.compute.shards.ShardWork`).
 
+    listing: the file that lists the images (see `pipeline.datasets.listing`).
     score_threshold, mask_threshold: the least class score and mask score.
     measured: detections to measure, with the score that the detector ranks them by, its own boxes, and without mask
     scores and soft masks; else labels to refine, with class score and mask score and the boxes of their masks.
     """
 
-    annotations: Path
+    listing: Path
     images: ImageFolder
     shards_folder: Path
     detector: DetectorChoice
@@ -51,10 +51,10 @@ class PredictWork:
         import pipeline.detection.registered  # noqa: F401  before any other import of MMDetection, which it silences
         from pipeline.detection.predictor import build_predictor
 
-        dataset = _read_dataset(self.annotations)
+        listed = listed_images(self.listing)
         predictor = build_predictor(self.detector)
         rows: list[ImageLabels] = []
-        images = [dataset.image_by_id[image_id] for image_id in shard.image_ids]
+        images = [listed[image_id] for image_id in shard.image_ids]
         for batch in read_ahead(images, self.detector.batch_images, self._with_pixels):
             rows += self._predicted(batch, predictor)
         return rows
@@ -68,16 +68,17 @@ class PredictWork:
     @property
     def paths(self) -> WorkPaths:
         """Return the paths that every worker must see."""
-        return WorkPaths((self.annotations, self.images.root, self.detector.folder / WEIGHTS), self.shards_folder)
+        return WorkPaths((self.listing, self.images.root, self.detector.folder / WEIGHTS), self.shards_folder)
 
     def given_up(self, image_id: int, reason: str) -> ImageLabels:
         """Return the row of an image that kills its workers."""
-        return _failure(_read_dataset(self.annotations).image_by_id[image_id], reason)
+        return _failure(listed_images(self.listing)[image_id], reason)
 
     def _with_pixels(self, image: CocoImage) -> tuple[CocoImage, NDArray[np.uint8] | str]:
         """Return an image with its RGB pixels, or with the reason why it cannot be read."""
         try:
-            return image, self.images.read(image.file_name, (image.width, image.height))
+            size = (image.width, image.height) if image.width else None
+            return image, self.images.read(image.file_name, size)
         except ImageError as error:
             return image, str(error)
 
@@ -91,7 +92,9 @@ class PredictWork:
             predictor.predict_twice(images) if self.detector.flip else predictor.predict(images, self.score_threshold)
         )
         return [
-            _failure(image, pixels) if isinstance(pixels, str) else self._row(image, next(found), predictor.categories)
+            _failure(image, pixels)
+            if isinstance(pixels, str)
+            else self._row(_with_size_of(image, pixels), next(found), predictor.categories)
             for image, pixels in batch
         ]
 
@@ -125,10 +128,11 @@ class PredictWork:
         return replace(label, mask_score=mask_score, soft_mask=soft_mask)
 
 
+def _with_size_of(image: CocoImage, pixels: NDArray[np.uint8]) -> CocoImage:
+    """Return the image with the size of its pixels, which a list of names does not know."""
+    height, width = pixels.shape[:2]
+    return CocoImage(image.id, image.file_name, width, height)
+
+
 def _failure(image: CocoImage, reason: str) -> ImageLabels:
     return ImageLabels.of_failure(image.id, image.file_name, reason, image.width, image.height)
-
-
-@lru_cache(maxsize=1)
-def _read_dataset(path: Path) -> CocoDataset:
-    return read_coco(path, annotations_required=False)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pipeline.coco.image_folder import ImageFolder
 from pipeline.coco.model import CocoCategory
-from pipeline.coco.reading import read_coco
 from pipeline.compute.execution import Execution
+from pipeline.datasets.listing import listed_images
 from pipeline.detection.predict_work import PredictWork
 from pipeline.detection.published import DetectorChoice
 from pipeline.detection.settings import PredictSettings
@@ -22,16 +22,16 @@ IMAGES_PER_SHARD = 32
 
 @dataclass(frozen=True)
 class ImagesToLabel:
-    """Images of a COCO file, by id, and the folder that their file names are relative to."""
+    """Images by id, the file that lists them (see `pipeline.datasets.listing`), and the folder of their files."""
 
-    annotations: Path
+    listing: Path
     image_root: Path
     image_ids: Sequence[int]
 
     def file_names(self) -> list[str]:
         """Return the file names of the images."""
-        by_id = read_coco(self.annotations, annotations_required=False).image_by_id
-        return [by_id[image_id].file_name for image_id in self.image_ids]
+        listed = listed_images(self.listing)
+        return [listed[image_id].file_name for image_id in self.image_ids]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def label_images(what: str, images: ImagesToLabel, labeller: Labeller, store: Ne
     """Make a store of a detector's labels of images; shards of an interrupted run are used again."""
     settings, compute = labeller.settings, execution.compute
     work = PredictWork(
-        annotations=images.annotations.absolute(),
+        listing=images.listing.absolute(),
         images=ImageFolder.of(images.image_root, images.file_names()),
         shards_folder=shards_beside(store.path),
         detector=DetectorChoice(

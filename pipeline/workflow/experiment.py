@@ -93,3 +93,15 @@ class RefineOnly(Settings):
             message = "teacher keeps every mask as it is, and SAM has nothing to do; use none or fixed"
             raise self.misfit(message, "refine", "gate")
         return self
+
+
+class AnnotateOnly(RefineOnly):
+    """The settings of annotating images with a trained detector, with or without a refinement of its masks."""
+
+    predict: PredictSettings = PredictSettings()
+
+    @model_validator(mode="after")
+    def _labels_are_the_detectors(self) -> Self:
+        if self.predict.results is not None:
+            raise self.misfit("the trained detector labels the images; leave this out", "predict", "results")
+        return self

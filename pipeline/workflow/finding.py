@@ -1,18 +1,23 @@
-"""Finds experiments by path or name, and label stores by path or as EXPERIMENT:NODE."""
+"""Finds experiments by path or name, label stores by path or as EXPERIMENT:NODE, and trained detectors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pipeline.coco.foreign import foreign_hint
-from pipeline.errors import StoreError
+from pipeline.detection.published import CARD
+from pipeline.errors import StageError, StoreError
 from pipeline.files.identity import Progress
 from pipeline.files.shipped import EXPERIMENTS, config_path
+from pipeline.workflow.graph import node_key
 from pipeline.workflow.loading import load_experiment
 from pipeline.workflow.result_files import LABELS
 from pipeline.workflow.workspace import Workspace, make_command, work_root
+
+ModelRole = Literal["teacher", "student"]
+"""Which detector of an experiment: the teacher, or the last student."""
 
 _WITH_LABELS: Final = ("predict", "refine", "augment")
 
@@ -46,6 +51,36 @@ def label_store_path(text: str, overrides: Sequence[str] = (), progress: Progres
     if path.is_dir() and (hint := foreign_hint(path)) is not None:
         raise StoreError(f"{path}: {hint}")
     return path
+
+
+def detector_folder(
+    text: str, role: ModelRole = "student", overrides: Sequence[str] = (), progress: Progress | None = None
+) -> Path:
+    """Return the folder of a trained detector, given by that folder or by the experiment that trained it.
+
+    role, overrides, progress: of an experiment, as for `label_store_path`. Raise StageError if there is none.
+    """
+    path = Path(text)
+    if path.is_dir():
+        if not (path / CARD).is_file():
+            raise StageError(f"{path}: there is no trained detector in this folder ({CARD} is missing)")
+        return path
+    loaded = load_experiment(experiment_path(text), overrides)
+    rounds = loaded.student.rounds
+    if role == "student" and rounds == 0:
+        raise StageError(f"{text} trains no student (student.rounds is 0): use its teacher, with --model teacher")
+    space = Workspace(loaded, work_root(), progress=progress, trust_images=True)
+    key = node_key("train-student", rounds) if role == "student" else "train-teacher"
+    node = space.nodes[key]
+    if node.skipped:
+        raise StageError(f"{text} trains no {role}: {node.skipped}")
+    if not space.is_made(key):
+        how = make_command(node.stage, text, overrides)
+        raise StageError(
+            f"{text} has no {role} that is up to date with these settings: {how}. "
+            "Or name the folder of a trained detector"
+        )
+    return space.result(key)
 
 
 def _result_of(experiment: str, node: str, overrides: Sequence[str], progress: Progress | None) -> Path:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +15,7 @@ from pipeline.compute.execution import Execution, ShardProgress, ignore
 from pipeline.errors import DatasetError, Problem, StageError
 from pipeline.evaluation.pseudo_labels import LabelsToMeasure, measure_pseudo_labels
 from pipeline.evaluation.results import PseudoLabelResult
-from pipeline.files.identity import hash_file, hash_text, stamps_of
-from pipeline.files.locks import exclusive_lock
+from pipeline.files.identity import hash_file
 from pipeline.files.writing import refuse_existing
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.label_writing import write_label_store
@@ -30,6 +28,7 @@ from pipeline.sam.worker import SamChoice
 from pipeline.workflow.experiment import RefineOnly
 from pipeline.workflow.fingerprint import Fingerprint
 from pipeline.workflow.graph import STAGES, refinement_settings
+from pipeline.workflow.kept_work import image_stamps, kept_until_done
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def refine_coco_file(
     refuse_existing([output])
     dataset, scores = read_coco(annotations), read_scores(annotations)
     known = None if truth is None else same_images(read_coco(truth), dataset)
-    with _kept_until_done(output, refinement_id(annotations, dataset, images, settings)) as scratch:
+    with kept_until_done(output, "refining", refinement_id(annotations, dataset, images, settings)) as scratch:
         teacher, refined = scratch / "teacher.zarr", scratch / "refined.zarr"
         if not teacher.exists():
             write_label_store(teacher, rows_to_refine(dataset, scores), dataset.categories, {})
@@ -118,35 +117,14 @@ def refinement_id(source: Path, dataset: CocoDataset, image_root: Path, settings
     Images are identified by their size and time of change. Raise S4MError if SAM's weights cannot be used.
     """
     sam = settings.sam
-    names = [image.file_name for image in dataset.images]
-    stamps = "\n".join(map("\t".join, zip(names, stamps_of(image_root, names), strict=True)))
     return Fingerprint(
         stage="refine",
         version=STAGES["refine"].version,
         settings={**refinement_settings(settings.refine, sam), "images": str(image_root.absolute())},
         inputs={
             "annotations": hash_file(source),
-            "images": hash_text(stamps),
+            "images": image_stamps(image_root, [image.file_name for image in dataset.images]),
             "sam.checkpoint": identify_weights(sam.model, sam.checkpoint).sha256,
         },
         upstream={},
     ).id
-
-
-@contextmanager
-def _kept_until_done(output: Path, name: str) -> Iterator[Path]:
-    """Yield a folder beside a file for unfinished work; remove it at the end, but not after an interruption.
-
-    Folders of the file's other refinements are removed with it.
-    """
-    folder = output.with_name(f".{output.name}.refining")
-    with ExitStack() as held:
-        try:
-            held.enter_context(exclusive_lock(folder / "lock"))
-        except BlockingIOError as error:
-            raise StageError(
-                f"{output} is being made by another process: wait for it, or choose another name"
-            ) from error
-        refuse_existing([output])  # another process may just have made it
-        yield folder / name
-    shutil.rmtree(folder, ignore_errors=True)
