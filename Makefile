@@ -32,7 +32,7 @@ SETUP := $(if $(filter $(shell ./setup.sh --state),$(file < .venv/ready)),,setup
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast check format format-check lint layers types status config stores clean torture \
 	$(STAGES) ablation bench-data bench-commands bench-store bench-refine bench-presets bench-augment bench-embeddings \
-	bench-scale bench-sams bench-loading bench-train bench-predict bench-evaluate bench-distill bench-cityscapes sam-tiny
+	bench-scale bench-sams bench-loading bench-train bench-predict bench-evaluate bench-distill bench-cityscapes notebook sam-tiny
 .DELETE_ON_ERROR:
 # Only the rules below: make need not look for C files and the like.
 MAKEFLAGS += --no-builtin-rules
@@ -183,6 +183,9 @@ bench-distill: $(SETUP) ## Measure what structural targets of a large image cost
 
 bench-cityscapes: $(SETUP) ## Compare the instance AP of Cityscapes with cityscapesscripts, if that is installed
 	@$(BIN)/python -W ignore -m benchmarks.cityscapes_reference
+
+notebook: $(SETUP) ## Run docs/notebook.ipynb and keep its output
+	@$(BIN)/jupyter execute --inplace docs/notebook.ipynb
 
 sam-tiny: $(SETUP) ## Train the small SAM again; goes on where it was stopped (MINUTES=120)
 	@$(BIN)/python -m pipeline.sam.tiny.train --work work/sam-tiny --minutes $(call quoted,$(or $(MINUTES),120))

@@ -142,7 +142,7 @@ if "${pip[@]}" show opencv-python >/dev/null 2>&1; then
     step "keeping the OpenCV that needs no screen" "${pip[@]}" uninstall -y opencv-python
     step "putting its files back" "${pip[@]}" install --force-reinstall --no-deps opencv-python-headless
 fi
-step "trying what was installed" "$venv/bin/python" -c 'import cv2, mmcv.ops, mmdet, segment_anything, torch, zarr, pipeline, stages'
+step "trying what was installed" "$venv/bin/python" -c 'import cv2, mmcv.ops, mmdet, segment_anything, torch, zarr, pipeline, s4m, stages'
 case ",$extras," in
     *,hf,*) step "trying the extra hf" "$venv/bin/python" -c 'from transformers import AutoModelForMaskGeneration; import timm' ;;
 esac

@@ -23,6 +23,7 @@ from pipeline.coco.writing import write_coco
 from pipeline.compute.shards import Shard
 from pipeline.detection.config import published_config, read_detector
 from pipeline.detection.predict_work import PredictWork
+from pipeline.detection.prediction_labels import LabelLimits
 from pipeline.detection.published import FORMAT, FORMAT_VERSION, DetectorChoice, ModelCard, build_model, publish
 
 CATEGORIES = tuple(CocoCategory(number, f"class {number}") for number in range(1, 5))
@@ -44,7 +45,9 @@ def main() -> None:
         print("| lowest score | mirror images | instances per image | images/s | CPU ms/image |\n|---|---|---|---|---|")
         for lowest, flip in ((1.0, False), (0.0, False), (0.0, True)):
             choice = DetectorChoice(folder / "model", arguments.device, "auto", arguments.batch, flip)
-            work = PredictWork(folder / "images.json", ImageFolder(folder), folder / "shards", choice, lowest, 100)
+            work = PredictWork(
+                folder / "images.json", ImageFolder(folder), folder / "shards", choice, LabelLimits(lowest, 100)
+            )
             work.compute(Shard(0, (1,)))  # builds the model
             begun, cpu_begun = time.perf_counter(), time.process_time()
             rows = work.compute(Shard(0, tuple(range(1, arguments.images + 1))))

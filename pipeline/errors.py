@@ -52,6 +52,10 @@ class ImageError(S4MError):
     """An image cannot be used; the text is the reason that is recorded for it."""
 
 
+class ArrayError(S4MError, ValueError):
+    """An array given in Python is not what a call takes."""
+
+
 class UnreachableError(ImageError):
     """The system does not give an image's file. missing: there is no such file."""
 

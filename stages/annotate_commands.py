@@ -11,11 +11,11 @@ import typer
 from pipeline.compute.settings import Device
 from pipeline.presentation import words
 from pipeline.refinement.settings import RefinePreset
-from pipeline.sam.settings import SamModel
 from pipeline.workflow.finding import ModelRole, detector_folder
 from stages.console import err, out
 from stages.options import as_overrides, complete_experiments, complete_settings, report_reading
 from stages.progress import ProgressDisplay
+from stages.sam_commands import complete_models
 from stages.stopping import stoppable
 
 FAILURES_SHOWN = 20
@@ -37,7 +37,14 @@ def annotate(
     role: Annotated[ModelRole, typer.Option("--model", help="Which detector of an experiment.")] = "student",
     score: Annotated[float, typer.Option(min=0, max=1, help="Leave out instances with a lower class score.")] = 0.5,
     refine: Annotated[bool, typer.Option("--refine", help="Let SAM sharpen the masks.")] = False,
-    sam: Annotated[SamModel | None, typer.Option(help="With --refine: the SAM model.  [default: sam_tiny]")] = None,
+    sam: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="With --refine: the SAM, as sam.model of an experiment.  [default: sam_tiny]",
+            autocompletion=complete_models,
+        ),
+    ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="With --refine: weights other than the model's own.")] = None,
     preset: Annotated[
         RefinePreset | None, typer.Option(help="With --refine: the recipe, as refine.preset.  [default: best]")
@@ -73,8 +80,12 @@ def annotate(
     with stoppable(f"{output}"), ProgressDisplay() as progress:
         done = annotate_images(request, wanted, progress)
     out.print(f"{output}: {_counts(done.counts)}")
+    if done.effect is not None:
+        out.print(f"  {words.figures(done.effect.figures())}")
     if pictures is not None:
         out.print(f"{pictures}: drawings of these images")
+    for line in done.effect.warning_lines() if done.effect is not None else ():
+        err.print(line)
     if done.failures:
         where = "are rows without instances" if output.suffix == STORE_ENDING else "are left out of the file"
         err.print(f"{words.count(len(done.failures), 'image')} could not be used and {where}:")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from rich.console import Console
 
 from pipeline.presentation import words
+
+# A notebook takes plain lines best; its streams call themselves terminals, and would keep every state of a bar.
+_IN_NOTEBOOK = "ipykernel" in sys.modules
 
 
 class SafeConsole(Console):
@@ -17,5 +21,12 @@ class SafeConsole(Console):
         super().print(*(words.visible(each) if isinstance(each, str) else each for each in objects), **settings)
 
 
-out = SafeConsole(highlight=False, soft_wrap=True, markup=False)
-err = SafeConsole(stderr=True, highlight=False, soft_wrap=True, markup=False)
+def _console(*, stderr: bool) -> SafeConsole:
+    terminal = False if _IN_NOTEBOOK else None
+    return SafeConsole(
+        stderr=stderr, highlight=False, soft_wrap=True, markup=False, force_terminal=terminal, force_jupyter=False
+    )
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)

@@ -29,11 +29,17 @@ SAY_FROM_BYTES = 2 * 10**9
 
 
 def run_stage(experiment: Experiment, stage: str, number: int) -> None:
-    """Bring one stage up to date; raise StageError if it cannot run."""
+    """Bring one stage up to date for a command, which exits if it is stopped. Raise StageError if it cannot run."""
     space = workspace(experiment)
     key = node_key(stage, number)
     if key not in space.nodes:
         raise StageError(f"{key}: student.rounds is {experiment.student.rounds}, there is no round {number}")
+    with stoppable(key):
+        run_node(space, key)
+
+
+def run_node(space: Workspace, key: str) -> None:
+    """Bring one node up to date, and print what it does. Raise StageError if it cannot run."""
     node = space.nodes[key]
     if node.skipped:
         err.print(f"{key}: left out, {node.skipped}")
@@ -43,7 +49,7 @@ def run_stage(experiment: Experiment, stage: str, number: int) -> None:
     if space.is_done(key):
         err.print(f"{key}: up to date, {space.where(key)}")
         return
-    with _explained(space, key), stoppable(key), ExitStack() as inputs:
+    with _explained(space, key), ExitStack() as inputs:
         for upstream in node.reads:
             inputs.enter_context(space.reading(upstream))
             if not space.is_done(upstream):
@@ -55,6 +61,19 @@ def run_stage(experiment: Experiment, stage: str, number: int) -> None:
                 space.store.require_absent(fingerprint.stage, fingerprint.id)
                 _run(space, key, _checked_inputs(space, key))
             space.point(key)  # before the lock is free: else the result could be pruned as unused
+
+
+def run_up_to(space: Workspace, until: str) -> None:
+    """Bring a stage, in all its rounds, or one node as `refine-2` up to date, with all that it reads."""
+    wanted = {key for key, node in space.nodes.items() if until in (key, node.stage)}
+    if not wanted:
+        raise StageError(f"{until}: there is no such stage; there are: {', '.join(space.nodes)}")
+    for key, node in reversed(space.nodes.items()):
+        if key in wanted:
+            wanted.update(node.reads)
+    for key in space.nodes:
+        if key in wanted:
+            run_node(space, key)
 
 
 @contextmanager

@@ -24,7 +24,8 @@ from pipeline.workflow.workspace import Workspace
 from tests.tiny_detectors import publish_tiny
 from tests.tiny_experiment import make_experiment_files, tiny_experiment
 
-ALL = ("--score", 0, "--device", "cpu", "--set", "predict.max_instances=3", "--set", "compute.precision=fp32")
+SETTINGS = ("predict.max_instances=3", "compute.precision=fp32", "compute.failed_share=1")
+ALL = ("--score", 0, "--device", "cpu", *(word for setting in SETTINGS for word in ("--set", setting)))
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +175,13 @@ def test_an_experiment_is_asked_for_its_student_or_its_teacher(s4m, detector, ph
     assert texts["student"] != texts["teacher"]
     assert s4m("annotate", "work/tiny/student", photos, "--output", "link.json", *ALL).status == 0
     assert (tmp_path / "link.json").read_text() == texts["student"]
+
+
+@pytest.mark.slow
+def test_many_bad_images_stop_the_run_unless_they_are_meant(s4m, detector, photos):
+    told = s4m("annotate", detector, photos, "--output", "out.json", "--device", "cpu")
+    assert told.status == 1
+    assert "2 of 5 images cannot be used so far, more than compute.failed_share = 0.1" in told.err
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-SOURCES = sorted(path for top in ("pipeline", "stages") for path in (ROOT / top).rglob("*.py"))
+SOURCES = sorted(path for top in ("pipeline", "s4m", "stages") for path in (ROOT / top).rglob("*.py"))
 
 UNDER_WORK = {"ShardHeader", "_Format", "_GroupMetadata"}
 """Each store reads its own: these go when the stores share one way of keeping columns."""

@@ -18,10 +18,10 @@ from pipeline.coco.image_folder import ImageFolder
 from pipeline.coco.model import CocoCategory, CocoImage
 from pipeline.compute.execution import Execution
 from pipeline.compute.shards import Shard
-from pipeline.detection import predict_work as predict_job
-from pipeline.detection import predicting
+from pipeline.detection import predicting, prediction_labels
 from pipeline.detection.painted_masks import PaintedMask, Prediction
 from pipeline.detection.predict_work import PredictWork
+from pipeline.detection.prediction_labels import LabelLimits
 from pipeline.detection.predictor import build_predictor
 from pipeline.detection.published import DetectorChoice
 from pipeline.errors import StageError
@@ -192,9 +192,8 @@ class FakePredictor:
     ids=["to refine", "measured"],
 )
 def test_labels_have_both_scores_apart_and_what_is_measured_the_detectors_own(measured, scores, mask_scores):
-    work = PredictWork(
-        Path(), ImageFolder(Path()), Path(), DetectorChoice(Path(), "cpu", "fp32", 1), 0.7, 10, 0.5, measured
-    )
+    limits = LabelLimits(0.7, 10, 0.5, measured)
+    work = PredictWork(Path(), ImageFolder(Path()), Path(), DetectorChoice(Path(), "cpu", "fp32", 1), limits)
     image = (CocoImage(1, "1.png", 20, 4), np.zeros((4, 20, 3), np.uint8))
     (row,) = work._predicted([image], FakePredictor())
     assert [each.score for each in row.instances] == pytest.approx(scores)
@@ -204,12 +203,12 @@ def test_labels_have_both_scores_apart_and_what_is_measured_the_detectors_own(me
 def test_masks_without_a_pixel_are_passed_over_and_do_not_count(predict, monkeypatch):
     everything = predict(image1=noise(1))[0].instances
     best = everything[0].score
-    real = predict_job.label_from_mask
+    real = prediction_labels.label_from_mask
 
     def emptied(mask, category_id, score, decision):
         return real(mask & (score != pytest.approx(best)), category_id, score, decision)
 
-    monkeypatch.setattr(predict_job, "label_from_mask", emptied)
+    monkeypatch.setattr(prediction_labels, "label_from_mask", emptied)
     others = predict("predict.max_instances=2", name="others", image1=noise(1))[0].instances
     assert others == tuple(each for each in everything if each.score != pytest.approx(best))[:2]
 
@@ -292,8 +291,7 @@ def test_an_image_that_kills_its_workers_is_a_row(predict, tmp_path, model):
         ImageFolder(tmp_path / "unlabelled"),
         tmp_path / "shards",
         DetectorChoice(model, "cpu", "fp32", 2),
-        0.5,
-        10,
+        LabelLimits(0.5, 10),
     )
     assert pickle.loads(pickle.dumps(work)) == work
     row = work.given_up(2, "its worker died")
@@ -303,8 +301,8 @@ def test_an_image_that_kills_its_workers_is_a_row(predict, tmp_path, model):
 def test_what_is_measured_has_the_detectors_own_boxes_and_no_soft_masks(predict, tmp_path, model):
     predict()
     files = (tmp_path / "split" / "unlabelled.json", ImageFolder(tmp_path / "unlabelled"), tmp_path / "shards")
-    labels = PredictWork(*files, DetectorChoice(model, "cpu", "fp32", 2), 0.0, 10)
-    measured = replace(labels, measured=True)
+    labels = PredictWork(*files, DetectorChoice(model, "cpu", "fp32", 2), LabelLimits(0.0, 10))
+    measured = replace(labels, limits=LabelLimits(0.0, 10, measured=True))
     shard = Shard(0, (1,))
     (label_row,), (measured_row,) = labels.compute(shard), measured.compute(shard)
     found = build_predictor(labels.detector).predict([read_image(tmp_path / "unlabelled" / "1.png")])[0]

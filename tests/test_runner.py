@@ -143,7 +143,7 @@ def test_no_module_but_those_that_write_or_measure_it_names_the_truth():
     root = Path(__file__).parent.parent
     naming = {
         path.relative_to(root).as_posix()
-        for package in ("pipeline", "stages", "configs")
+        for package in ("pipeline", "s4m", "stages", "configs")
         for path in (root / package).rglob("*.py")
         if any(word in path.read_text() for word in ("TRUTH", "measuring_only", "unlabelled_truth"))
     }

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "configs", "pipeline", "stages")
+SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "configs", "pipeline", "s4m", "stages")
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-cache-dir", "-q")
 
 pytestmark = pytest.mark.slow
@@ -71,15 +71,25 @@ def _environment(folder: Path, *what: object) -> Path:
     return folder
 
 
-def test_the_wheel_holds_the_two_packages_and_the_configs(wheel):
+def test_the_wheel_holds_the_packages_and_the_configs(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names} == {"pipeline", "stages", f"{wheel.stem.split('-py3')[0]}.dist-info"}
+    assert {name.split("/")[0] for name in names} == {
+        "pipeline",
+        "s4m",
+        "stages",
+        f"{wheel.stem.split('-py3')[0]}.dist-info",
+    }
     shipped = {name.removeprefix("pipeline/") for name in names if name.startswith("pipeline/configs/")}
     assert shipped == {str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.*") if path.suffix != ".pyc"}
-    assert {"pipeline/py.typed", "pipeline/sam/tiny/sam_tiny.pt", "pipeline/presentation/templates/base.html"} < {
-        *names
+    assert {
+        "pipeline/py.typed",
+        "s4m/py.typed",
+        "pipeline/sam/tiny/sam_tiny.pt",
+        "pipeline/presentation/templates/base.html",
+    } < {*names}
+    sources = {
+        str(path.relative_to(ROOT)) for name in ("pipeline", "s4m", "stages") for path in (ROOT / name).rglob("*.py")
     }
-    sources = {str(path.relative_to(ROOT)) for name in ("pipeline", "stages") for path in (ROOT / name).rglob("*.py")}
     assert sources == {name for name in names if name.endswith(".py") and "/configs/" not in name}
 
 
@@ -99,7 +109,7 @@ def test_an_editable_install_reads_the_configs_of_its_checkout(checkout, tmp_pat
 
 
 def test_nothing_comes_from_the_checkout(s4m):
-    where = "import pipeline, stages; print(pipeline.__file__); print(stages.__file__)"
+    where = "import pipeline, s4m, stages; print(pipeline.__file__); print(stages.__file__); print(s4m.__file__)"
     for line in run(s4m.python, "-c", where, cwd=s4m.folder).splitlines():
         assert Path(line).is_relative_to(s4m.python.parent.parent)
 

@@ -96,7 +96,7 @@ The folder is complete: copy it anywhere.
 | file | content |
 |---|---|
 | `weights.pth` | the weights: tensors and class names, nothing that is executed |
-| `detector.py` | a config for MMDetection |
+| `detector.py` | a config for MMDetection: Python, which MMDetection executes |
 | `detector.json` | the config that this project reads; reading JSON executes nothing |
 | `model.json` | classes with their ids, and what the detector was made from |
 

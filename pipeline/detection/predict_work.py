@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,19 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.coco.image_folder import ImageFolder
-from pipeline.coco.model import CocoCategory, CocoImage
+from pipeline.coco.model import CocoImage
 from pipeline.compute.ahead import read_ahead
 from pipeline.compute.shards import Shard, ShardReport
 from pipeline.compute.worker_check import WorkPaths
 from pipeline.datasets.listing import listed_images
+from pipeline.detection.prediction_labels import LabelLimits, labels_of_image
 from pipeline.detection.published import WEIGHTS, DetectorChoice
 from pipeline.errors import ImageError
 from pipeline.labels.label_writing import write_label_shard
-from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status, label_from_mask
-from pipeline.masks.soft_masks import make_soft_mask
+from pipeline.labels.rows import ImageLabels, Status
 
 if TYPE_CHECKING:
-    from pipeline.detection.painted_masks import Prediction
     from pipeline.detection.predictor import Predictor
 
 
@@ -31,20 +30,14 @@ if TYPE_CHECKING:
 class PredictWork:
     """A detector's labels of images, shard by shard (see `pipeline.compute.shards.ShardWork`).
 
-    listing: the file that lists the images (see `pipeline.datasets.listing`).
-    score_threshold, mask_threshold: the least class score and mask score.
-    measured: detections to measure, with the score that the detector ranks them by, its own boxes, and without mask
-    scores and soft masks; else labels to refine, with class score and mask score and the boxes of their masks.
+    listing: the file that lists the images (see `pipeline.datasets.listing`). limits: which predictions become labels.
     """
 
     listing: Path
     images: ImageFolder
     shards_folder: Path
     detector: DetectorChoice
-    score_threshold: float
-    max_instances: int
-    mask_threshold: float = 0.0
-    measured: bool = False
+    limits: LabelLimits
 
     def compute(self, shard: Shard) -> list[ImageLabels]:
         """Return the labels of the images of a shard. Images are read while the detector runs on others."""
@@ -89,43 +82,16 @@ class PredictWork:
         images = [pixels for _, pixels in batch if not isinstance(pixels, str)]
         # Merging with the mirror image changes scores: before it no instance is left out.
         found = iter(
-            predictor.predict_twice(images) if self.detector.flip else predictor.predict(images, self.score_threshold)
+            predictor.predict_twice(images)
+            if self.detector.flip
+            else predictor.predict(images, self.limits.score_threshold)
         )
         return [
             _failure(image, pixels)
             if isinstance(pixels, str)
-            else self._row(_with_size_of(image, pixels), next(found), predictor.categories)
+            else labels_of_image(_with_size_of(image, pixels), next(found), predictor.categories, self.limits)
             for image, pixels in batch
         ]
-
-    def _row(
-        self, image: CocoImage, predictions: Sequence[Prediction], categories: Sequence[CocoCategory]
-    ) -> ImageLabels:
-        """Return the labels of an image, the best score first; empty masks are left out."""
-        instances: list[InstanceLabel] = []
-        for prediction in sorted(filter(self._is_wanted, predictions), key=lambda each: -self._score(each)):
-            if len(instances) == self.max_instances:
-                break
-            label = self._label(prediction, categories[prediction.label].id)
-            if label.area:
-                instances.append(label)
-        return ImageLabels.of_instances(image.id, image.file_name, image.width, image.height, tuple(instances))
-
-    def _is_wanted(self, prediction: Prediction) -> bool:
-        return prediction.class_score >= self.score_threshold and prediction.mask_score >= self.mask_threshold
-
-    def _score(self, prediction: Prediction) -> float:
-        return prediction.ranking_score if self.measured else prediction.class_score
-
-    def _label(self, prediction: Prediction, category_id: int) -> InstanceLabel:
-        painted = prediction.source.paint()
-        # Rounding may lift a probability and a mean of probabilities above 1.
-        score, mask_score = min(self._score(prediction), 1.0), min(prediction.mask_score, 1.0)
-        label = label_from_mask(painted.mask, category_id, score, Decision.TEACHER)
-        if self.measured:
-            return replace(label, box_xyxy=prediction.box_xyxy)
-        soft_mask = make_soft_mask(painted.probability, label.box_xyxy, painted.complement)
-        return replace(label, mask_score=mask_score, soft_mask=soft_mask)
 
 
 def _with_size_of(image: CocoImage, pixels: NDArray[np.uint8]) -> CocoImage:

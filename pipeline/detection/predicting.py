@@ -11,6 +11,7 @@ from pipeline.coco.model import CocoCategory
 from pipeline.compute.execution import Execution
 from pipeline.datasets.listing import listed_images
 from pipeline.detection.predict_work import PredictWork
+from pipeline.detection.prediction_labels import LabelLimits
 from pipeline.detection.published import DetectorChoice
 from pipeline.detection.settings import PredictSettings
 from pipeline.errors import StageError
@@ -38,7 +39,7 @@ class ImagesToLabel:
 class Labeller:
     """A published detector that labels images; `settings` has its thresholds.
 
-    measured: its detections are measured (see `PredictWork`), not refined.
+    measured: its detections are measured (see `LabelLimits`), not refined.
     """
 
     folder: Path
@@ -56,10 +57,9 @@ def label_images(what: str, images: ImagesToLabel, labeller: Labeller, store: Ne
         detector=DetectorChoice(
             labeller.folder.absolute(), compute.device, compute.precision, compute.batch_images, settings.flip_test
         ),
-        score_threshold=settings.score_threshold,
-        mask_threshold=settings.mask_threshold,
-        max_instances=settings.max_instances,
-        measured=labeller.measured,
+        limits=LabelLimits(
+            settings.score_threshold, settings.max_instances, settings.mask_threshold, labeller.measured
+        ),
     )
     fill_label_store(what, work, divide(images.image_ids, IMAGES_PER_SHARD), store, execution)
 

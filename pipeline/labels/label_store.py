@@ -18,6 +18,7 @@ from pipeline.labels.label_columns import (
     labels_from_columns,
 )
 from pipeline.labels.rows import ImageLabels, Status
+from pipeline.presentation.notebook import table_html
 from pipeline.tables.columns import texts_of
 from pipeline.tables.table_store import TableStore
 
@@ -99,6 +100,13 @@ class LabelStore(TableStore[LabelAttributes]):
         counts = {"images": self.attributes.images, "instances": self.attributes.instances}
         details = {**self.attributes.statuses, **self.attributes.decisions}
         return counts | {name: count for name, count in details.items() if count and name != Status.OK}
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows."""
+        names = [category.name for category in self.attributes.categories]
+        rows = [(name, f"{count:,}") for name, count in self.counts().items()]
+        rows += [("categories", ", ".join(names)), ("digest", self.attributes.digest)]
+        return table_html(f"Label store {self.path}", (), rows)
 
     @cached_property
     def _position_by_name(self) -> dict[str, int]:

@@ -51,6 +51,9 @@ class TableStore(Generic[A]):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path, self.attributes)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
+
     def __len__(self) -> int:
         return self.attributes.rows[self._format.main_table]
 

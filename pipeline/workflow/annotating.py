@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pipeline.compute.execution import Execution, ShardProgress, ignore
 from pipeline.datasets.listing import write_names
@@ -23,6 +23,7 @@ from pipeline.labels.coco_export import export_dataset
 from pipeline.labels.filling import NewStore
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.picture_work import draw_store
+from pipeline.refinement.effect import Effect, measure_effect
 from pipeline.refinement.gate import make_gate
 from pipeline.refinement.refining import refine_store, refine_work
 from pipeline.sam.weights import identify_weights
@@ -53,10 +54,15 @@ class AnnotateRequest:
 
 @dataclass(frozen=True)
 class Annotated:
-    """What was annotated. counts: of the label store. failures: reasons by file name of images left out."""
+    """What was annotated.
+
+    counts: of images and instances. failures: why images were left out, by file name. effect: what SAM did to the
+    masks, None without it.
+    """
 
     counts: Mapping[str, int]
     failures: Mapping[str, str]
+    effect: Effect | None
 
 
 def annotate(
@@ -74,8 +80,10 @@ def annotate(
         drawing = scratch / "drawing"
         if request.pictures is not None and not drawing.exists() and _is_used(request.pictures):
             refuse_existing([request.pictures])
-        path = _labelled(job, scratch, execution)
+        found = _found(job, scratch, execution)
+        path = _refined(job, found, scratch, execution) if request.refine else found
         store = LabelStore.open(path)
+        effect = measure_effect(LabelStore.open(found), store) if request.refine else None
         failures = {row.file_name: row.message for row in store.failed()}
         if len(failures) == len(store):
             shutil.rmtree(scratch)  # the next run reads the images again
@@ -88,7 +96,7 @@ def annotate(
             path.rename(request.output)
         else:
             export_dataset(store, request.output)
-    return Annotated(store.counts(), failures)
+    return Annotated(store.counts(), failures, effect)
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,11 @@ class _Job:
         settings["images"] = str(self.request.images.absolute())
         return Fingerprint("predict", STAGES["predict"].version, settings, inputs, upstream={})
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Return the provenance of the label stores."""
+        return {"fingerprint": self.fingerprint.to_dict()}
+
 
 def _image_names(folder: Path) -> list[str]:
     if not folder.is_dir():
@@ -134,20 +147,21 @@ def _is_used(folder: Path) -> bool:
     return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
 
 
-def _labelled(job: _Job, scratch: Path, execution: Execution) -> Path:
-    """Make the labels of all images; return their store."""
-    request, settings = job.request, job.settings
-    found, refined = scratch / "found" / LABELS, scratch / "refined" / LABELS
-    provenance = {"fingerprint": job.fingerprint.to_dict()}
-    listing = scratch / "names.json"
+def _found(job: _Job, scratch: Path, execution: Execution) -> Path:
+    """Make the detector's labels of all images; return their store."""
+    path, listing = scratch / "found" / LABELS, scratch / "names.json"
     if not listing.exists():
         write_names(listing, job.names)
-    images = ImagesToLabel(listing, request.images, range(1, len(job.names) + 1))
-    store = NewStore(found, job.published.card.categories, provenance)
-    label_images("annotate", images, Labeller(request.model, settings.predict), store, execution)
-    if not request.refine:
-        return found
+    images = ImagesToLabel(listing, job.request.images, range(1, len(job.names) + 1))
+    store = NewStore(path, job.published.card.categories, job.provenance)
+    label_images("annotate", images, Labeller(job.request.model, job.settings.predict), store, execution)
+    return path
+
+
+def _refined(job: _Job, found: Path, scratch: Path, execution: Execution) -> Path:
+    """Refine the labels; return their store."""
+    path, settings = scratch / "refined" / LABELS, job.settings
     sam = SamChoice.of(settings.sam, settings.compute)
-    work = refine_work(found, request.images, refined, sam, settings.refine, make_gate(settings.refine))
-    refine_store(work, refined, provenance, execution)
-    return refined
+    work = refine_work(found, job.request.images, path, sam, settings.refine, make_gate(settings.refine))
+    refine_store(work, path, job.provenance, execution)
+    return path
