@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-
 from pipeline.augment.making import LABELLED_STORE, augment_store, composite_sources
 from pipeline.augment.sources import LabelledFolder
+from pipeline.files.leftovers import remove_folder
 from pipeline.labels.label_store import LabelStore
 from pipeline.workflow.graph import node_key
 from pipeline.workflow.result_files import LABELS
@@ -26,5 +25,5 @@ def run(context: StageContext) -> Summary:
     if reason := sources.nothing_to_paste():
         context.say(f"{context.node.key}: {reason}")
     augment_store(sources, folder, sealed, context.provenance, context.execution)
-    shutil.rmtree(folder / LABELLED_STORE, ignore_errors=True)
+    remove_folder(folder / LABELLED_STORE)
     return LabelStore.open(sealed).counts()

@@ -64,6 +64,9 @@ OUTAGE: Final = frozenset(
 )
 """Errors of a disk, or of the network that it is reached by."""
 
+NO_LOCKS: Final = frozenset((errno.ENOLCK, errno.EOPNOTSUPP))
+"""Errors of a file system that was mounted without locks."""
+
 
 def _print_versions(wanted: bool) -> None:
     if wanted:
@@ -147,6 +150,8 @@ def _system_message(error: OSError) -> str | None:
     if error.errno in OUTAGE:
         remedy = "the disk fails, or cannot be reached. Finished work is kept: give the same command again"
         return f"{where}{error.strerror}: {remedy}"
+    if error.errno in NO_LOCKS:
+        return f"{where}{error.strerror}: this file system has no locks between processes, see docs/scaling.md"
     if name is None or error.errno not in WRONG_PATH:
         return None
     is_file = error.errno == errno.EEXIST and error.filename2 is None

@@ -188,11 +188,11 @@ def test_prune_asks_and_removes_only_what_nobody_uses(s4m, experiment, tmp_path,
     folder = tmp_path / "stores/split"
     assert len(list(folder.iterdir())) == 2
     monkeypatch.setattr("typer.confirm", lambda question: False)
-    assert "nothing was removed" in s4m("stores", "prune").out
+    assert "nothing was removed" in s4m("stores", "prune", "--older-than", "0").out
     assert len(list(folder.iterdir())) == 2
-    assert "removed 1 results" in s4m("stores", "prune", "--yes").out
+    assert "removed 1 results" in s4m("stores", "prune", "--older-than", "0", "--yes").out
     assert len(list(folder.iterdir())) == 1
-    assert "every result is in use" in s4m("stores", "prune", "--yes").out
+    assert "every result is in use" in s4m("stores", "prune", "--older-than", "0", "--yes").out
     used = s4m("status", "--exp", experiment, "--set", "data.percent=70").out.splitlines()
     assert used[1].split()[:2] == ["split", "done"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -19,6 +20,7 @@ from pipeline.errors import StoreError
 from pipeline.files.locks import exclusive_lock, is_locked, is_shared, lives, processes_with, shared_lock
 from pipeline.workflow import result_locks
 from pipeline.workflow.result_locks import Holder, ResultLocks
+from tests.tiny_experiment import make_experiment_files
 
 
 @pytest.fixture
@@ -161,3 +163,15 @@ def test_shared_and_exclusive_locks_tell_each_other(tmp_path):
         assert (is_locked(path), is_shared(path)) == (False, True)
     with exclusive_lock(path):
         assert (is_locked(path), is_shared(path)) == (True, True)
+
+
+def test_a_file_system_without_locks_is_told(s4m, tmp_path, monkeypatch):
+    def flock(_file, _kind):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    path = make_experiment_files(tmp_path)
+    monkeypatch.setattr(fcntl, "flock", flock)
+    told = s4m("split", "--exp", path)
+    assert told.status == 1
+    assert f"{tmp_path / 'stores/.locks'}/split-" in told.err
+    assert "No locks available: this file system has no locks between processes, see docs/scaling.md" in told.err

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +30,7 @@ from pipeline.detection.published import CARD, ModelCard, publish
 from pipeline.detection.stopping import StopSignals
 from pipeline.detection.weights import load_weights, read_weights, start_from
 from pipeline.errors import StageError
+from pipeline.files.leftovers import remove_folder
 
 CONFIG_RECORD: Final = "training.py"
 """The training as a config for MMDetection's own train and test entry points; this program never reads it."""
@@ -84,8 +85,8 @@ def train(job: TrainingJob, report: Report, note: Callable[[str], None]) -> None
             _train_here(job, report, note)
         else:
             _train_in_processes(job, report, note)
-    shutil.rmtree(folder / SCRATCH, ignore_errors=True)
-    shutil.rmtree(TrainingFolder(folder).checkpoints, ignore_errors=True)
+    remove_folder(folder / SCRATCH)
+    remove_folder(TrainingFolder(folder).checkpoints)
 
 
 def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -> None:
@@ -107,7 +108,7 @@ def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -
     resume = ExactResume(folder, job.compute.checkpoint_every, job.seed, begin, stop, note)
     runner.register_hook(log)
     runner.register_hook(resume)
-    with stop.caught():
+    with stop.caught(), _logs_closed_after(runner):
         try:
             runner.train()
             if get_rank() == 0:
@@ -138,6 +139,17 @@ def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -
             if (told := of_loader(error)) is error:
                 raise
             raise told from error
+
+
+@contextmanager
+def _logs_closed_after(runner: Runner) -> Iterator[None]:
+    """Close MMEngine's log files afterwards: NFS does not remove the folder of an open file."""
+    try:
+        yield
+    finally:
+        for handler in runner.logger.handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.close()
 
 
 def of_loader(error: StageError) -> StageError:

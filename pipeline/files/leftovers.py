@@ -28,6 +28,12 @@ def temporary_file(path: Path) -> Path:
     return path.with_name(f"{scratch_prefix(path.name)}{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}")
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder with all that it holds, if it exists. Raise OSError if anything stays: it would be sealed."""
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
 def remove_leftovers(folder: Path) -> list[Path]:
     """Remove all temporary files and folders below a folder in which nobody writes now; return them."""
     return _remove(folder, everything=True, deep=True)
@@ -48,7 +54,7 @@ def _remove(folder: Path, *, everything: bool, deep: bool) -> list[Path]:
                 removed.append(Path(parent) / name)
         if everything:
             for name in [name for name in folders if _WRITING in name and name.startswith(".")]:
-                shutil.rmtree(Path(parent) / name, ignore_errors=True)
+                shutil.rmtree(Path(parent) / name)
                 folders.remove(name)
                 removed.append(Path(parent) / name)
         if not deep:

@@ -21,7 +21,7 @@ _held: Final[set[IO[Any]]] = set()
 
 def lock_file(file: IO[Any]) -> None:
     """Lock an open file until it is closed; BlockingIOError where another process holds its lock."""
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    _flock(file, fcntl.LOCK_EX)
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def shared_lock(path: Path) -> Iterator[None]:
         yield
         return
     with file, _kept_from_children(file):
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        _flock(file, fcntl.LOCK_SH)
         yield
 
 
@@ -98,6 +98,16 @@ def _is_same(path: Path, wanted: os.stat_result) -> bool:
         return False
 
 
+def _flock(file: IO[Any], kind: int) -> None:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        error.filename = file.name  # the system names no file
+        raise
+
+
 def _opened(path: Path, kind: int) -> TextIO:
     """Open a lock file; for an exclusive lock NFS wants it open for writing."""
     if kind == fcntl.LOCK_EX:
@@ -112,7 +122,7 @@ def _opened(path: Path, kind: int) -> TextIO:
 def _is_refused(path: Path, kind: int) -> bool:
     try:
         with _opened(path, kind) as file:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            _flock(file, kind)
     except BlockingIOError:
         return True
     except FileNotFoundError:

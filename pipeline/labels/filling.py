@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 from pipeline.coco.model import CocoCategory
 from pipeline.compute.execution import Execution, TooManyFailedError, run_missing
 from pipeline.compute.shards import ShardReport, ShardWork
+from pipeline.files.leftovers import remove_folder
 from pipeline.labels.label_columns import LABEL_FORMAT
 from pipeline.labels.label_writing import seal_labels
 from pipeline.labels.rows import Status
@@ -67,7 +67,7 @@ def fill_store(what: str, work: WorkAside, plan: ShardPlan, store: ShardedStore,
                 shard_path(work.shards_folder, index, plan[index]).unlink(missing_ok=True)
             raise
         store.seal_shards(plan)
-    shutil.rmtree(work.shards_folder, ignore_errors=True)
+    remove_folder(work.shards_folder)
     return counts
 
 

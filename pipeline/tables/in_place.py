@@ -7,7 +7,6 @@ which marks the shard as complete. Sealing writes those columns, and the attribu
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Generic
 
 from pipeline.errors import StoreError
 from pipeline.files.disk import explained_if_full
+from pipeline.files.leftovers import remove_folder
 from pipeline.files.writing import sync_folder, sync_tree
 from pipeline.tables.attributes import read_attributes
 from pipeline.tables.column_reader import ColumnReader, chunk_file
@@ -45,7 +45,7 @@ class TableInPlace(Generic[A]):
         """Make the empty column, unless an interrupted run made it."""
         if not self.complete(plan):
             # A run that was killed before its first shard may have left anything.
-            shutil.rmtree(self.path, ignore_errors=True)
+            remove_folder(self.path)
             create_column(create_table(self.path), self._column, sum(map(len, plan)))
 
     def write(self, index: int, first: int, columns: ColumnData) -> None:
@@ -86,7 +86,7 @@ class TableInPlace(Generic[A]):
         sync_tree(self.path)  # before the attributes, which mark the table as complete: see `sealed`
         attributes = write_attributes(group, self.table_format, replace(written, digests=digests), facts, provenance)
         sync_tree(self.path)
-        _remove(self.shards_folder)
+        remove_folder(self.shards_folder)
         return attributes
 
     def sealed(self) -> A | None:
@@ -95,14 +95,10 @@ class TableInPlace(Generic[A]):
             attributes = read_attributes(self.path, self.table_format)
         except StoreError:
             return None
-        _remove(self.shards_folder)
+        remove_folder(self.shards_folder)
         return attributes
 
     @property
     def _column(self) -> Column:
         (column,) = (column for column in self.table_format.columns if column.in_place)
         return column
-
-
-def _remove(shards_folder: Path) -> None:
-    shutil.rmtree(shards_folder, ignore_errors=True)
