@@ -404,7 +404,7 @@ def test_a_run_in_place_goes_on_with_what_is_there(growing):
     assert verify(growing.path, GROWING) == []
 
 
-@pytest.mark.parametrize("step", ["write_attributes", "_remove"])
+@pytest.mark.parametrize("step", ["write_attributes", "remove_folder"])
 def test_a_sealing_in_place_that_was_stopped_is_done_again(growing, monkeypatch, step):
     growing.prepare(PLAN)
     write_in_place(growing, 0, 1, 2, 3)
