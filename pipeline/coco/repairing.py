@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 
 from pipeline.coco.checking import CocoReport, check_coco
 from pipeline.coco.json_text import read_json_object
 from pipeline.coco.segmentation import RleJson, SegmentationError, decode_segmentation, require_usable, to_rle
+from pipeline.files.scratch import scratch_beside
 from pipeline.files.writing import open_atomically, refuse_existing
 from pipeline.masks.run_lengths import CompressedRle, area_px, box_xywh, compressed_counts_problems
 
@@ -53,9 +53,8 @@ def repair_coco(
     added = {"bbox": 0, "area": 0}
     if "annotations" in top:
         top["annotations"] = _filled(top, added)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory() as folder:
-        aside = Path(folder) / output.name
+    with scratch_beside(output) as folder:
+        aside = folder / output.name
         aside.write_bytes(b"{\n" + b",\n".join(_lines(top)) + b"\n}\n")
         report = check_coco(aside, image_root, annotations_required=annotations_required, decode_pixels=decode_pixels)
         if not report.errors:

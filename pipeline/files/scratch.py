@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.files.leftovers import scratch_prefix
 from pipeline.files.locks import lock_file
+from pipeline.files.writing import refuse_existing, sync_folder, sync_tree
 
 _LOCK = "lock"
 
@@ -28,6 +29,19 @@ def scratch_beside(path: Path) -> Iterator[Path]:
             nameless.rename(folder / _LOCK)  # locked from the moment it can be found
             yield folder
     _remove_left_by_killed_processes(path.parent, prefix)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that gets its name when it is complete; raise StageError where the name is taken."""
+    refuse_existing([path])
+    with scratch_beside(path) as aside:
+        inside = aside / path.name
+        inside.mkdir()
+        yield inside
+        sync_tree(inside)
+        inside.rename(path)
+        sync_folder(path.parent)
 
 
 def _remove_left_by_killed_processes(parent: Path, prefix: str) -> None:

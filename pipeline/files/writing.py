@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 from pipeline.errors import StageError
@@ -72,20 +71,6 @@ def _name_unless_taken(aside: Path, path: Path) -> None:
         if error.errno not in _NO_HARD_LINKS:
             raise
         aside.replace(path)  # some shared folders have no hard links: the last wins
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder that gets its name when it is complete; raise StageError where the name is taken."""
-    refuse_existing([path])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as aside:
-        inside = Path(aside) / path.name
-        inside.mkdir()
-        yield inside
-        sync_tree(inside)
-        inside.rename(path)
-    sync_folder(path.parent)
 
 
 def refuse_existing(paths: Sequence[Path]) -> None:

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from pipeline.coco.checking import CocoReport, check_coco
 from pipeline.coco.foreign import SourceFormat, foreign_hint
@@ -24,6 +23,7 @@ from pipeline.datasets.importing.via import read_via
 from pipeline.datasets.importing.voc import read_voc
 from pipeline.datasets.importing.yolo import read_yolo
 from pipeline.errors import DatasetError, Problem, some_of
+from pipeline.files.scratch import scratch_beside
 from pipeline.files.writing import refuse_existing, sync_folder
 from pipeline.masks.run_lengths import CompressedRle, area_px, box_xywh, encode_polygons
 
@@ -133,9 +133,8 @@ def _write_checked(
     output: Path, images: Sequence[SourceImage], categories: Sequence[CocoCategory], image_root: Path
 ) -> CocoReport:
     """Write the file, unless the checks of `data check` find an error in it."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
-        aside = Path(folder) / output.name
+    with scratch_beside(output) as folder:
+        aside = folder / output.name
         listed = [
             CocoImage(number, image.file_name, image.width, image.height)
             for number, image in enumerate(images, start=1)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.errors import Problem, ProblemsError
-from pipeline.files.writing import new_folder, refuse_existing
+from pipeline.files.scratch import new_folder
+from pipeline.files.writing import refuse_existing
 from pipeline.labels.coco_export import Redraw, export_dataset
 from pipeline.labels.exporting.export_format import TOLERANCE_PX, DataPart, ExportFormat
 from pipeline.labels.exporting.geojson import write_geojson

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from pipeline.coco.paths import resolve_image_path
-from pipeline.files.writing import new_folder
+from pipeline.files.scratch import new_folder
 from pipeline.labels.exporting.polygons import exact_outlines
 from pipeline.labels.label_source import LabelSource, names_of, written_images
 from pipeline.labels.rows import MEASURES, Decision, ImageLabels, InstanceLabel, Status

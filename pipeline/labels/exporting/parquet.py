@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import StageError
-from pipeline.files.writing import new_folder
+from pipeline.files.scratch import new_folder
 from pipeline.labels.label_source import LabelSource, names_of
 from pipeline.labels.rows import MEASURES, ImageLabels, InstanceLabel, Status
 

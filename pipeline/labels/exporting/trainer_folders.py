@@ -21,7 +21,8 @@ import yaml
 from pipeline.coco.model import CocoCategory, CocoImage
 from pipeline.coco.paths import resolve_image_path
 from pipeline.errors import DatasetError, Problem, StageError
-from pipeline.files.writing import new_folder, write_atomically
+from pipeline.files.scratch import new_folder
+from pipeline.files.writing import write_atomically
 from pipeline.labels.exporting.export_format import DataPart
 from pipeline.labels.exporting.polygons import PolygonDrawer
 from pipeline.labels.label_source import LabelSource, written_images
