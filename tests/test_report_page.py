@@ -5,11 +5,16 @@ from __future__ import annotations
 from html.parser import HTMLParser
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pipeline.ablation.figures import Ablation, CellFigures, SeedFigures
 from pipeline.ablation.writing import write_ablation
 from pipeline.compute.execution import Execution
+from pipeline.evaluation.measuring import main_figures
+from pipeline.evaluation.results import CityscapesClass, CityscapesResult
+from pipeline.report.gather import gather
+from pipeline.report.measures import cityscapes_table, structure_table
 from pipeline.workflow.loading import load_experiment
 from pipeline.workflow.result_files import REPORT
 from pipeline.workflow.workspace import ABLATION_FIGURES, Workspace
@@ -105,6 +110,45 @@ def test_the_page_says_what_was_measured_and_shows_it(space, tmp_path):
     assert len(page.all("img")) == 2 * 6 + 2 * 6 + 2 * 10 + 5
     headings = [tag for tag, _ in page.elements if tag in ("h1", "h2", "h3")]
     assert headings.count("h1") == 1
+
+
+@pytest.mark.slow
+def test_features_are_compared_by_what_they_know_of_instances(space, tmp_path):
+    results = make_results(space, tmp_path / "annotations.json")
+    run = gather("x", space.nodes, results.folders)
+    table = structure_table(run)
+    assert table is not None
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["SAM's image embedding, without prompts", "0.822"],
+        ["structural targets", "0.943"],
+        ["the teacher's features", "0.871"],
+    ]
+    assert structure_table(gather("x", space.nodes, {})) is None
+
+
+@pytest.mark.slow
+def test_cityscapes_own_measure_is_shown_where_it_was_measured(space, tmp_path):
+    results = make_results(space, tmp_path / "annotations.json")
+    teacher, student = results.evaluation.models
+    assert cityscapes_table((teacher, student)) is None
+    classes = tuple(CityscapesClass(each.id, each.name, None, None) for each in results.truth.categories)
+    measured = (
+        msgspec.structs.replace(teacher, cityscapes=CityscapesResult(0.225, 0.4, classes)),
+        msgspec.structs.replace(student, cityscapes=CityscapesResult(0.333, 0.5, classes)),
+    )
+    table = cityscapes_table(measured)
+    assert table is not None
+    assert [row[1].text for row in table.rows] == ["22.5", "33.3"]
+    assert [column.name for column in table.columns][3:] == [each.name for each in results.truth.categories]
+    assert main_figures(msgspec.structs.replace(results.evaluation, models=measured)).keys() >= {
+        "teacher Cityscapes AP",
+        "student Cityscapes AP",
+    }
+    replace_evaluation(results, msgspec.structs.replace(results.evaluation, models=measured))
+    page = Page(write_report(space, results, tmp_path / "out"))
+    assert "as cityscapesscripts computes it" in page.text
+    assert "How well features tell instances apart" in page.text
+    assert "0.871" in page.text
 
 
 def test_the_ablation_is_shown_where_there_is_one(space, tmp_path):

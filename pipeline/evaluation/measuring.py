@@ -76,6 +76,8 @@ def main_figures(evaluation: Evaluation) -> dict[str, float]:
     for model in evaluation.models:
         of_round = "" if model.round == 1 else f"-{model.round}"
         figures[f"{model.role}{of_round} AP"] = model.mask.ap
+        if model.cityscapes is not None:
+            figures[f"{model.role}{of_round} Cityscapes AP"] = model.cityscapes.ap
     for labels in evaluation.pseudo_labels:
         figures[f"{labels.predict_node} mask IoU"] = labels.before.paired.mean_iou
         figures[f"{labels.refine_node} mask IoU"] = labels.after.paired.mean_iou

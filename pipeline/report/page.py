@@ -8,6 +8,7 @@ from pipeline.presentation.page import render
 from pipeline.report import sections
 from pipeline.report.extras import Extras
 from pipeline.report.gather import Run
+from pipeline.report.measures import cityscapes_table, structure_table
 from pipeline.report.tables import class_table, precision_table
 
 
@@ -25,6 +26,8 @@ def render_page(run: Run, extras: Extras, ablation: Ablation | None = None) -> s
             "rounds": [sections.round_quality(each) for each in rounds],
             "precision": precision_table(models) if models else None,
             "classes": class_table(models) if models else None,
+            "cityscapes": cityscapes_table(models),
+            "structure": structure_table(run),
             "trainings": [sections.training(key, log) for key, log in run.logs.items()],
             "notes": run.evaluation.notes if run.evaluation else (),
             "artefacts": sections.provenance(run),

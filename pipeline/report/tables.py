@@ -25,7 +25,7 @@ def precision_table(models: Sequence[ModelResult]) -> Table:
     """Return the average precision of every model: of masks, of boxes, of the boundaries of masks."""
     columns = (Heading("model", is_number=False), Heading("measured on", is_number=False))
     rows = []
-    for name, model in zip(_model_names(models), models, strict=True):
+    for name, model in zip(model_names(models), models, strict=True):
         for kind, metrics in (("masks", model.mask), ("boxes", model.box), ("boundaries", model.boundary)):
             if metrics is not None:
                 rows.append((text_cell(name), text_cell(kind), *metric_cells(metrics)))
@@ -49,7 +49,7 @@ def class_table(models: Sequence[ModelResult]) -> Table:
     by_model = [{each.category_id: each for each in model.categories} for model in models]
     top = max((each.mask.ap or 0.0 for each in (*first.categories, *last.categories)), default=0.0)
     columns = [Heading("class", is_number=False), Heading("instances", note="in the validation images")]
-    columns += [Heading(f"{name} AP") for name in _model_names(models)]
+    columns += [Heading(f"{name} AP") for name in model_names(models)]
     if compared:
         columns += [Heading("change"), Heading("from teacher to student" if first.role == "teacher" else "as a line")]
     rows = []
@@ -64,7 +64,7 @@ def class_table(models: Sequence[ModelResult]) -> Table:
     return Table("Mask AP of every class", tuple(columns), tuple(rows))
 
 
-def _model_names(models: Sequence[ModelResult]) -> list[str]:
+def model_names(models: Sequence[ModelResult]) -> list[str]:
     """Return `teacher`, `student`, or `student 2` if there are several students."""
     students = sum(model.role == "student" for model in models)
     return [f"student {each.round}" if each.role == "student" and students > 1 else each.role for each in models]
