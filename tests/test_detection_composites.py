@@ -11,7 +11,7 @@ import pytest
 from pipeline.augment.settings import AugmentSettings
 from pipeline.augment.sources import LabelledFolder
 from pipeline.coco.model import CocoCategory
-from pipeline.detection.composites import Composites, View, composed_view
+from pipeline.detection.composites import Composites, CroppedView, composed_view
 from pipeline.detection.datasets import TrainingImages
 from pipeline.detection.packing import sample_pipeline
 from pipeline.errors import StageError
@@ -124,14 +124,14 @@ def test_areas_count_in_pixels_of_the_view(tmp_path: Path, factor: int, pasted: 
     assert any(len(each) == 2 for each in sources) == pasted
 
 
-def view(size_hw: tuple[int, int], grey: int, mask: np.ndarray | None = None, category_id: int = 3) -> View:
+def view(size_hw: tuple[int, int], grey: int, mask: np.ndarray | None = None, category_id: int = 3) -> CroppedView:
     image = np.full((*size_hw, 3), grey, np.uint8)
     labels = ImageLabels.of_instances(1, "1.png", 200, 100, ())
     if mask is None:
-        return View(image, labels, ())
+        return CroppedView(image, labels, ())
     image[mask] = grey + 1
     label = label_from_mask(np.ones((100, 200), bool), category_id, 0.9, Decision.SAM)
-    return View(image, labels, ((label, CropMask.of_array(mask, whole_image(*size_hw))),))
+    return CroppedView(image, labels, ((label, CropMask.of_array(mask, whole_image(*size_hw))),))
 
 
 def test_a_composite_of_views_is_as_large_as_both() -> None:

@@ -97,7 +97,7 @@ class Composites(TrainingImages):
     def _loaded(self, image: LabelledImage) -> LoadedImage:
         return LoadedImage(self._sources.refined.images.path(image.labels.file_name), image.image_rgb, image.labels, {})
 
-    def _view(self, image: LabelledImage) -> View:
+    def _view(self, image: LabelledImage) -> CroppedView:
         """Scale and crop an image at random."""
         results = transformed(self._geometry, self.results(self._loaded(image)))
         numbered, windows = self.shown(image.labels), mask_windows(results["gt_masks"])
@@ -107,7 +107,9 @@ class Composites(TrainingImages):
             for number, mask in zip(numbers, windows, strict=True)
         ]
         image_rgb = np.asarray(cv2.cvtColor(results["img"], cv2.COLOR_BGR2RGB), np.uint8)
-        return View(image_rgb, image.labels, tuple(each for each in instances if not each[1].is_empty), image.is_truth)
+        return CroppedView(
+            image_rgb, image.labels, tuple(each for each in instances if not each[1].is_empty), image.is_truth
+        )
 
     def _pair(self, item: int, draw: int) -> Pair:
         """Return the pair of an item; those of the last copies are kept."""
@@ -123,7 +125,7 @@ class Composites(TrainingImages):
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class CroppedView:
     """An image that was scaled and cropped, uint8 (height, width, 3) RGB.
 
     labels: those of the whole image. instances: what the view shows of them, in its pixels.
@@ -144,7 +146,9 @@ class View:
         return LabelledImage(image_rgb, labels, self.is_truth)
 
 
-def composed_view(base: View, donor: View | None, settings: AugmentSettings, rng: np.random.Generator) -> LabelledImage:
+def composed_view(
+    base: CroppedView, donor: CroppedView | None, settings: AugmentSettings, rng: np.random.Generator
+) -> LabelledImage:
     """Return the base's view with the donor's instances pasted into it; as large as both, the base at the upper left.
 
     Areas count in pixels of the views.
