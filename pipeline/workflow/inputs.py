@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from pipeline.coco.reading import read_images
 from pipeline.errors import S4MError
 from pipeline.files.identity import IdentityCache, ImageList, hash_text, list_images
 from pipeline.files.shipped import config_path
@@ -47,6 +46,8 @@ def _every_image(folder: Path) -> list[str]:
 
 def _listed(annotations: Path) -> list[str]:
     """Return `id, tab, file name` of every image of a COCO file; DatasetError where `split` would refuse the list."""
+    from pipeline.coco.reading import read_images  # NumPy and Pillow, which an up-to-date `make` never needs
+
     return [f"{image.id}\t{image.file_name}" for image in read_images(annotations)]
 
 
