@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pipeline.coco.foreign import foreign_hint
-from pipeline.detection.published import CARD
 from pipeline.errors import StageError, StoreError
 from pipeline.files.identity import Progress
 from pipeline.files.shipped import EXPERIMENTS, config_path
@@ -60,6 +59,8 @@ def detector_folder(
 
     role, overrides, progress: of an experiment, as for `label_store_path`. Raise StageError if there is none.
     """
+    from pipeline.detection.published import CARD  # NumPy, which light commands never need
+
     path = Path(text)
     if path.is_dir():
         if not (path / CARD).is_file():
