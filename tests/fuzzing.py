@@ -76,11 +76,11 @@ def mutated_json(rng, tree, odd=ODD):
         if change == 0:
             del parent[key]
         elif change == 1:
-            parent[key] = rng.choice(odd)
+            parent[key] = copy.deepcopy(rng.choice(odd))
         elif change == 2:
             parent[key] = copy.deepcopy(at(tree, rng.choice(all_places)))
         elif isinstance(parent, dict):
-            parent[rng.choice(["x", "", "\x00", f"{key}_", str(key).upper()])] = rng.choice(odd)
+            parent[rng.choice(["x", "", "\x00", f"{key}_", str(key).upper()])] = copy.deepcopy(rng.choice(odd))
     data = json.dumps(tree).encode()
     for _ in range(rng.choice([0, 0, 0, 1, 2])):
         data = change_bytes(rng, data)

@@ -195,12 +195,14 @@ def mutated(rng, tree):
         if change == 0:
             del parent[key]
         elif change == 1:
-            parent[key] = rng.choice(HOSTILE)
+            parent[key] = copy.deepcopy(rng.choice(HOSTILE))
         elif change == 2:
-            parent[key] = rng.choice(ODD)
+            parent[key] = copy.deepcopy(rng.choice(ODD))
         elif change == 3:
             where = at(tree, rng.choice(dicts(tree)))
-            where[rng.choice(["type", "constructor", "_scope_", "resize_type", "init_cfg"])] = rng.choice(HOSTILE)
+            where[rng.choice(["type", "constructor", "_scope_", "resize_type", "init_cfg"])] = copy.deepcopy(
+                rng.choice(HOSTILE)
+            )
         else:
             parent[key] = copy.deepcopy(at(tree, rng.choice(all_places)))
         if not tree:

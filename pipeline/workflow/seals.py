@@ -31,7 +31,7 @@ class Seal:
     digest: of the names and contents of all files; the same wherever the result was made.
     made_by: experiment, user, host and versions of the libraries.
     summary: the stage's own figures, shown by `s4m status`.
-    record_digest: of all other fields; empty in records of early versions.
+    record_digest: of all other fields; may be empty in records of format 1.
     consumed: digests of the results that it was made from, by `stage/id`; empty in records of format 1.
     """
 
@@ -117,7 +117,7 @@ def changes(folder: Path, seal: Seal) -> list[str]:
         return [f"{folder / FILES}: cannot be read: {error}"]
     found = hash_folder(folder)
     problems: list[str] = []
-    if seal.record_digest and seal.record_digest != record_digest(seal):
+    if (seal.record_digest or seal.format >= FORMAT) and seal.record_digest != record_digest(seal):
         problems.append(f"{folder / SEAL}: content changed")
     problems += [f"{folder / name}: missing" for name in expected if name not in found]
     problems += [f"{folder / name}: not part of the result" for name in found if name not in expected]
