@@ -288,7 +288,8 @@ NO_COMPOSITES = {"augment": {"mode": "none"}}
 
 @pytest.mark.slow
 def test_an_interrupted_student_ends_as_an_uninterrupted_one(folder, taught, teacher, monkeypatch):
-    settings = {"augment": {"mode": "on-the-fly", "decisions": ["sam", "teacher"], "min_area_px": 1.0}}
+    augment = {"mode": "on-the-fly", "views": True, "decisions": ["sam", "teacher"], "min_area_px": 1.0}
+    settings = {"augment": augment}
     experiment = taught_experiment(folder, taught, settings)
     put_refined(experiment, monkeypatch)
     whole = trained(experiment, *STUDENT)

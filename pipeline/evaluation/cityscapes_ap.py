@@ -28,6 +28,7 @@ Bools = NDArray[np.bool_]
 MIN_IOUS: Final[Floats] = np.arange(0.5, 1.0, 0.05, dtype=np.float64)
 MIN_PIXELS: Final = 100
 _VOID: Final = np.array(sorted(VOID_CLASSES))
+_VALUES: Final = 2**16
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,12 @@ class CityscapesPrecision:
 
     def add(self, labels: NDArray[np.uint16], detections: list[CityscapesDetection]) -> None:
         """Add an image. labels: its label image (height, width), see `pipeline.datasets.cityscapes`."""
-        values, pixels = np.unique(labels, return_counts=True)
+        counts = np.bincount(labels.ravel())
+        values = np.flatnonzero(counts)
         classes = np.where(values < FIRST_INSTANCE, values, values // FIRST_INSTANCE)
         for class_id in CLASSES:
             own = classes == class_id
-            truths = _Truths(values[own].astype(np.int64), pixels[own])
+            truths = _Truths(values[own], counts[values[own]])
             found = [each for each in detections if each.class_id == class_id and not each.mask.is_empty]
             _add(self._classes[class_id], labels, truths, found)
 
@@ -94,9 +96,9 @@ def _add(sums: _ClassSums, labels: NDArray[np.uint16], truths: _Truths, detectio
     overlaps = np.zeros((len(detections), len(truths.values)), dtype=np.int64)
     void, areas = np.zeros(len(detections), np.int64), np.zeros(len(detections), np.int64)
     for row, detection in enumerate(detections):
-        shown, counts = np.unique(labels[detection.mask.window.in_image][detection.mask.array()], return_counts=True)
-        areas[row], void[row] = counts.sum(), counts[np.isin(shown, _VOID)].sum()
-        overlaps[row] = [counts[shown == value].sum() for value in truths.values]
+        shown = labels[detection.mask.window.in_image][detection.mask.array()]
+        counts = np.bincount(shown, minlength=_VALUES)
+        areas[row], void[row], overlaps[row] = len(shown), counts[_VOID].sum(), counts[truths.values]
     ious = overlaps / (truths.pixels + areas[:, None] - overlaps)
     scores = np.array([detection.score for detection in detections], dtype=np.float64)
     # A group that is small as well counts twice, as there.
