@@ -7,6 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
+from pipeline.coco.json_text import read_json_object
+from pipeline.coco.paths import file_name_problem
 from pipeline.errors import S4MError
 from pipeline.files.identity import IdentityCache, ImageList, hash_text, list_images
 from pipeline.files.shipped import config_path
@@ -16,6 +20,11 @@ from pipeline.workflow.experiment import Experiment
 
 BACKBONE: Final = "SamTinyBackbone"
 """Name of the backbone that takes its first weights from the shipped SAM."""
+
+
+class _ListedImage(msgspec.Struct):
+    id: int
+    file_name: str
 
 
 def read_contents(experiment: Experiment, cache: IdentityCache, *, trust: bool = False) -> dict[str, str]:
@@ -45,10 +54,16 @@ def _every_image(folder: Path) -> list[str]:
 
 
 def _listed(annotations: Path) -> list[str]:
-    """Return `id, tab, file name` of every image of a COCO file; DatasetError where `split` would refuse the list."""
-    from pipeline.coco.reading import read_images  # NumPy and Pillow, which an up-to-date `make` never needs
+    """Return `id, tab, file name` of every image of a COCO file; DatasetError for a list that `split` would refuse."""
+    try:
+        images = msgspec.json.decode(read_json_object(annotations)["images"], type=list[_ListedImage])
+    except (ValueError, KeyError, RecursionError):
+        images = []
+    if not images or any(file_name_problem(image.file_name) for image in images):
+        from pipeline.coco.reading import read_images  # NumPy and Pillow, only to say what is wrong
 
-    return [f"{image.id}\t{image.file_name}" for image in read_images(annotations)]
+        return [f"{image.id}\t{image.file_name}" for image in read_images(annotations)]
+    return [f"{image.id}\t{image.file_name}" for image in images]
 
 
 def _config(path: Path, cache: IdentityCache) -> str:
