@@ -34,6 +34,8 @@ SETUP := $(if $(filter $(shell ./setup.sh --state),$(file < .venv/ready)),,setup
 	$(STAGES) ablation bench-data bench-commands bench-store bench-refine bench-presets bench-augment bench-embeddings \
 	bench-scale bench-sams bench-loading bench-train bench-predict bench-evaluate bench-distill bench-cityscapes notebook sam-tiny
 .DELETE_ON_ERROR:
+# As `s4m` sets it for itself: tests, benchmarks and trainings that make starts wait without spinning.
+export OMP_WAIT_POLICY ?= PASSIVE
 # Only the rules below: make need not look for C files and the like.
 MAKEFLAGS += --no-builtin-rules
 
@@ -59,6 +61,9 @@ report: ## Write the HTML report
 
 GOALS := $(filter $(STAGES),$(MAKECMDGOALS))
 ifneq ($(GOALS),)
+ifeq ($(origin EXP)$(wildcard data/generated/$(EXP)/train.json),file)
+$(error no experiment is given: name one (make $(firstword $(GOALS)) EXP=NAME; s4m new NAME writes its file), or run: make demo)
+endif
 ifneq ($(SETUP),)
 # Nothing can be asked of the graph yet: set up, then start again. (Not $(MAKE): `make -n` must not follow.)
 $(firstword $(GOALS)): $(SETUP)

@@ -185,7 +185,7 @@ def train_mmdetection(bench: Bench) -> list[LoggedStep]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     runner = Runner.from_cfg(Config(config))
-    runner.register_hook(StepLog(TrainingFolder(folder), bench.steps, lambda step: None))
+    runner.register_hook(StepLog(TrainingFolder(folder), bench.steps, lambda step, recent: None))
     runner.train()
     return bench.logged(folder)
 

@@ -113,6 +113,8 @@ def main() -> None:
     # NumPy's matrix products are small here: threads make them slower and round differently.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     threading.excepthook = _thread_failed
+    # Threads that wait for work would else spin: on a busy machine that makes a training step three times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # OpenMP reads it when torch is imported
     try:
         sys.exit(app(standalone_mode=False))
     except UsageError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,10 @@ Summary = Mapping[str, Any]
 MAY_MEASURE = ("evaluate", "report")
 
 
+def _nothing() -> None:
+    """Note no time."""
+
+
 @dataclass(frozen=True)
 class StageContext:
     """One stage of one experiment.
@@ -29,6 +33,7 @@ class StageContext:
         below, so that only stages that measure see the truth of unlabelled images.
     execution: where shards run, and the callbacks for progress and messages.
     ablation: the file of the figures of the experiment's ablation, if it has one.
+    note_time: called now and then while the stage runs, so that its time counts even if it is killed.
     """
 
     experiment: Experiment
@@ -39,6 +44,7 @@ class StageContext:
     split_folder: Path | None
     execution: Execution
     ablation: Path | None = None
+    note_time: Callable[[], None] = _nothing
 
     @property
     def provenance(self) -> dict[str, Any]:

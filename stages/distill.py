@@ -14,4 +14,4 @@ def run(context: StageContext) -> Summary:
     images, sam, settings = context.labelled_images(), experiment.sam, experiment.distill
     work = distill_work(context.labelled(), images, sealed, sam, settings, context.execution)
     distill_store(work, sealed, context.provenance, context.execution)
-    return summarise_targets(work, StructureStore.open(sealed))
+    return summarise_targets(work, StructureStore.open(sealed), context.execution)

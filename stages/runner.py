@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
-from pipeline.compute.execution import Execution
+from pipeline.compute.execution import Execution, ShardProgress
 from pipeline.errors import S4MError, StageError
 from pipeline.files.disk import is_full
 from pipeline.presentation import words
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.graph import STAGES, downstream, node_key
+from pipeline.workflow.spent_time import SpentTime
 from pipeline.workflow.workspace import Workspace
 from stages.console import err, out
 from stages.context import StageContext, Summary
@@ -116,13 +116,28 @@ def _checked_inputs(space: Workspace, key: str) -> dict[str, str]:
     return digests
 
 
+@contextmanager
+def _kept_if_interrupted(spent: SpentTime) -> Iterator[None]:
+    """Write down the time of a run that does not end well, for the one that continues it."""
+    try:
+        yield
+    except BaseException:
+        spent.interrupted()
+        raise
+
+
 def _run(space: Workspace, key: str, consumed: Mapping[str, str]) -> None:
     node, fingerprint = space.nodes[key], space.fingerprints[key]
     folder = space.store.partial(fingerprint.stage, fingerprint.id)
     folder.mkdir(parents=True, exist_ok=True)
     module = importlib.import_module(MODULES[node.stage])
-    begun = time.monotonic()
-    with ProgressDisplay() as progress:
+    spent = SpentTime(folder)
+
+    def show(progress: ShardProgress) -> None:
+        display(progress)
+        spent.note()
+
+    with ProgressDisplay() as display, _kept_if_interrupted(spent):
         context = StageContext(
             experiment=space.experiment,
             node=node,
@@ -130,11 +145,12 @@ def _run(space: Workspace, key: str, consumed: Mapping[str, str]) -> None:
             folder=folder,
             results={name: space.result(name) for name in node.reads if name != "split"},
             split_folder=space.result("split") if "split" in node.reads else None,
-            execution=Execution(space.experiment.compute, progress, err.print),
+            execution=Execution(space.experiment.compute, show, err.print),
             ablation=space.ablation,
+            note_time=spent.note,
         )
         summary: Summary = module.run(context)
-    seconds = time.monotonic() - begun
+    seconds = spent.finish()
     seal = space.store.seal(fingerprint, space.experiment.name, seconds, summary, library_versions(), consumed)
     out.print(
         f"{key}: done in {words.duration(seal.seconds)}{', ' if summary else ''}{words.figures(summary, node.stage)}"

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.coco.reading import read_coco
 from pipeline.detection.jobs import Subject, Training, training_job
 from pipeline.detection.published import read_published
 from pipeline.detection.training import train
-from pipeline.presentation import words
 from stages.console import err
 from stages.context import StageContext, Summary
+from stages.progress import TrainingDisplay
 
 if TYPE_CHECKING:
     from pipeline.detection.hooks import LoggedStep
-
-SECONDS_BETWEEN_LINES = 10.0
-_SMOOTHING = 0.9
 
 
 def run_training(context: StageContext, training: Training) -> Summary:
@@ -31,9 +29,10 @@ def run_training(context: StageContext, training: Training) -> Summary:
         validation=None if validation is None else (validation[0].absolute(), validation[1].absolute()),
     )
     job = training_job(subject, training, context.experiment.compute, context.folder.absolute())
-    train(job, TrainingProgress(context.node.key, job.card.iterations), say)
+    with TrainingDisplay(context.node.key, job.card.iterations) as display:
+        train(job, _Report(display, context.note_time), say)
     card = read_published(context.folder).card
-    return {"iterations": card.iterations, "loss": card.losses["loss"]}
+    return {"iterations": card.iterations, "loss": round(card.losses["loss"], 3)}
 
 
 def say(text: str) -> None:
@@ -41,29 +40,13 @@ def say(text: str) -> None:
     err.print(text)
 
 
-class TrainingProgress:
-    """Prints every few seconds how far a training is. It may be pickled for the process that trains."""
+@dataclass(frozen=True)
+class _Report:
+    """Shows an iteration and notes the time. It may be pickled for the process that trains."""
 
-    def __init__(self, what: str, iterations: int) -> None:
-        self._what, self._iterations = what, iterations
-        self._said = 0.0
-        self._seconds = 0.0
-        self._first = 0
+    display: TrainingDisplay
+    note_time: Callable[[], None]
 
-    def __call__(self, step: LoggedStep) -> None:
-        """Note a finished iteration."""
-        now = time.monotonic()
-        if not self._first:
-            self._first, self._seconds, self._said = step.iteration, step.seconds, now
-            if step.iteration > 1:
-                err.print(f"{self._what}: continuing after iteration {step.iteration - 1:,}")
-        self._seconds = _SMOOTHING * self._seconds + (1 - _SMOOTHING) * step.seconds
-        if now - self._said < SECONDS_BETWEEN_LINES and step.iteration < self._iterations:
-            return
-        self._said = now
-        left = (self._iterations - step.iteration) * self._seconds
-        losses = ", ".join(f"{name} {value:.3f}" for name, value in step.losses.items())
-        err.print(
-            f"{self._what}: iteration {step.iteration:,} of {self._iterations:,}, {words.duration(left)} to go, "
-            f"{self._seconds:.2f} s each, {losses}"
-        )
+    def __call__(self, step: LoggedStep, recent: Mapping[str, float]) -> None:
+        self.display(step, recent)
+        self.note_time()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -45,6 +46,18 @@ def test_an_experiment_is_found_by_name(s4m, experiment, tmp_path):
     missing = s4m("config", "--exp", "other")
     assert missing.status == 1
     assert "configs/experiments/other.yaml: 1 problem" in missing.err
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_wait_without_spinning_unless_told_otherwise(given, expected):
+    program = (
+        "import os, sys; from stages import cli; sys.argv[1:] = ['--version']; cli.app = lambda: print("
+        "os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules); cli.main()"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    assert told.stdout == f"{expected} False\n"
 
 
 def test_problems_end_in_their_messages_and_status_1(s4m, experiment):

@@ -140,13 +140,15 @@ def test_how_well_targets_tell_instances_apart_is_measured_by_the_labels(tmp_pat
             tile = Window(*targets.windows_xyxy[index].tolist())
             truth = truth_maps(tile, anchors.within(np.array([index]), tile), instances, MAP_SIDE)
             parts.append(separation(targets.maps[[index]], truth))
-    found, embedding = measuring.measure_targets(work, store)
+    told: list[tuple[int, int]] = []
+    found, embedding = measuring.measure_targets(work, store, lambda done, images: told.append((done, images)))
     expected = pooled(parts)
     assert expected is not None
     assert found is not None
     assert (found.anchors, found.area_under_curve) == (expected.anchors, pytest.approx(expected.area_under_curve))
     assert embedding is not None
     assert embedding.anchors == found.anchors
+    assert told == [(0, 2), (1, 2), (2, 2)]
     assert embedding.area_under_curve != found.area_under_curve
 
 

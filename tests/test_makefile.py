@@ -160,6 +160,29 @@ def test_an_experiment_with_problems_stops_make_with_its_messages(make):
     assert "Traceback" not in stopped.stderr
 
 
+def test_without_an_experiment_and_without_the_demo_one_line_says_what_to_do(tmp_path):
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
+    (tmp_path / "setup.sh").symlink_to("/bin/true")
+    clean = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "EXP")}
+
+    def make(*words: str, **more: str) -> str:
+        command = ["make", "SETUP=", "S4M=false", *words]
+        return subprocess.run(
+            command, cwd=tmp_path, env=clean | more, capture_output=True, text=True, timeout=60
+        ).stderr
+
+    (told,) = make("report").splitlines()
+    assert re.sub(r"^Makefile:\d+: ", "", told) == (
+        "*** no experiment is given: name one (make report EXP=NAME; s4m new NAME writes its file), or run: make demo.  "
+        "Stop."
+    )
+    (tmp_path / "data/generated/demo").mkdir(parents=True)
+    (tmp_path / "data/generated/demo/train.json").touch()
+    assert "EXP=demo cannot be used" in make("report")  # the graph was asked for
+    assert "EXP=mine cannot be used" in make("report", "EXP=mine")
+    assert "EXP=mine cannot be used" in make("report", EXP="mine")
+
+
 @pytest.mark.slow
 def test_stages_in_parallel_are_the_same_graph(make):
     assert make("-j4", "split").returncode == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import signal
 
 import pytest
@@ -11,9 +12,10 @@ from rich.console import Console
 
 from pipeline.compute.execution import ShardProgress
 from pipeline.compute.shards import ShardReport
+from pipeline.detection.hooks import LoggedStep
 from pipeline.presentation.words import figures
 from stages import progress
-from stages.progress import ProgressDisplay
+from stages.progress import ProgressDisplay, TrainingDisplay
 from stages.stopping import stoppable
 
 STEPS = [
@@ -43,6 +45,57 @@ def test_lines_say_how_far_it_is(monkeypatch, capsys):
         "refine: 70 of 100 images, 30 s to go, "
         "1.0 images/s, masks from SAM: 52, kept from teacher: 7, dropped: 3, failed: 1",
     ]
+
+
+def trained_step(iteration: int, seconds: float = 0.5) -> LoggedStep:
+    return LoggedStep(iteration, 0.01, seconds, 0.0, {"loss": 2.0})
+
+
+RECENT = {"loss_cls": 0.25, "loss": 1.5, "loss_mask": 1.25}
+
+
+def test_a_training_says_its_mean_losses_on_one_line(monkeypatch, capsys):
+    times = iter([10.0, 10.0, 15.0, 30.0, 31.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    with TrainingDisplay("train-teacher", 60) as display:
+        for iteration in (11, 20, 50, 60):
+            display(trained_step(iteration), RECENT)
+    assert capsys.readouterr().err.splitlines() == [
+        "train-teacher: continuing after iteration 10",
+        "train-teacher: 50 of 60 iterations, 5.1 s to go, 2.0 iterations/s, loss 1.500, loss_cls 0.250, loss_mask 1.250",
+        "train-teacher: 60 of 60 iterations, 0.0 s to go, 2.3 iterations/s, loss 1.500, loss_cls 0.250, loss_mask 1.250",
+    ]
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_training_has_the_same_bar_and_its_losses_stay_on_one_line(monkeypatch, stops):
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=90)
+    monkeypatch.setattr(progress, "err", terminal)
+    many = RECENT | {f"loss_of_part_{number}": 0.5 for number in range(30)}
+    try:
+        with pickle.loads(pickle.dumps(TrainingDisplay("train-student", 4))) as display:
+            for iteration in range(1, 3 if stops else 5):
+                display(trained_step(iteration), many)
+            if stops:
+                raise KeyboardInterrupt
+            assert terminal._live_stack == []
+    except KeyboardInterrupt:
+        assert stops
+    assert terminal._live_stack == []
+    shown = terminal.file.getvalue()
+    assert shown.endswith("\x1b[?25h")  # the cursor is back
+    assert ("4/4" in shown) != stops
+    frames = [line for line in shown.splitlines() if "train-student" in line]
+    assert all("…" in line for line in frames[1:])
+    assert "loss_of_part_29" not in shown
+
+
+def test_the_cursor_comes_back_where_another_process_showed_the_bar(monkeypatch):
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=90)
+    monkeypatch.setattr(progress, "err", terminal)
+    with pytest.raises(KeyboardInterrupt), TrainingDisplay("train-student", 4):
+        raise KeyboardInterrupt
+    assert terminal.file.getvalue() == "\x1b[?25h"
 
 
 @pytest.mark.parametrize("stops", [False, True])

@@ -130,14 +130,14 @@ def test_the_bytes_do_not_depend_on_how_the_work_was_divided(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_unit_of_work_is_a_file_of_the_maps(tmp_path):
-    """So that sealing writes whole files: of 1,024 anchors an image, four images."""
+def test_four_units_of_work_are_a_file_of_the_maps(tmp_path):
+    """Of 1,024 anchors an image, four images, which are four units of work."""
     ids = [1, 2, 3, 4, 6, 7, 8, 9, 11]
-    store = make(tmp_path, ids, per_shard=ANCHORS_PER_SHARD // 1024, anchors=1024)
+    store = make(tmp_path, ids, per_shard=1, anchors=1024)
     files = [path for path in (store.path / "anchors/map").rglob("*") if path.is_file() and path.name != "zarr.json"]
     assert len(files) == 3
     chunk_rows = zarr.open(store.path, mode="r")["anchors/map"].shards[0]
-    assert chunk_rows == ANCHORS_PER_SHARD
+    assert chunk_rows == 4 * ANCHORS_PER_SHARD
 
 
 def read_by_id(store: StructureStore, image_id: int) -> bytes:

@@ -20,7 +20,7 @@ from torch import nn
 from pipeline.detection.checkpoints import checkpoints, load_checkpoint, newest_sound, save_checkpoint
 from pipeline.detection.loss_watch import LossWatch
 from pipeline.detection.stopping import StopSignals
-from pipeline.detection.training_log import LOG
+from pipeline.detection.training_log import LAST, LOG, RecentLosses
 from pipeline.errors import StageError, some_of
 
 CURVES_EVERY: Final = 10
@@ -36,6 +36,10 @@ class LoggedStep(msgspec.Struct, frozen=True):
     seconds: float
     data_seconds: float
     losses: dict[str, float]
+
+
+Report = Callable[[LoggedStep, Mapping[str, float]], None]
+"""Called with every iteration and the mean losses of the last ones."""
 
 
 @dataclass(frozen=True)
@@ -174,13 +178,16 @@ class ExactResume(Hook):  # type: ignore[misc]
 
 
 class StepLog(Hook):  # type: ignore[misc]
-    """Writes the losses of every iteration to the log and the curves, reports them, and stops at bad ones."""
+    """Writes the losses of every iteration to the log and the curves, reports them, and stops at bad ones.
+
+    recent: the mean losses of the last iterations, those before an interruption included.
+    """
 
     priority = "LOW"  # before ExactResume: nothing is saved after a bad loss
 
-    def __init__(self, folder: TrainingFolder, every: int, report: Callable[[LoggedStep], None]) -> None:
+    def __init__(self, folder: TrainingFolder, every: int, report: Report) -> None:
         self._folder, self._every, self._report = folder, every, report
-        self._watch = LossWatch()
+        self._watch, self.recent = LossWatch(), RecentLosses()
         self._lines: list[bytes] = []
         self._flushed = self._step_began = self._data_came = time.monotonic()
 
@@ -190,6 +197,8 @@ class StepLog(Hook):  # type: ignore[misc]
             lines = self._folder.log.read_bytes().splitlines(keepends=True)
             kept = [line for line in lines[: runner.iter] if line.endswith(b"\n")]
             self._folder.log.write_bytes(b"".join(kept))
+            for line in kept[-LAST:]:
+                self.recent.add(msgspec.json.decode(line, type=LoggedStep).losses)
         self._step_began = time.monotonic()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -212,7 +221,8 @@ class StepLog(Hook):  # type: ignore[misc]
             self._write(step, last=step.iteration == runner.max_iters)
             if step.iteration % CURVES_EVERY == 0:
                 runner.visualizer.add_scalars({**losses, "lr": step.lr}, step=step.iteration)
-            self._report(step)
+            self.recent.add(losses)
+            self._report(step, self.recent.means())
         problem = self._watch.problem(losses)
         if problem:
             self.flush()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from torch import nn
 import pipeline.detection.registered  # noqa: F401  the classes that configs name
 from pipeline.compute.settings import ComputeSettings
 from pipeline.detection.config import BUILD_FAILURES
-from pipeline.detection.hooks import ExactResume, LoggedStep, StepLog, TrainingFolder, published_weights
+from pipeline.detection.hooks import ExactResume, Report, StepLog, TrainingFolder, published_weights
 from pipeline.detection.launching import run_together
 from pipeline.detection.published import CARD, ModelCard, publish
 from pipeline.detection.stopping import StopSignals
@@ -40,8 +39,6 @@ _LOADER_DIED: Final = (
     "a process that loads images for the training was ended, as when memory runs out: give the same command to "
     "continue from the last checkpoint, with a smaller compute.loader_workers if it happens again"
 )
-
-Report = Callable[[LoggedStep], None]
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ def train(job: TrainingJob, report: Report, note: Callable[[str], None]) -> None
     """Train, or resume training, and publish the detector in the job's folder. Do nothing if it is published.
 
     Call this in the main thread: SIGINT and SIGTERM are delayed to the end of an iteration, which is saved.
-    report: called with every iteration. note: called with messages for the user.
+    report: called with every iteration, in the process that trains. note: called with messages for the user.
     """
     folder = job.folder
     if not (folder / CARD).exists():
@@ -112,7 +109,7 @@ def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -
         try:
             runner.train()
             if get_rank() == 0:
-                card = msgspec.structs.replace(job.card, losses=_last_losses(folder))
+                card = msgspec.structs.replace(job.card, losses=log.recent.means())
                 publish(folder.path, published_weights(runner), Config(job.published), card)
         except URLError as error:
             raise StageError(
@@ -180,14 +177,6 @@ def _built(job: TrainingJob) -> Runner:
 def _config(content: dict[str, Any]) -> Config:
     """Return a config whose text is not formatted by yapf: MMEngine writes it five times, a second or more each."""
     return Config(content, format_python_code=False)
-
-
-def _last_losses(folder: TrainingFolder) -> dict[str, float]:
-    found: dict[str, list[float]] = defaultdict(list)  # not every batch has every loss
-    for line in folder.log.read_bytes().splitlines()[-20:]:
-        for name, value in msgspec.json.decode(line, type=LoggedStep).losses.items():
-            found[name].append(value)
-    return {name: round(sum(values) / len(values), 5) for name, values in found.items()}
 
 
 def _train_in_processes(job: TrainingJob, report: Report, note: Callable[[str], None]) -> None:

@@ -71,14 +71,19 @@ def measure_labels(
 
 
 def main_figures(evaluation: Evaluation) -> dict[str, float]:
-    """Return the mask AP of every model and the mask IoU of the labels of every round, if they were measured."""
-    figures: dict[str, float | None] = {}
+    """Return the mask AP of every model, in points, and the mask IoU of the labels of every round, 0 to 1.
+
+    Leave out what was not measured.
+    """
+    figures: dict[str, float] = {}
     for model in evaluation.models:
         of_round = "" if model.round == 1 else f"-{model.round}"
-        figures[f"{model.role}{of_round} AP"] = model.mask.ap
-        if model.cityscapes is not None:
-            figures[f"{model.role}{of_round} Cityscapes AP"] = model.cityscapes.ap
+        cityscapes = None if model.cityscapes is None else model.cityscapes.ap
+        for name, precision in (("AP", model.mask.ap), ("Cityscapes AP", cityscapes)):
+            if precision is not None:
+                figures[f"{model.role}{of_round} {name}"] = round(100 * precision, 1)
     for labels in evaluation.pseudo_labels:
-        figures[f"{labels.predict_node} mask IoU"] = labels.before.paired.mean_iou
-        figures[f"{labels.refine_node} mask IoU"] = labels.after.paired.mean_iou
-    return {name: round(value, 3) for name, value in figures.items() if value is not None}
+        for node, quality in ((labels.predict_node, labels.before), (labels.refine_node, labels.after)):
+            if quality.paired.mean_iou is not None:
+                figures[f"{node} mask IoU"] = round(quality.paired.mean_iou, 3)
+    return figures

@@ -89,7 +89,7 @@ def training(key: str, log: TrainingLog) -> dict[str, Any]:
     title = f"{key}: loss over {log.iterations} iterations"
     total = log.losses.get(TOTAL)
     parts = [
-        (name, f"{points[-1][1]:.3g}", sparkline(points, curve_tone, f"{key}: {name}"))
+        (name, f"{log.last.get(name, points[-1][1]):.3f}", sparkline(points, curve_tone, f"{key}: {name}"))
         for name, points in log.losses.items()
         if name != TOTAL
     ]

@@ -8,7 +8,8 @@ from typing import Any
 
 from pipeline.coco.image_folder import ImageFolder
 from pipeline.coco.reading import read_coco
-from pipeline.compute.execution import Execution
+from pipeline.compute.execution import Execution, ShardProgress
+from pipeline.compute.shards import ShardReport
 from pipeline.labels.filling import ShardedStore, fill_store, shards_beside
 from pipeline.labels.rows import Status
 from pipeline.sam.settings import SamSettings
@@ -57,11 +58,16 @@ def distill_work(
     )
 
 
-def summarise_targets(work: DistillWork, store: StructureStore) -> dict[str, int | float]:
+def summarise_targets(work: DistillWork, store: StructureStore, execution: Execution) -> dict[str, int | float]:
     """Return the number of images and anchors, of images that failed, and how well targets tell instances apart."""
+
+    def measured_images(done: int, images: int) -> None:
+        report = ShardReport(1, {}, {}) if done else None
+        execution.progress(ShardProgress("distill, measuring the targets", images, done, 0, report))
+
     failed = store.attributes.statuses[Status.FAILED]
     counts = {"images": len(store), "anchors": store.attributes.anchors}
-    targets, embedding = measure_targets(work, store)
+    targets, embedding = measure_targets(work, store, measured_images)
     measured = {TARGETS_AREA: targets, EMBEDDING_AREA: embedding}
     areas = {name: round(each.area_under_curve, 3) for name, each in measured.items() if each is not None}
     return counts | ({str(Status.FAILED): failed} if failed else {}) | areas

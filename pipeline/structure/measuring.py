@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import numpy as np
@@ -26,11 +26,20 @@ Measured = tuple[Separation | None, Separation | None]
 """Of the targets, and of the image embedding without a prompt (None for targets that are not SAM's)."""
 
 
-def measure_targets(work: DistillWork, store: StructureStore) -> Measured:
-    """Measure the targets of some images, and SAM's embeddings of the same images beside them."""
+def measure_targets(work: DistillWork, store: StructureStore, done: Callable[[int, int], None]) -> Measured:
+    """Measure the targets of some images, and SAM's embeddings of the same images beside them.
+
+    done: called with the number of measured images, 0 at first, and of all to measure.
+    """
     dataset = read_coco(work.annotations)
-    chosen = (store[index] for index in measured_positions(len(store)))
-    parts = [each for targets in chosen if targets.status is Status.OK for each in _of_image(work, dataset, targets)]
+    chosen = measured_positions(len(store))
+    parts: list[Measured] = []
+    for number, index in enumerate(chosen):
+        done(number, len(chosen))
+        targets = store[index]
+        if targets.status is Status.OK:
+            parts += _of_image(work, dataset, targets)
+    done(len(chosen), len(chosen))
     return pooled(targets for targets, _ in parts), pooled(embedding for _, embedding in parts)
 
 

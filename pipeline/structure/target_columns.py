@@ -21,8 +21,8 @@ MAP_SIDE: Final = 64
 """Cells along each side of a map, whatever the size of what it covers."""
 LEVELS: Final = 255
 """The quantised similarity that stands for 1.0; 0 stands for -1.0."""
-ANCHORS_PER_SHARD: Final = 4096
-"""Images of about this many anchors make a shard: 16 MiB of maps."""
+ANCHORS_PER_SHARD: Final = 1024
+"""Images of about this many anchors make a shard, 4 MiB of maps: with the default, each image is one."""
 
 TARGET_STATUSES: Final = (Status.OK, Status.FAILED)
 """On disk a status is its index in this tuple."""

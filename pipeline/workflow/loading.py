@@ -105,12 +105,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _known_instead(path: Path) -> str:
-    """Return the experiments beside a missing file, in words: those with similar names, else all."""
+    """Return the experiments beside a missing file, in words, those with similar names first."""
     names = experiment_names(path.parent)
     close = get_close_matches(path.stem, names, n=3)
-    if close:
-        return f"; did you mean {' or '.join(close)}?"
-    return f"; there are: {', '.join(names)}" if names else ""
+    meant = f"; did you mean {' or '.join(close)}? There are: " if close else "; there are: "
+    return f"{meant}{', '.join(names)}" if names else ""
 
 
 def _parse_overrides(overrides: Sequence[str]) -> tuple[list[tuple[str, Any]], list[Problem]]:
