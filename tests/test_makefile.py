@@ -173,8 +173,8 @@ def test_without_an_experiment_and_without_the_demo_one_line_says_what_to_do(tmp
 
     (told,) = make("report").splitlines()
     assert re.sub(r"^Makefile:\d+: ", "", told) == (
-        "*** no experiment is given: name one (make report EXP=NAME; s4m new NAME writes its file), or run: make demo.  "
-        "Stop."
+        "*** no experiment is given: name one (make report EXP=NAME; s4m new NAME writes its file), "
+        "or run: make demo.  Stop."
     )
     (tmp_path / "data/generated/demo").mkdir(parents=True)
     (tmp_path / "data/generated/demo/train.json").touch()

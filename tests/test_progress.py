@@ -60,10 +60,11 @@ def test_a_training_says_its_mean_losses_on_one_line(monkeypatch, capsys):
     with TrainingDisplay("train-teacher", 60) as display:
         for iteration in (11, 20, 50, 60):
             display(trained_step(iteration), RECENT)
+    losses = "loss 1.500, loss_cls 0.250, loss_mask 1.250"
     assert capsys.readouterr().err.splitlines() == [
         "train-teacher: continuing after iteration 10",
-        "train-teacher: 50 of 60 iterations, 5.1 s to go, 2.0 iterations/s, loss 1.500, loss_cls 0.250, loss_mask 1.250",
-        "train-teacher: 60 of 60 iterations, 0.0 s to go, 2.3 iterations/s, loss 1.500, loss_cls 0.250, loss_mask 1.250",
+        f"train-teacher: 50 of 60 iterations, 5.1 s to go, 2.0 iterations/s, {losses}",
+        f"train-teacher: 60 of 60 iterations, 0.0 s to go, 2.3 iterations/s, {losses}",
     ]
 
 
