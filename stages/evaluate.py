@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pipeline.coco.reading import read_coco
-from pipeline.evaluation.measuring import main_figures, measure_labels, measure_models
+from pipeline.detection.published import read_published
+from pipeline.evaluation.measuring import main_figures, measure_labels, measure_models, too_short
 from pipeline.evaluation.models import MeasuredModel
 from pipeline.evaluation.pseudo_labels import LabelsToMeasure
 from pipeline.evaluation.results import EVALUATION, FORMAT, FORMAT_VERSION, Evaluation, write_evaluation
@@ -39,9 +40,10 @@ def run(context: StageContext) -> Summary:
         pseudo_labels=tuple(labels),
         notes=tuple(notes),
     )
-    for note in notes:
-        context.say(note)
     write_evaluation(context.folder / EVALUATION, evaluation)
+    for note in (*notes, too_short(evaluation)):
+        if note:
+            context.say(note)
     return main_figures(evaluation)
 
 
@@ -52,7 +54,9 @@ def _models(context: StageContext) -> Iterator[tuple[MeasuredModel, Path]]:
         if node in context.results:
             store = context.folder / PREDICTIONS / node / LABELS
             role: Literal["teacher", "student"] = "student" if number else "teacher"
-            yield MeasuredModel(node, role, max(number, 1), f"detections/{node}.json", store), context.results[node]
+            folder = context.results[node]
+            iterations = read_published(folder).card.iterations
+            yield MeasuredModel(node, role, max(number, 1), f"detections/{node}.json", store, iterations), folder
 
 
 def _labels(context: StageContext) -> Iterator[LabelsToMeasure]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -21,6 +21,10 @@ from pipeline.evaluation.settings import EvaluateSettings
 from pipeline.labels.coco_export import export_results
 from pipeline.labels.filling import NewStore
 from pipeline.labels.label_store import LabelStore
+
+TOO_FEW_ITERATIONS: Final = 100
+LEARNT_AP: Final = 0.05
+"""A shorter training with a lower AP has taught nothing: the models are not compared."""
 
 
 def measure_models(
@@ -68,6 +72,20 @@ def measure_labels(
         execution.say(f"evaluate: measuring the labels of {each.predict_node} and {each.refine_node}")
         results.append(measure_pseudo_labels(each, dataset, boundary=settings.boundary))
     return results
+
+
+def too_short(evaluation: Evaluation) -> str:
+    """Return what to know of models whose training was too short to measure anything; empty for all others."""
+    trained = {model.iterations for model in evaluation.models}
+    if not trained or max(trained) >= TOO_FEW_ITERATIONS:
+        return ""
+    if any((model.mask.ap or 0.0) >= LEARNT_AP for model in evaluation.models):
+        return ""
+    shown = " and ".join(f"{iterations:,}" for iterations in sorted(trained))
+    return (
+        f"A training of {shown} iterations is too short for a detector to learn anything: the AP says nothing yet. "
+        "Such a run shows that all stages work."
+    )
 
 
 def main_figures(evaluation: Evaluation) -> dict[str, float]:

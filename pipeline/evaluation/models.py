@@ -5,25 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
+
+import numpy as np
 
 from pipeline.coco.model import CocoDataset
 from pipeline.evaluation.average_precision import MIN_IOUS, AveragePrecision, mean_metrics
 from pipeline.evaluation.coco_matching import Bools
 from pipeline.evaluation.image_sides import ImageTruths, boxes_xywh, strongest_first, with_areas
-from pipeline.evaluation.results import CategoryResult, ModelResult
+from pipeline.evaluation.judging import ConfusionCounts, judge
+from pipeline.evaluation.results import CategoryResult, Confusion, ModelResult
 from pipeline.evaluation.settings import EvaluateSettings
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import ImageLabels, InstanceLabel, Status
 from pipeline.masks.boundaries import limited_by_borders
 from pipeline.masks.overlap import box_ious, rle_ious
 
+RESAMPLES: Final = 400
+MOST_RESAMPLED_IMAGES: Final = 500
+"""AP is measured on so many draws of the images, if they are no more than these: its interval is narrow with more."""
+
 
 @dataclass(frozen=True)
 class MeasuredModel:
     """A model to measure.
 
-    node: the node that trained it. detections_file: COCO results of its detections, relative to the evaluation.
+    node: the node that trained it; iterations: of its training. detections_file: COCO results of its detections,
+    relative to the evaluation.
     store: label store of its detections.
     """
 
@@ -32,6 +40,7 @@ class MeasuredModel:
     round: int
     detections_file: str
     store: Path
+    iterations: int = 0
 
 
 class _ModelSums:
@@ -65,16 +74,31 @@ def measure_model(model: MeasuredModel, dataset: CocoDataset, settings: Evaluate
         kept = strongest_first(labels.instances, settings.max_detections)
         detections += len(kept)
         sums.add(labels, [labels.instances[index] for index in kept], ImageTruths.of_image(dataset, image_id))
-    return _result(model, sums, dataset, detections, failed_images)
+    confusion = _confusion(store, dataset, sums.mask.best_score())
+    return _result(model, sums, dataset, confusion, detections, failed_images)
+
+
+def _confusion(store: LabelStore, dataset: CocoDataset, min_score: float) -> Confusion:
+    counts = ConfusionCounts(sorted(dataset.category_by_id))
+    for image_id in dataset.image_by_id:
+        labels, shown = store.by_id(image_id), ImageTruths.of_image(dataset, image_id)
+        counts.add(labels, shown, judge(labels, shown, min_score))
+    return Confusion(min_score, tuple(map(tuple, counts.counts().tolist())))
 
 
 def _result(
-    model: MeasuredModel, sums: _ModelSums, dataset: CocoDataset, detections: int, failed_images: int
+    model: MeasuredModel,
+    sums: _ModelSums,
+    dataset: CocoDataset,
+    confusion: Confusion,
+    detections: int,
+    failed_images: int,
 ) -> ModelResult:
     categories = sorted(dataset.categories, key=lambda category: category.id)
     ids = [category.id for category in categories]
     mask, box = sums.mask.by_category(ids), sums.box.by_category(ids)
     boundary = sums.boundary.by_category(ids) if sums.boundary is not None else None
+    drawn = sums.mask.resampled(ids, RESAMPLES) if len(dataset.images) <= MOST_RESAMPLED_IMAGES else np.zeros(0)
     return ModelResult(
         node=model.node,
         role=model.role,
@@ -97,4 +121,7 @@ def _result(
             for category in categories
         ),
         detections_file=model.detections_file,
+        iterations=model.iterations,
+        confusion=confusion,
+        resampled_ap=tuple(round(each, 4) for each in drawn.tolist() if not np.isnan(each)),
     )

@@ -18,7 +18,7 @@ from pipeline.masks.windows import BoxXyxy
 
 EVALUATION: Final = "evaluation.json"
 FORMAT: Final = "s4m-evaluation"
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 
 
 class Metrics(msgspec.Struct, frozen=True, gc=False):
@@ -65,17 +65,32 @@ class CityscapesResult(msgspec.Struct, frozen=True):
     classes: tuple[CityscapesClass, ...]
 
 
+class Confusion(msgspec.Struct, frozen=True):
+    """What a model found in place of each true instance, at one score.
+
+    min_score: detections with a lower score do not count; the score with the best F1 at IoU 0.5 over all classes.
+    counts: rows are the true classes by id, then nothing; columns are the found classes, then nothing. So the last
+    column counts missed instances, the last row false finds.
+    """
+
+    min_score: float
+    counts: tuple[tuple[int, ...], ...]
+
+
 class ModelResult(msgspec.Struct, frozen=True):
     """One model on the validation images.
 
     node: the node that trained it, such as `train-student-2`.
     round: the round of a student; 1 for the teacher.
+    iterations: of its training.
     failed_images: number of images that could not be read; their truths count as missed.
     detections: number of measured detections, at any score.
     mask, box, boundary: means over the classes; boxes are those of the label store; `boundary` is null if it was not
     measured.
     detections_file: COCO results list, relative to the folder of `evaluation.json`.
     cityscapes: the instance AP of Cityscapes; null if it was not measured.
+    resampled_ap: the mask AP of images drawn at random with replacement, if the images are few; the same draws for
+    all models.
     """
 
     node: str
@@ -89,6 +104,9 @@ class ModelResult(msgspec.Struct, frozen=True):
     boundary: Metrics | None
     categories: tuple[CategoryResult, ...]
     detections_file: str
+    iterations: int
+    confusion: Confusion
+    resampled_ap: tuple[float, ...] = ()
     cityscapes: CityscapesResult | None = None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ from pipeline.sam.prompt import Prompt
 
 PROMPTS_AT_ONCE = 256
 """Instances whose candidates are in memory at once: 200 MB of logits for a low-resolution side of 256."""
+
+MOST_LOGIT = 8.0
+"""Limit of logits before they are smoothed."""
 
 BAND_PIXELS = 1 << 22
 """Pixels of a mask that are interpolated at once."""
@@ -120,7 +124,7 @@ def _checked(choice: Choice, question: Question) -> Choice:
 
 
 def _answer(asked: _Asked, choice: Choice, settings: RefineSettings) -> Answer:
-    logits_lowres = choice.mask_logits_lowres
+    logits_lowres = smoothed(choice.mask_logits_lowres, asked.frame, settings.smoothing_cells)
     content = asked.frame.content
     region = asked.frame.to_image(nonzero_window(logits_lowres[: content.height, : content.width] > 0))
     mask = _interpolated(logits_lowres, asked.frame, region)
@@ -135,6 +139,27 @@ def _answer(asked: _Asked, choice: Choice, settings: RefineSettings) -> Answer:
         predicted_iou=choice.predicted_iou,
         stability=choice.stability,
     )
+
+
+def smoothed(logits_lowres: NDArray[np.float32], frame: LowresFrame, cells: float) -> NDArray[np.float32]:
+    """Return low-resolution logits (lowres_side, lowres_side) smoothed by a Gaussian this many cells wide.
+
+    Each cell has an error of its own, and logits are steep: enlarged as they are, the outline has a step at every
+    cell. Logits are limited first, so that a sure cell does not outweigh its neighbours. Padding stays as it is.
+    """
+    if cells == 0:
+        return logits_lowres
+    reach = max(1, ceil(3 * cells))
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / cells) ** 2)
+    weights /= weights.sum()
+    height, width = frame.content.height, frame.content.width
+    shown = np.clip(logits_lowres[:height, :width], -MOST_LOGIT, MOST_LOGIT)
+    for axis in (0, 1):
+        padded = np.pad(shown, [(reach, reach) if each == axis else (0, 0) for each in (0, 1)], mode="edge")
+        shown = np.lib.stride_tricks.sliding_window_view(padded, len(weights), axis) @ weights.astype(np.float32)
+    result = logits_lowres.copy()
+    result[:height, :width] = shown
+    return result
 
 
 def _interpolated(logits_lowres: NDArray[np.float32], frame: LowresFrame, region: Window) -> NDArray[np.bool_]:

@@ -33,6 +33,8 @@ class RefineSettings(Settings):
     """Number of times that SAM is asked about a mask. From the second on it also gets its own last mask."""
     choice: Literal["predicted_iou", "agreement", "product"] = "product"
     """Of SAM's candidates, choose by SAM's own estimate, by agreement with the teacher, or by the product of both."""
+    smoothing_cells: Annotated[float, Field(ge=0, le=4)] = 0.5
+    """Smooth SAM's mask by this many cells of its low resolution, so that it has no steps when enlarged. 0: never."""
     largest_component: bool = True
     """Keep only the largest connected part of a mask."""
     fill_holes: bool = False

@@ -11,6 +11,8 @@ from typing import Final
 from pipeline.coco.reading import read_coco
 from pipeline.labels.label_store import LabelStore
 from pipeline.presentation import words
+from pipeline.refinement.effect import Effect
+from pipeline.report.detections import ValidationImages, detections
 from pipeline.report.gallery import Gallery, Round, changes, composites, disagreements
 from pipeline.report.gather import Run, StageResult
 from pipeline.structure.target_store import StructureStore
@@ -43,23 +45,33 @@ class Extras:
     remarks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def collect(run: Run, image_root: Path, truth: Path | None, limit: int) -> Extras:
-    """Draw up to `limit` images of each kind, from the last round, whose labels the last student was trained on.
+@dataclass(frozen=True)
+class ReportImages:
+    """Where the images of a report come from.
 
     image_root: the folder of the unlabelled images. truth: COCO file of their true annotations, if known.
+    validation: COCO file and folder of the validation images, if there are any.
     """
+
+    image_root: Path
+    truth: Path | None = None
+    validation: tuple[Path, Path] | None = None
+
+
+def collect(run: Run, images: ReportImages, limit: int) -> Extras:
+    """Draw up to `limit` images of each kind, from the last round, whose labels the last student was trained on."""
     last = max((each.node.round for each in run.stages if each.node.stage == "refine"), default=1)
     stores = {
         each.node.key: LabelStore.open(each.folder / LABELS)
         for each in run.stages
         if each.node.stage in ("predict", "refine", "augment") and each.folder is not None
     }
-    galleries: list[Gallery] = []
+    galleries = list(_of_detections(run, images.validation, limit)) if limit else []
     measured = run.pseudo_labels
     teacher, refined = (stores.get(node_key(stage, last)) for stage in ("predict", "refine"))
     if limit and teacher is not None and refined is not None:
-        known = None if truth is None or measured is None else read_coco(truth)
-        labels = Round(teacher, refined, image_root, known)
+        known = None if images.truth is None or measured is None else read_coco(images.truth)
+        labels = Round(teacher, refined, images.image_root, known)
         if measured is not None:
             galleries.append(changes(labels, measured.most_improved, limit, harmed=False))
             galleries.append(changes(labels, measured.most_harmed, limit, harmed=True))
@@ -73,10 +85,28 @@ def collect(run: Run, image_root: Path, truth: Path | None, limit: int) -> Extra
         "labels": ()
         if measured
         else ("The pseudo-labels are not measured: the unlabelled images have no known truth.",),
+        "harm": _about_harm(run, last),
         "galleries": _about_galleries(run, augmented, limit),
         "training": () if run.logs else ("There is no training log.",),
     }
     return Extras(tuple(galleries), failures, failed, remarks)
+
+
+def _of_detections(run: Run, validation: tuple[Path, Path] | None, limit: int) -> Iterator[Gallery]:
+    """Yield the gallery of the last model's detections, if it was measured."""
+    model, evaluated = run.student or run.teacher, run.by_key.get("evaluate")
+    if validation is None or model is None or evaluated is None or evaluated.folder is None:
+        return
+    annotations, image_root = validation
+    store = LabelStore.open(evaluated.folder / PREDICTIONS / model.node / LABELS)
+    yield detections(model, ValidationImages(read_coco(annotations), image_root, store), limit)
+
+
+def _about_harm(run: Run, last: int) -> tuple[str, ...]:
+    """Return what refinement did that looks like harm, in the last round."""
+    refined = run.by_key.get(node_key("refine", last))
+    effect = None if refined is None or refined.seal is None else Effect.of_figures(refined.seal.summary)
+    return () if effect is None else tuple(f"{line[0].upper()}{line[1:].strip()}." for line in effect.warnings())
 
 
 def _failures(run: Run, stores: Mapping[str, LabelStore]) -> Iterator[Failure]:

@@ -23,15 +23,15 @@ from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, Status
 from pipeline.masks.windows import BoxXyxy
 from pipeline.presentation import words
-from pipeline.report.inline_images import InlineImage, crop_around, inline
+from pipeline.report.inline_images import PANEL_BYTES, WHOLE_IMAGE_BYTES, InlineImage, crop_around, inline
 
 BEFORE: Final[Rgb] = (245, 158, 11)
 AFTER: Final[Rgb] = (20, 184, 166)
 _WHITE: Final[Rgb] = (255, 255, 255)
 _PANEL_PX: Final = 352
 """The longer side of an image: twice its size on the page, for sharp screens."""
-_COMPOSITE_PX: Final = 480
-_FILL_SHARE: Final = 0.1
+WHOLE_IMAGE_PX: Final = 480
+FILL_SHARE: Final = 0.1
 """A low opacity, so that the object under the mask stays visible."""
 _MOST_OF_ONE_IMAGE: Final = 2
 _IMAGES_KEPT: Final = 8
@@ -87,11 +87,11 @@ class Round:
             labels = store.by_id(image_id)
             canvas = rescaled(image[y0:y1, x0:x1], _PANEL_PX)
             mask = labels.mask(labels.instances[position])
-            paint(canvas, mask[y0:y1, x0:x1], colour, dashed=False, fill_share=_FILL_SHARE)
+            paint(canvas, mask[y0:y1, x0:x1], colour, dashed=False, fill_share=FILL_SHARE)
             if self._truth is not None and truth_id is not None:
                 truth = self._truth.mask(self._truth_by_id[truth_id])
                 paint(canvas, truth[y0:y1, x0:x1], _WHITE, dashed=True)
-            shown.append((caption, inline(canvas, f"{name} in {labels.file_name}, {caption} mask")))
+            shown.append((caption, inline(canvas, f"{name} in {labels.file_name}, {caption} mask", PANEL_BYTES)))
         return tuple(shown)
 
     def _read_image(self, image_id: int) -> RgbImage:
@@ -106,7 +106,7 @@ def changes(round_: Round, listed: Sequence[InstanceChange], limit: int, *, harm
     """Show the instances that refinement improved most, or harmed most."""
     sign = -1 if harmed else 1
     changed = (each for each in listed if sign * (each.iou_after - each.iou_before) > 0)
-    cards, unreadable = _made(changed, limit, lambda change: _change_card(round_, change))
+    cards, unreadable = made_cards(changed, limit, lambda change: _change_card(round_, change))
     if harmed:
         key, heading, explanation = "harmed", "Most harmed", "Where SAM moved the mask furthest away from the truth."
     else:
@@ -117,7 +117,7 @@ def changes(round_: Round, listed: Sequence[InstanceChange], limit: int, *, harm
 def disagreements(round_: Round, limit: int) -> Gallery:
     """Show instances with high scores whose masks SAM changed most, where SAM's mask was kept."""
     found = _disagreeing(round_.refined)
-    cards, unreadable = _made(found, limit, lambda instance: _disagreement_card(round_, *instance))
+    cards, unreadable = made_cards(found, limit, lambda instance: _disagreement_card(round_, *instance))
     explanation = (
         "The teacher was sure of the object, SAM’s mask differs much from the teacher’s, and SAM’s mask was kept. "
         "These are found without truth: check them first when a student is worse than expected."
@@ -132,7 +132,7 @@ def composites(folder: Path, store: LabelStore, limit: int) -> Gallery:
     usable = np.flatnonzero(store.column("images/status") != STATUSES.index(Status.FAILED))
     chosen = np.unique(np.linspace(0, len(usable) - 1, min(limit, len(usable))).round().astype(int))
     rows = [store[position] for position in usable[chosen].tolist()]
-    cards, unreadable = _made(rows, limit, lambda row: _composite_card(folder, row, colours, names))
+    cards, unreadable = made_cards(rows, limit, lambda row: _composite_card(folder, row, colours, names))
     shown = Counter(each.category_id for row in rows for each in row.instances)
     legend = tuple((f"#{r:02x}{g:02x}{b:02x}", names[each]) for each, (r, g, b) in colours.items() if shown[each])
     explanation = "Refined instances pasted into other unlabelled images, before the student’s colour jitter."
@@ -170,13 +170,13 @@ def _scores(score: float, mask_score: float | None) -> list[str]:
 
 def _composite_card(folder: Path, row: ImageLabels, colours: Mapping[int, Rgb], names: Mapping[int, str]) -> Card:
     image = read_image(resolve_image_path(folder, row.file_name), (row.width, row.height))
-    canvas = rescaled(image, _COMPOSITE_PX)
+    canvas = rescaled(image, WHOLE_IMAGE_PX)
     for instance in sorted(row.instances, key=lambda each: -each.area):
         dropped = instance.decision is Decision.DROPPED
-        paint(canvas, row.mask(instance), colours[instance.category_id], dashed=dropped, fill_share=_FILL_SHARE)
+        paint(canvas, row.mask(instance), colours[instance.category_id], dashed=dropped, fill_share=FILL_SHARE)
     counts = Counter(names[each.category_id] for each in row.instances)
     shown = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-    images = (("", inline(canvas, f"composite {row.image_id}: {shown or 'no instances'}")),)
+    images = (("", inline(canvas, f"composite {row.image_id}: {shown or 'no instances'}", WHOLE_IMAGE_BYTES)),)
     return Card(images, words.count(len(row.instances), "instance"), (shown,) if shown else (), row.file_name)
 
 
@@ -196,7 +196,7 @@ def _disagreeing(store: LabelStore) -> Iterator[tuple[int, int]]:
             yield int(store.image_ids[image]), int(instance - offsets[image])
 
 
-def _made(items: Iterable[Item], limit: int, make: Callable[[Item], Card]) -> tuple[tuple[Card, ...], int]:
+def made_cards(items: Iterable[Item], limit: int, make: Callable[[Item], Card]) -> tuple[tuple[Card, ...], int]:
     """Return the cards of the first items, and the number of items whose images cannot be read."""
     cards: list[Card] = []
     unreadable = 0

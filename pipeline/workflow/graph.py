@@ -38,8 +38,8 @@ STAGES: Final[dict[str, Stage]] = {
         Stage("refine", "sharpen the teacher's masks with SAM", version=3),
         Stage("augment", "paste refined instances into composites"),
         Stage("train-student", "train the student on labelled and refined images"),
-        Stage("evaluate", "measure teacher, student and pseudo-labels", version=3),
-        Stage("report", "write the HTML report"),
+        Stage("evaluate", "measure teacher, student and pseudo-labels", version=4),
+        Stage("report", "write the HTML report", version=2),
     )
 }
 
