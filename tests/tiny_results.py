@@ -207,4 +207,6 @@ def _model(truth: CocoDataset, role: str, ap: float) -> ev.ModelResult:
         boundary=None,
         categories=categories,
         detections_file="detections.json",
+        iterations=600,
+        confusion=ev.Confusion(0.5, tuple((1,) * (len(truth.categories) + 1) for _ in range(len(truth.categories) + 1))),
     )

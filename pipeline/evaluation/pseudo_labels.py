@@ -22,7 +22,7 @@ from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
 from pipeline.masks.overlap import rle_ious
 
 MIN_IOUS: Final[Floats] = np.array([0.5, 0.75, 0.9])
-HISTOGRAM_BINS: Final = 20
+HISTOGRAM_BINS: Final = 40
 _DECISIONS: Final = tuple(Decision)
 
 

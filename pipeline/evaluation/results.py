@@ -141,7 +141,7 @@ class LabelQuality(msgspec.Struct, frozen=True):
     at: precision and recall at IoU 0.5, 0.75 and 0.9.
     paired: figures of all instances paired with a truth, dropped ones included: the same instances before and after
     refinement.
-    iou_histogram: number of paired instances in 20 equal bins of IoU, 0 to 1.
+    iou_histogram: number of paired instances in 40 equal bins of IoU, 0 to 1.
     """
 
     labels: int

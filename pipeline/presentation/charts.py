@@ -22,6 +22,11 @@ _LONGEST_NAME: Final = 18
 """The most letters of a name in a chart; the key beside the chart has the whole name."""
 
 
+_LOWEST_SHARE: Final = 0.01
+_NARROWEST: Final = 0.3
+"""The share of the data that a histogram may leave out at its lower end, and the least range that it shows."""
+
+
 @dataclass(frozen=True)
 class Distribution:
     """Counts in equal bins from 0 to 1. mean: marked if it is known. tone: `before` or `after`."""
@@ -50,16 +55,54 @@ class Part:
     count: int
 
 
+@dataclass(frozen=True)
+class _ShownRange:
+    """The part of 0..1 that a chart shows."""
+
+    low: float
+    high: float
+
+    def share(self, value: float) -> float:
+        """Return the position of a value in the range, cut to 0..1."""
+        return min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Return three to six round values with their positions."""
+        wanted = next(step for step in (0.05, 0.1, 0.25) if (self.high - self.low) / step < 6)
+        first, last = math.ceil(self.low / wanted - 1e-9), math.floor(self.high / wanted + 1e-9)
+        return [(self.share(index * wanted), f"{index * wanted:.4g}") for index in range(first, last + 1)]
+
+
+def _shown_range(distributions: Sequence[Distribution]) -> _ShownRange:
+    """Return the range, in tenths, without empty bins at its ends and without the lowest hundredth of the data."""
+    lows, highs = [], []
+    for each in distributions:
+        total, seen = sum(each.counts), 0
+        for index, count in enumerate(each.counts):
+            seen += count
+            if seen > _LOWEST_SHARE * total:
+                lows.append(index / len(each.counts))
+                break
+        highs += [(index + 1) / len(each.counts) for index, count in enumerate(each.counts) if count][-1:]
+    low = math.floor(10 * min(lows, default=0.0) + 1e-9) / 10
+    high = math.ceil(10 * max(highs, default=1.0) - 1e-9) / 10
+    if high - low < _NARROWEST:
+        low, high = (max(0.0, high - _NARROWEST), high) if high > _NARROWEST else (0.0, _NARROWEST)
+    return _ShownRange(low, high)
+
+
 def histogram(distributions: Sequence[Distribution], axis: str, title: str) -> Markup:
-    """Draw distributions over 0..1, one over the other."""
+    """Draw distributions over the part of 0..1 that holds nearly all of the data, one over the other."""
+    shown = _shown_range(distributions)
     most = max((max(each.counts, default=0) for each in distributions), default=0) or 1
     ticks = _ticks(0, most)
     top = max(most, ticks[-1])
-    quarters = [(share, f"{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)]
-    body = [_grid(ticks, top), _axis(quarters, axis), *(_steps(each, top) for each in distributions)]
+    below = sum(sum(each.counts[: round(shown.low * len(each.counts))]) for each in distributions)
+    name = f"{axis} ({below:,} below {shown.low:g} are not shown)" if below else axis
+    body = [_grid(ticks, top), _axis(shown.ticks(), name), *(_steps(each, top, shown) for each in distributions)]
     marked = [each for each in distributions if each.mean is not None]
     highest = max((each.mean or 0.0 for each in marked), default=0.0)
-    body += [_mean_mark(each, row, is_highest=each.mean == highest) for row, each in enumerate(marked)]
+    body += [_mean_mark(each, row, shown, is_highest=each.mean == highest) for row, each in enumerate(marked)]
     return _svg(_WIDTH, _HEIGHT, title, body)
 
 
@@ -163,27 +206,27 @@ def _axis(ticks: Sequence[tuple[float, str]], name: str) -> str:
     return "".join(texts) + label
 
 
-def _steps(distribution: Distribution, top: float) -> str:
+def _steps(distribution: Distribution, top: float, shown: _ShownRange) -> str:
     bins = len(distribution.counts)
     corners: list[Point] = [(_x(0), _y(0))]
-    for index, count in enumerate(distribution.counts):
-        y = _y(count / top)
-        corners += [(_x(index / bins), y), (_x((index + 1) / bins), y)]
-    corners.append((_x(1), _y(0)))
+    for index in range(round(shown.low * bins), round(shown.high * bins)):
+        y = _y(distribution.counts[index] / top)
+        corners += [(_x(shown.share(index / bins)), y), (_x(shown.share((index + 1) / bins)), y)]
+    corners.append((corners[-1][0], _y(0)))
     shape = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
     return f'<polygon class="area {escape(distribution.tone)}" points="{shape}"/>'
 
 
-def _mean_mark(distribution: Distribution, row: int, *, is_highest: bool) -> str:
+def _mean_mark(distribution: Distribution, row: int, shown: _ShownRange, *, is_highest: bool) -> str:
     """Draw the mean as a dashed line with its name, each name in a row of its own so that two do not overlap.
 
     The name of the highest mean stands to the right of its line if it fits there, the others to the left if they fit.
     """
     mean = distribution.mean or 0.0
-    x, y = _x(mean), _TOP + 2 + 15 * row
+    x, y = _x(shown.share(mean)), _TOP + 2 + 15 * row
     name = distribution.name
-    shown = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
-    text = f"{shown} {mean:.3f}"
+    short = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+    text = f"{short} {mean:.3f}"
     width = len(text) * _LETTER_PX
     on_right = (is_highest and x + width < _WIDTH) or x - width < _LEFT
     anchor, shift = ("start", 6) if on_right else ("end", -6)

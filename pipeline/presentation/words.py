@@ -44,6 +44,11 @@ def signed(change: float | None, digits: int) -> str:
     return text if float(text) == 0 else f"{'+' if change > 0 else MINUS}{text}"
 
 
+def interval(ends: tuple[float, float], *, signed_ends: bool = False) -> str:
+    """Format a range of precisions in points: `12.3 to 45.6`, or with signs `−1.2 to +9.8`."""
+    return " to ".join(signed(100 * end, 1) if signed_ends else points(end) for end in ends)
+
+
 def difference(before: float | None, after: float | None) -> float | None:
     """Return `after` minus `before`; None where one of them is unknown."""
     return None if before is None or after is None else after - before

@@ -9,7 +9,7 @@ from pipeline.report import sections
 from pipeline.report.extras import Extras
 from pipeline.report.gather import Run
 from pipeline.report.measures import cityscapes_table, structure_table
-from pipeline.report.tables import class_table, precision_table
+from pipeline.report.tables import class_table, confusion_table, precision_table
 
 
 def render_page(run: Run, extras: Extras, ablation: Ablation | None = None) -> str:
@@ -28,6 +28,7 @@ def render_page(run: Run, extras: Extras, ablation: Ablation | None = None) -> s
             "classes": class_table(models) if models else None,
             "cityscapes": cityscapes_table(models),
             "structure": structure_table(run),
+            "confusion": confusion_table(model) if (model := run.student or run.teacher) else None,
             "trainings": [sections.training(key, log) for key, log in run.logs.items()],
             "notes": run.evaluation.notes if run.evaluation else (),
             "artefacts": sections.provenance(run),

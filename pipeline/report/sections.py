@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.detection.training_log import TOTAL, TrainingLog
+from pipeline.evaluation.intervals import ap_interval, gain_interval
+from pipeline.evaluation.measuring import too_short
 from pipeline.evaluation.results import PseudoLabelResult
 from pipeline.presentation import words
 from pipeline.presentation.charts import Distribution, Line, Part, histogram, line_chart, sparkline, stacked_bar
@@ -34,16 +36,29 @@ def verdict(run: Run) -> str:
     images = ""
     if labelled is not None and unlabelled is not None:
         images = f", with {words.count(labelled, 'labelled image')} and {unlabelled:,} unlabelled"
+    if run.evaluation is not None and (short := too_short(run.evaluation)):
+        return short
     change = _gain(run)
     if change is not None:
         if abs(change) < NEGLIGIBLE:
             return f"The student is on a par with its teacher in mask AP{images}."
         how = "beats its teacher by" if change > 0 else "falls behind its teacher by"
-        return f"The student {how} {100 * abs(change):.1f} points of mask AP{images}."
+        return f"The student {how} {100 * abs(change):.1f} points of mask AP{images}.{_chance(run)}"
     model = run.student or run.teacher
     if model is not None:
         return f"The {model.role} reaches {words.points(model.mask.ap)} points of mask AP{images}."
     return f"An experiment{images}; its models are not measured." if images else "Not measured yet."
+
+
+def _chance(run: Run) -> str:
+    """Return that a gain may be chance, if other images of the same kind might well show none."""
+    between = gain_interval(run.teacher, run.student)
+    if run.student is None or between is None or not between[0] <= 0 <= between[1]:
+        return ""
+    return (
+        f" On only {words.count(run.student.images, 'image')} that may be chance: 95 % of redrawn image sets give "
+        f"{words.interval(between, signed_ends=True)}."
+    )
 
 
 def tiles(run: Run) -> tuple[Tile, ...]:
@@ -66,7 +81,7 @@ def round_quality(result: PseudoLabelResult) -> dict[str, Any]:
         for name, quality in (("before", result.before), ("after", result.after))
     ]
     title = (
-        f"Mask IoU of {result.paired} instances before and after refinement, in 20 bins; "
+        f"Mask IoU of {result.paired} instances before and after refinement; "
         f"mean {words.share(result.before.paired.mean_iou)} before, {words.share(result.after.paired.mean_iou)} after"
     )
     parts = [Part(str(each.decision), f"fill-{each.decision}", each.instances) for each in result.decisions]
@@ -118,11 +133,16 @@ def _precision_tile(run: Run) -> Tile | None:
     if model is None:
         return None
     note = f"measured on {words.count(model.images, 'image')}"
+    if (between := ap_interval(model)) is not None:
+        note += f"; 95 % of redrawn image sets give {words.interval(between)}"
     if model.failed_images:
         note += f"; {model.failed_images:,} unreadable, counted as missed"
     if run.teacher is None or run.student is None:
         return Tile(f"mask AP of the {model.role}", words.points(model.mask.ap), note)
     gain = _gain(run)
+    if run.evaluation is not None and too_short(run.evaluation):
+        trained = words.count(run.student.iterations, "iteration")
+        return Tile("mask AP of the student", words.points(model.mask.ap), f"after {trained}: too few to measure")
     return Tile(
         label="mask AP, teacher → student",
         before=words.points(run.teacher.mask.ap),

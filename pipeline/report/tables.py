@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
+from pipeline.evaluation.intervals import Interval, ap_interval
 from pipeline.evaluation.results import CategoryResult, Metrics, ModelResult, PseudoLabelResult
 from pipeline.presentation import words
 from pipeline.presentation.charts import dumbbell
@@ -23,13 +27,56 @@ _SIZES: Final = (
 
 def precision_table(models: Sequence[ModelResult]) -> Table:
     """Return the average precision of every model: of masks, of boxes, of the boundaries of masks."""
-    columns = (Heading("model", is_number=False), Heading("measured on", is_number=False))
+    columns = [Heading("model", is_number=False), Heading("measured on", is_number=False), *metric_columns()]
+    intervals = [ap_interval(model) for model in models]
+    if any(intervals):
+        columns.insert(3, Heading("95 %", note="range of the AP in 95 % of the sets that are redrawn from the images"))
     rows = []
-    for name, model in zip(model_names(models), models, strict=True):
+    for name, model, between in zip(model_names(models), models, intervals, strict=True):
         for kind, metrics in (("masks", model.mask), ("boxes", model.box), ("boundaries", model.boundary)):
             if metrics is not None:
-                rows.append((text_cell(name), text_cell(kind), *metric_cells(metrics)))
-    return Table("Average precision of the models", (*columns, *metric_columns()), tuple(rows))
+                cells = [text_cell(name), text_cell(kind), *metric_cells(metrics)]
+                if any(intervals):
+                    cells.insert(3, _interval_cell(between if kind == "masks" else None))
+                rows.append(tuple(cells))
+    return Table("Average precision of the models", tuple(columns), tuple(rows))
+
+
+def _interval_cell(between: Interval | None) -> TableCell:
+    return TableCell("") if between is None else TableCell(words.interval(between), between[0])
+
+
+_MOST_CLASSES: Final = 12
+
+
+@dataclass(frozen=True)
+class ConfusionTable:
+    """What a model found in place of true instances. columns: found classes; rows: true classes, each with its cells.
+
+    A cell is the count with its share of the row, 0 to 1. left_out: number of classes that are not shown.
+    """
+
+    model: str
+    min_score: float
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[tuple[int, float], ...]], ...]
+    left_out: int
+
+
+def confusion_table(model: ModelResult) -> ConfusionTable:
+    """Return the confusions of a model; of many classes, those that have most confusions with another class."""
+    counts = np.array(model.confusion.counts)
+    classes = counts[:-1, :-1]
+    wrong = classes.sum(axis=0) + classes.sum(axis=1) - 2 * classes.diagonal()
+    shown = sorted(np.argsort(-wrong, kind="stable")[:_MOST_CLASSES].tolist())
+    names = [model.categories[index].name for index in shown]
+    kept = counts[np.ix_([*shown, -1], [*shown, -1])]
+    totals = counts.sum(axis=1)[[*shown, -1]]
+    rows = tuple(
+        (name, tuple((count, count / max(1, total)) for count in row))
+        for name, row, total in zip([*names, "nothing"], kept.tolist(), totals.tolist(), strict=True)
+    )
+    return ConfusionTable(model.role, model.confusion.min_score, (*names, "missed"), rows, len(classes) - len(shown))
 
 
 def metric_columns() -> tuple[Heading, ...]:
