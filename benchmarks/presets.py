@@ -1,6 +1,6 @@
 """Measure which way of prompting SAM improves a teacher's masks: every preset, and prompts x choices x gates.
 
-    python -m benchmarks.presets --annotations FILE --images FOLDER [--limit 60] [--presets-only]
+    python -m benchmarks.presets --annotations FILE --images FOLDER [--limit 60] [--presets-only | --signs]
 
 The teacher is imitated, unless `--labels` names the label store of a real one: every true mask becomes a coarse
 28 x 28 probability map in a slightly wrong box, as a detector's mask head gives it, with smooth noise of strength

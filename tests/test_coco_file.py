@@ -26,7 +26,7 @@ from pipeline.refinement.refine_work import RefineWork
 from pipeline.refinement.settings import RefineSettings
 from pipeline.workflow.experiment import RefineOnly
 from pipeline.workflow.loading import refine_only
-from pipeline.workflow.refined_files import refine_coco_file, refinement_id
+from pipeline.workflow.refined_files import refine_coco_file, refinement_id, same_images
 from tests.tiny_coco import TinyCoco, tiny_coco, write_json
 
 
@@ -175,7 +175,8 @@ def test_a_file_is_refined_from_python_and_an_interrupted_call_goes_on(made, tmp
     told: list[ShardProgress] = []
     result = refine_coco_file(made.annotations, made.image_root, target, settings, told.append)
     assert [(each.what, each.done, each.done_before) for each in told] == [("refine", 1, 1), ("refine", 2, 1)]
-    assert result.decisions == {"sam": 5, "unchanged": 1}
+    assert result.file.decisions == {"sam": 5, "unchanged": 1}
+    assert (result.effect.from_sam, result.quality) == (5, None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "set"]
     at_once = tmp_path / "at_once.json"
     refine_coco_file(made.annotations, made.image_root, at_once, settings)
@@ -199,3 +200,32 @@ def test_class_and_mask_scores_are_read_apart(made):
     write_json(made.annotations, made.content)
     scores = read_scores(made.annotations)
     assert (scores[1], scores[2]) == (Scores(0.5, 0.25), Scores(1.0, 0.75))
+
+
+def test_a_truth_is_matched_by_file_name(made):
+    dataset = read_coco(made.annotations)
+    renumbered = json.loads(json.dumps(made.content))
+    renumbered["images"] = [each | {"id": each["id"] + 50} for each in renumbered["images"][1:]]
+    renumbered["images"].append({"id": 1, "file_name": "elsewhere.png", "width": 9, "height": 9})
+    renumbered["annotations"] = [
+        each | {"image_id": each["image_id"] + 50} for each in renumbered["annotations"] if each["image_id"] == 2
+    ]
+    truth = same_images(read_coco(write_json(made.annotations.with_name("truth.json"), renumbered)), dataset)
+    assert [image.file_name for image in truth.images] == ["0002.png"]
+    assert {each.image_id for each in truth.annotations} == {2}
+    assert len(truth.annotations_by_image[2]) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"file_name": "elsewhere.png"}, "no file name is that of an image of "),
+        ({"width": 65}, r"0001.png is 65 x 48, in .*annotations.json 64 x 48"),
+    ],
+)
+def test_a_truth_of_other_images_is_refused(made, change, said):
+    dataset = read_coco(made.annotations)
+    content = {"images": [made.content["images"][0] | change], "categories": made.content["categories"]}
+    path = write_json(made.annotations.with_name("truth.json"), content | {"annotations": []})
+    with pytest.raises(DatasetError, match=said):
+        same_images(read_coco(path), dataset)

@@ -13,7 +13,8 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from pipeline.coco.reading import read_coco
-from pipeline.evaluation.models import MeasuredModel, measure_model
+from pipeline.evaluation import models
+from pipeline.evaluation.models import RESAMPLES, MeasuredModel, measure_model
 from pipeline.evaluation.results import Metrics, ModelResult
 from pipeline.evaluation.settings import EvaluateSettings
 from pipeline.labels.label_store import LabelStore
@@ -203,3 +204,58 @@ def test_boundaries_are_left_out_where_not_asked_for(tmp_path):
     result = measured(tmp_path, content, rows, boundary=False)
     assert result.boundary is None
     assert {category.boundary for category in result.categories} == {None}
+
+
+@pytest.mark.slow
+def test_resampled_ap_is_that_of_the_drawn_images(tmp_path):
+    """A draw that has an image twice measures as a dataset that has it twice."""
+    content, rows = random_case(3, images=6)
+    result = measured(tmp_path / "all", content, rows)
+    draws = np.random.default_rng(6).multinomial(6, np.full(6, 1 / 6), size=RESAMPLES)
+    assert len(result.resampled_ap) == RESAMPLES
+    for number in (0, 1, 17):
+        drawn_content, drawn_rows = dataset_content([], 0), []
+        for image_id, times in enumerate(draws[number].tolist(), start=1):
+            for _ in range(times):
+                copied = len(drawn_content["images"]) + 1
+                image = {"id": copied, "file_name": f"{copied}.png", "width": WIDTH, "height": HEIGHT}
+                drawn_content["images"].append(image)
+                drawn_rows.append(replace(rows[image_id - 1], image_id=copied, file_name=f"{copied}.png"))
+                for each in content["annotations"]:
+                    if each["image_id"] == image_id:
+                        copy_id = len(drawn_content["annotations"]) + 1
+                        drawn_content["annotations"].append(each | {"id": copy_id, "image_id": copied})
+        again = measured(tmp_path / str(number), drawn_content, drawn_rows)
+        # Copies of a detection count one after the other there, at once here.
+        assert result.resampled_ap[number] == pytest.approx(again.mask.ap, abs=0.02)
+    assert np.mean(result.resampled_ap) == pytest.approx(result.mask.ap, abs=0.05)
+
+
+@pytest.mark.slow
+def test_draws_of_one_image_are_that_image(tmp_path):
+    truth = np.zeros((HEIGHT, WIDTH), bool)
+    truth[10:60, 10:60] = True
+    result = measured(tmp_path, dataset_content([annotation(1, 1, 3, truth)], 1), [row(1, [(truth, 3, 0.9)])])
+    assert set(result.resampled_ap) == {1.0}
+    empty = measured(tmp_path / "empty", dataset_content([], 2), [row(1, []), row(2, [])])
+    assert (empty.resampled_ap, empty.mask.ap) == ((), None)
+
+
+def test_many_images_are_not_redrawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "MOST_RESAMPLED_IMAGES", 5)
+    assert measured(tmp_path, *random_case(3, images=6)).resampled_ap == ()
+
+
+@pytest.mark.slow
+def test_confusions_are_counted_at_the_score_with_the_best_f1(tmp_path):
+    masks = [np.zeros((HEIGHT, WIDTH), bool) for _ in range(3)]
+    for index, mask in enumerate(masks):
+        mask[10:60, 50 * index : 50 * index + 40] = True
+    annotations = [annotation(1, 1, 3, masks[0]), annotation(2, 1, 7, masks[1])]
+    found = [(masks[0], 3, 0.9), (masks[1], 7, 0.6), (masks[2], 3, 0.5), (masks[2], 7, 0.4)]
+    result = measured(tmp_path, dataset_content(annotations, 1), [row(1, found)])
+    assert result.confusion.min_score == pytest.approx(0.6)
+    assert result.confusion.counts == ((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 0, 0), (0, 0, 0, 0))
+    nothing = measured(tmp_path / "nothing", dataset_content(annotations, 1), [row(1, [])])
+    assert nothing.confusion.min_score == 0
+    assert [counts[-1] for counts in nothing.confusion.counts] == [1, 1, 0, 0]

@@ -89,8 +89,8 @@ def test_the_same_instances_are_measured_before_and_after(tmp_path):
     assert result.after.paired.mean_iou == pytest.approx((1 + 0.5) / 2)
     assert (result.before.paired.share_75, result.before.paired.share_90) == (0.5, 0.0)
     assert (result.after.paired.share_75, result.after.paired.share_90) == (0.5, 0.5)
-    assert {place: count for place, count in enumerate(result.before.iou_histogram) if count} == {12: 1, 15: 1}
-    assert {place: count for place, count in enumerate(result.after.iou_histogram) if count} == {10: 1, 19: 1}
+    assert {place: count for place, count in enumerate(result.before.iou_histogram) if count} == {25: 1, 31: 1}
+    assert {place: count for place, count in enumerate(result.after.iou_histogram) if count} == {20: 1, 39: 1}
 
 
 def test_figures_by_decision(tmp_path):

@@ -13,6 +13,7 @@ from pipeline.evaluation.results import (
     FORMAT,
     FORMAT_VERSION,
     CategoryResult,
+    Confusion,
     Evaluation,
     Metrics,
     ModelResult,
@@ -33,6 +34,9 @@ MODEL = ModelResult(
     boundary=None,
     categories=(CategoryResult(3, "cat", 5, METRICS, METRICS, None),),
     detections_file="detections/train-teacher.json",
+    iterations=600,
+    confusion=Confusion(0.5, ((4, 1), (2, 0))),
+    resampled_ap=(0.2, 0.3),
 )
 EVALUATION = Evaluation(FORMAT, FORMAT_VERSION, 100, (CocoCategory(3, "cat"),), (MODEL,), (), ("Something.",))
 
@@ -47,8 +51,8 @@ def test_an_evaluation_is_read_as_it_was_written(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 99}, "'s4m-evaluation' 99; this program reads 's4m-evaluation' 2"),
-        ({"format": "other"}, "'other' 2"),
+        ({"version": 99}, "'s4m-evaluation' 99; this program reads 's4m-evaluation' 3"),
+        ({"format": "other"}, "'other' 3"),
         ({"models": [{}]}, r"damaged .*node"),
         (None, "is not an evaluation, or it is damaged"),
     ],

@@ -71,6 +71,7 @@ SETTINGS: dict[str, tuple[object, frozenset[str]]] = {
     "refine.mask_prompt": (False, REFINE),
     "refine.passes": (2, REFINE),
     "refine.choice": ("agreement", REFINE),
+    "refine.smoothing_cells": (1.0, REFINE),
     "refine.largest_component": (False, REFINE),
     "refine.fill_holes": (True, REFINE),
     "refine.separate": (True, REFINE),

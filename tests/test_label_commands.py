@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import signal
 from dataclasses import replace
 
@@ -326,6 +327,27 @@ def test_a_coco_file_is_refined_without_an_experiment(s4m, made, tmp_path):
     again = s4m(*words)
     assert again.status == 1
     assert "already there and was left alone" in again.err.replace("\n", " ")
+
+
+@pytest.mark.slow
+def test_refined_masks_are_measured_and_harm_is_warned_of(s4m, made, tmp_path):
+    truth = json.loads(made.annotations.read_text())
+    truth["images"].pop()
+    truth["annotations"] = [each for each in truth["annotations"] if each["image_id"] < 3]
+    write_json(tmp_path / "truth.json", truth)
+    words = ["refine-coco", made.annotations, made.image_root, "refined.json", "--truth", "truth.json"]
+    told = s4m(*words, "--preset", "s4m", "--set", "sam.input_side=64")
+    assert told.status == 0, told.err
+    assert "changed beyond recognition: " in told.out
+    assert "mean agreement: 0." in told.out
+    # The masks are the truth: nothing but harm is possible.
+    assert re.search(r"measured on \d instances? of 2 images with a truth:", told.out)
+    assert re.search(r"mean mask IoU: 1\.000 before, 0\.\d+ after \(−0\.\d+\)", told.out)
+    assert "warning: " in told.err
+    assert "this looks like harm: " in told.err
+    missing = s4m(*words[:3], "other.json", "--truth", "nowhere.json")
+    assert missing.status == 1
+    assert "nowhere.json" in missing.err
 
 
 @pytest.fixture

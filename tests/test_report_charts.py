@@ -39,17 +39,40 @@ def numbers(text: str) -> list[float]:
 
 
 def test_a_histogram_is_as_high_as_its_counts():
-    chart = drawn(histogram([Distribution("a", "before", [0, 5, 10, 0], 0.5)], "axis", "title"))
+    chart = drawn(histogram([Distribution("a", "before", [0, 5, 0, 10, 0], 0.5)], "axis", "title"))
     (area,) = chart.iter("polygon")
     values = numbers(area.attrib["points"])
     xs, ys = values[0::2], values[1::2]
     ground = max(ys)
-    assert ground - min(ys) == pytest.approx(2 * (ground - ys[3]))
+    assert ground - min(ys) == pytest.approx(2 * (ground - ys[1]))
+    # From 0.2 to 0.8, where the data are: three bins.
     left, right = min(xs), max(xs)
-    assert xs[3] == pytest.approx(left + (right - left) / 4)
+    assert xs[2] == pytest.approx(left + (right - left) / 3, abs=0.1)
     mark = next(line for line in chart.iter("line") if line.attrib["class"] == "mark")
-    assert float(mark.attrib["x1"]) == pytest.approx((left + right) / 2)
+    assert float(mark.attrib["x1"]) == pytest.approx((left + right) / 2, abs=0.1)
     assert chart.attrib["aria-label"] == "title"
+
+
+def texts(svg: str) -> list[str]:
+    return [text.text or "" for text in drawn(svg).iter("text") if text.attrib["class"].startswith("tick")]
+
+
+@pytest.mark.parametrize(
+    ("counts", "ticks", "below"),
+    [
+        ({18: 90, 19: 50}, ["0.7", "0.8", "0.9", "1"], 0),
+        ({0: 1, 15: 60, 18: 90}, ["0.7", "0.8", "0.9", "1"], 1),  # less than a hundredth
+        ({0: 9, 15: 60, 18: 90}, ["0", "0.25", "0.5", "0.75", "1"], 0),
+        ({4: 3, 7: 2}, ["0.1", "0.2", "0.3", "0.4"], 0),
+        ({1: 3}, ["0", "0.1", "0.2", "0.3"], 0),
+        ({}, ["0", "0.25", "0.5", "0.75", "1"], 0),
+    ],
+)
+def test_a_histogram_shows_where_the_data_are(counts, ticks, below):
+    bins = [counts.get(index, 0) for index in range(20)]
+    shown = texts(histogram([Distribution("a", "before", bins, None)], "axis", "title"))
+    assert shown[-len(ticks) - 1 : -1] == ticks  # the heights before, the name after
+    assert (f"axis ({below} below {ticks[0]} are not shown)" if below else "axis") in shown
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**6), FINITE), max_size=60), NAMES)

@@ -208,5 +208,5 @@ def _model(truth: CocoDataset, role: str, ap: float) -> ev.ModelResult:
         categories=categories,
         detections_file="detections.json",
         iterations=600,
-        confusion=ev.Confusion(0.5, tuple((1,) * (len(truth.categories) + 1) for _ in range(len(truth.categories) + 1))),
+        confusion=ev.Confusion(0.5, ((1,) * (len(truth.categories) + 1),) * (len(truth.categories) + 1)),
     )

@@ -68,7 +68,7 @@ class _ShownRange:
 
     def ticks(self) -> list[tuple[float, str]]:
         """Return three to six round values with their positions."""
-        wanted = next(step for step in (0.05, 0.1, 0.25) if (self.high - self.low) / step < 6)
+        wanted = next(step for step in (0.05, 0.1, 0.25) if (self.high - self.low) / step < 5.5)
         first, last = math.ceil(self.low / wanted - 1e-9), math.floor(self.high / wanted + 1e-9)
         return [(self.share(index * wanted), f"{index * wanted:.4g}") for index in range(first, last + 1)]
 
@@ -208,11 +208,12 @@ def _axis(ticks: Sequence[tuple[float, str]], name: str) -> str:
 
 def _steps(distribution: Distribution, top: float, shown: _ShownRange) -> str:
     bins = len(distribution.counts)
-    corners: list[Point] = [(_x(0), _y(0))]
+    corners: list[Point] = []
     for index in range(round(shown.low * bins), round(shown.high * bins)):
         y = _y(distribution.counts[index] / top)
         corners += [(_x(shown.share(index / bins)), y), (_x(shown.share((index + 1) / bins)), y)]
-    corners.append((corners[-1][0], _y(0)))
+    if corners:
+        corners = [(corners[0][0], _y(0)), *corners, (corners[-1][0], _y(0))]
     shape = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
     return f'<polygon class="area {escape(distribution.tone)}" points="{shape}"/>'
 

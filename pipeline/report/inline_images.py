@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
+from math import sqrt
 from typing import Final
 
 from PIL import Image
@@ -14,8 +15,8 @@ from pipeline.masks.windows import BoxXyxy
 
 _MARGIN: Final = 0.25
 _SMALLEST_CROP_PX: Final = 32
-_QUALITIES: Final = (78, 62, 46, 32)
-_SHRINK: Final = 0.8
+_QUALITIES: Final = (78, 58, 40)
+_SHRINK: Final = 0.95
 PANEL_BYTES: Final = 13_000
 WHOLE_IMAGE_BYTES: Final = 24_000
 """Most bytes of an image: with 24 images in each gallery, the page stays under 5 MB whatever the images show."""
@@ -52,7 +53,8 @@ def inline(image: RgbImage, alt: str, most_bytes: int) -> InlineImage:
             if file.tell() <= most_bytes:
                 text = base64.b64encode(file.getvalue()).decode("ascii")
                 return InlineImage(f"data:image/webp;base64,{text}", image.shape[1], image.shape[0], alt)
-        shown = shown.resize([max(1, round(side * _SHRINK)) for side in shown.size])
+        scale = _SHRINK * sqrt(most_bytes / file.tell())
+        shown = shown.resize((max(1, round(scale * shown.width)), max(1, round(scale * shown.height))))
 
 
 def _around(centre: float, side: int, length: int) -> tuple[int, int]:
