@@ -6,14 +6,15 @@ The teacher is imitated, unless `--labels` names the label store of a real one: 
 28 x 28 probability map in a slightly wrong box, as a detector's mask head gives it, with smooth noise of strength
 `--noise` that removes and adds parts. The gates are calibrated on a fifth of the images, which are not measured.
 Prints Markdown: mean IoU, boundary IoU and the shares of masks with an IoU of at least 0.75 and 0.9, sorted by mean
-IoU; the first line is the teacher's masks.
+IoU; the first line is the teacher's masks. With `--signs`, it prints what `refine` says without truth for every
+preset without a gate, with and without smoothing, beside the IoU before and after.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -32,10 +33,12 @@ from pipeline.labels.rows import Decision, ImageLabels, label_from_mask
 from pipeline.masks.boundaries import Border, border_iou
 from pipeline.masks.matching import match_to_truth
 from pipeline.masks.overlap import area_match, rle_iou
+from pipeline.masks.roughness import roughness
 from pipeline.masks.run_lengths import CompressedRle
 from pipeline.masks.soft_masks import make_soft_mask
 from pipeline.masks.windows import nonzero_window
 from pipeline.refinement.calibrate import GateSample, calibrate
+from pipeline.refinement.effect import RECOGNISED_FROM
 from pipeline.refinement.gate import Gate, Measures, fixed_gate
 from pipeline.refinement.image import RefineInput, refine_images
 from pipeline.refinement.presets import REFINE_PRESETS
@@ -247,6 +250,37 @@ def outcomes_of(cases: Sequence[Case], engine: EncodedOnce, settings: RefineSett
     return outcomes
 
 
+def signs_table(cases: Sequence[Case], engine: EncodedOnce) -> str:
+    """Return a Markdown table: what is known without truth of refined masks, and their quality."""
+    rows = [
+        "| preset | smoothing | IoU | boundary IoU | mean agreement | beyond recognition | roughness |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    before = np.mean([quality.iou for case in cases for quality in case.before])
+    rough_before = _mean_roughness(case.given.labels for case in cases)
+    for name, cells in product(REFINE_PRESETS, (0.0, 0.5)):
+        settings = RefineSettings.model_validate({"preset": name, "smoothing_cells": cells})
+        refined = [refine_images([case.given], engine, settings, Gate())[0].labels for case in cases]
+        pairs = [
+            (labels.rle(label), truth)
+            for labels, case in zip(refined, cases, strict=True)
+            for label, truth in zip(labels.instances, case.truths, strict=True)
+        ]
+        qualities = [measure(mask, truth) for mask, truth in pairs]
+        agreement = np.array([label.agreement for labels in refined for label in labels.instances], np.float64)
+        rows.append(
+            f"| {name} | {cells:g} | {before:.3f} → {np.mean([each.iou for each in qualities]):.3f} "
+            f"| {np.mean([each.boundary_iou for each in qualities]):.3f} | {agreement.mean():.2f} "
+            f"| {(agreement < RECOGNISED_FROM).mean():.1%} | {rough_before:.2f} → {_mean_roughness(refined):.2f} |"
+        )
+    return "\n".join(rows)
+
+
+def _mean_roughness(images: Iterable[ImageLabels]) -> float:
+    measured = (roughness(labels.rle(label)) for labels in images for label in labels.instances)
+    return float(np.mean([each for each in measured if each is not None]))
+
+
 def lines_of(
     name: str, measured: Sequence[Outcome], calibration: Sequence[Outcome], gates: dict[str, Gate]
 ) -> Iterator[Line]:
@@ -298,6 +332,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--presets-only", action="store_true")
+    parser.add_argument("--signs", action="store_true", help="what is known without truth, instead of gates")
     arguments = parser.parse_args()
 
     engine = EncodedOnce(build_engine(SamChoice(arguments.sam, arguments.checkpoint, "cpu", "fp32", batch_images=1)))
@@ -313,6 +348,10 @@ def main() -> None:
         teacher = f"noise {arguments.noise:g}"
         cases = list(make_cases(dataset, arguments.images, arguments.noise, arguments.seed))
     calibration_cases, measured_cases = cases[::5], [case for index, case in enumerate(cases) if index % 5]
+    if arguments.signs:
+        print(f"{arguments.sam} on {arguments.annotations.name}, {len(cases)} images, {teacher}\n")
+        print(signs_table(cases, engine))
+        return
     before = [quality for case in measured_cases for quality in case.before]
     lines = [Line("teacher", tuple(before), 0.0)]
     started = time.perf_counter()

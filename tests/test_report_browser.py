@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.report.compare import compared_of, render_comparison
 from pipeline.workflow.loading import load_experiment
 from pipeline.workflow.workspace import Workspace
 from tests.test_report_page import hostile_files, write_report
@@ -48,10 +49,13 @@ window.addEventListener("load", async () => {
     toggle.click();
     found.colours.push([document.documentElement.dataset.theme, getComputedStyle(document.body).backgroundColor]);
   }
-  document.querySelector("button.look").click();
+  document.querySelector("button.look")?.click();
   found.enlarged = document.querySelectorAll("dialog[open] img").length;
   document.querySelector("dialog").click();
   found.closed = document.querySelectorAll("dialog[open]").length;
+  const scrolls = [...document.querySelectorAll(".scroll")];
+  found.hinted = scrolls.filter((each) => !each.previousElementSibling.hidden).length;
+  found.overflowing = scrolls.filter((each) => each.scrollWidth > each.clientWidth).length;
   found.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
   found.scripts = document.scripts.length;
   const note = document.createElement("pre");
@@ -131,4 +135,27 @@ def test_tables_sort_images_load_and_colours_change(page, tmp_path, width):
     assert found["enlarged"] == 2
     assert found["closed"] == 0
     assert found["wide"] == 0
+    assert found["hinted"] == found["overflowing"]
+    assert (found["hinted"] > 0) == (width < 600)  # tables fit on a desktop
     assert found["scripts"] == 2  # the page's own and the probe
+
+
+@pytest.mark.slow
+def test_no_table_of_a_comparison_is_cut_on_a_desktop(tmp_path, monkeypatch):
+    monkeypatch.setenv("S4M_STORE", str(tmp_path / "stores"))
+    compared = []
+    for number, name in enumerate(("baseline-with-a-rather-long-name", "samrefiner-preset-40-percent", "third")):
+        made = make_experiment_files(tmp_path, {"refine": {"seed": number}}, name)
+        space = Workspace(load_experiment(made), tmp_path / "work")
+        for key in [key for key in space.fingerprints if space.is_made(key)]:
+            del space.fingerprints[key]
+        make_results(space, tmp_path / "annotations.json", gain=0.02 * number)
+        compared.append(compared_of(Workspace(load_experiment(made), tmp_path / "work")))
+    page = tmp_path / "comparison.html"
+    page.write_text(render_comparison(compared), encoding="utf-8")
+    dom, console = browse(probed(page), tmp_path / "profile")
+    assert console == []
+    match = re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL)
+    assert match is not None
+    found = json.loads(unescape(match[1]))
+    assert (found["overflowing"], found["wide"]) == (0, 0)

@@ -16,6 +16,7 @@ from pipeline.evaluation.results import ModelResult
 from pipeline.labels.dataset_rows import dataset_rows
 from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import Status
+from pipeline.refinement.effect import Effect
 from pipeline.report.inline_images import PANEL_BYTES, WHOLE_IMAGE_BYTES, inline
 from pipeline.report.tables import confusion_table
 from pipeline.workflow.loading import load_experiment
@@ -134,3 +135,12 @@ def test_of_many_classes_those_with_confusions_are_shown(space, tmp_path):
     row = dict(table.rows)["class 17"]
     assert row[table.columns.index("class 17")] == (15, 0.75)
     assert row[table.columns.index("class 19")] == (5, 0.25)
+
+
+def test_refinement_that_looks_like_harm_is_told(space, tmp_path, monkeypatch):
+    results = make_results(space, tmp_path / "annotations.json")
+    assert "Refinement may have done harm" not in page_of(space, results, tmp_path, results.evaluation.models)
+    monkeypatch.setattr(Effect, "of_figures", lambda summary: Effect(0.41, 100, 43, 1.04, 1.2))
+    text = page_of(space, results, tmp_path, results.evaluation.models)
+    assert "Refinement may have done harm SAM's masks agree little with the teacher's: their mean IoU is 0.41" in text
+    assert "43 of 100 masks from SAM are changed beyond recognition" in text
