@@ -7,6 +7,8 @@
 # `make -q` and `make -j` tell the truth.
 
 EXP ?= demo
+# Empty where nobody gave EXP.
+EXP_GIVEN := $(filter-out file,$(origin EXP))
 SET ?=
 SIZE ?=
 BIN := .venv/bin
@@ -61,7 +63,7 @@ report: ## Write the HTML report
 
 GOALS := $(filter $(STAGES),$(MAKECMDGOALS))
 ifneq ($(GOALS),)
-ifeq ($(origin EXP)$(wildcard data/generated/$(EXP)/train.json),file)
+ifeq ($(EXP_GIVEN)$(wildcard data/generated/demo/train.json),)
 $(error no experiment is given: name one (make $(firstword $(GOALS)) EXP=NAME; s4m new NAME writes its file), or run: make demo)
 endif
 ifneq ($(SETUP),)

@@ -189,7 +189,7 @@ def test_large_images_are_distilled_in_tiles(tmp_path):
     assert tiled.maps[np.arange(16), rows, columns].min() > 200
 
 
-def test_a_shard_has_about_4096_anchors(tmp_path, monkeypatch):
+def test_a_shard_has_about_1024_anchors(tmp_path, monkeypatch):
     made: dict[int, int] = {}
     original = job.write_target_shard
 
@@ -198,9 +198,9 @@ def test_a_shard_has_about_4096_anchors(tmp_path, monkeypatch):
         return original(folder, index, rows)
 
     monkeypatch.setattr(job, "write_target_shard", write_and_note)
-    store = distill(experiment_on(tmp_path, images=6), "distill.source=truth", "distill.anchors=1024")
+    store = distill(experiment_on(tmp_path, images=6), "distill.source=truth", "distill.anchors=256")
     assert made == {0: 4, 1: 2}
-    assert store.attributes.anchors == 6 * 1024
+    assert store.attributes.anchors == 6 * 256
 
 
 @pytest.mark.slow

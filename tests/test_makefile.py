@@ -178,9 +178,9 @@ def test_without_an_experiment_and_without_the_demo_one_line_says_what_to_do(tmp
     )
     (tmp_path / "data/generated/demo").mkdir(parents=True)
     (tmp_path / "data/generated/demo/train.json").touch()
-    assert "EXP=demo cannot be used" in make("report")  # the graph was asked for
-    assert "EXP=mine cannot be used" in make("report", "EXP=mine")
-    assert "EXP=mine cannot be used" in make("report", EXP="mine")
+    assert "the experiment cannot be used" in make("report")  # the graph was asked for
+    assert "the experiment cannot be used" in make("report", "EXP=mine")
+    assert "the experiment cannot be used" in make("report", EXP="mine")
 
 
 @pytest.mark.slow
