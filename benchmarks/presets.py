@@ -257,7 +257,7 @@ def signs_table(cases: Sequence[Case], engine: EncodedOnce) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     before = np.mean([quality.iou for case in cases for quality in case.before])
-    rough_before = _mean_roughness(case.given.labels for case in cases)
+    rough_before = _mean_roughness(_masks(case.given.labels for case in cases))
     for name, cells in product(REFINE_PRESETS, (0.0, 0.5)):
         settings = RefineSettings.model_validate({"preset": name, "smoothing_cells": cells})
         refined = [refine_images([case.given], engine, settings, Gate())[0].labels for case in cases]
@@ -271,14 +271,17 @@ def signs_table(cases: Sequence[Case], engine: EncodedOnce) -> str:
         rows.append(
             f"| {name} | {cells:g} | {before:.3f} → {np.mean([each.iou for each in qualities]):.3f} "
             f"| {np.mean([each.boundary_iou for each in qualities]):.3f} | {agreement.mean():.2f} "
-            f"| {(agreement < RECOGNISED_FROM).mean():.1%} | {rough_before:.2f} → {_mean_roughness(refined):.2f} |"
+            f"| {(agreement < RECOGNISED_FROM).mean():.1%} | {rough_before:.2f} → {_mean_roughness(_masks(refined)):.2f} |"
         )
     return "\n".join(rows)
 
 
-def _mean_roughness(images: Iterable[ImageLabels]) -> float:
-    measured = (roughness(labels.rle(label)) for labels in images for label in labels.instances)
-    return float(np.mean([each for each in measured if each is not None]))
+def _masks(images: Iterable[ImageLabels]) -> Iterator[CompressedRle]:
+    return (labels.rle(label) for labels in images for label in labels.instances)
+
+
+def _mean_roughness(masks: Iterable[CompressedRle]) -> float:
+    return float(np.mean([each for each in map(roughness, masks) if each is not None]))
 
 
 def lines_of(
@@ -349,7 +352,10 @@ def main() -> None:
         cases = list(make_cases(dataset, arguments.images, arguments.noise, arguments.seed))
     calibration_cases, measured_cases = cases[::5], [case for index, case in enumerate(cases) if index % 5]
     if arguments.signs:
-        print(f"{arguments.sam} on {arguments.annotations.name}, {len(cases)} images, {teacher}\n")
+        truth = _mean_roughness(truth for case in cases for truth in case.truths)
+        print(
+            f"{arguments.sam} on {arguments.annotations.name}, {len(cases)} images, {teacher}; truth {truth:.2f} rough\n"
+        )
         print(signs_table(cases, engine))
         return
     before = [quality for case in measured_cases for quality in case.before]
