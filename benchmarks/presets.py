@@ -261,6 +261,7 @@ def signs_table(cases: Sequence[Case], engine: EncodedOnce) -> str:
     for name, cells in product(REFINE_PRESETS, (0.0, 0.5)):
         settings = RefineSettings.model_validate({"preset": name, "smoothing_cells": cells})
         refined = [refine_images([case.given], engine, settings, Gate())[0].labels for case in cases]
+        rough_after = _mean_roughness(_masks(refined))
         pairs = [
             (labels.rle(label), truth)
             for labels, case in zip(refined, cases, strict=True)
@@ -271,7 +272,7 @@ def signs_table(cases: Sequence[Case], engine: EncodedOnce) -> str:
         rows.append(
             f"| {name} | {cells:g} | {before:.3f} → {np.mean([each.iou for each in qualities]):.3f} "
             f"| {np.mean([each.boundary_iou for each in qualities]):.3f} | {agreement.mean():.2f} "
-            f"| {(agreement < RECOGNISED_FROM).mean():.1%} | {rough_before:.2f} → {_mean_roughness(_masks(refined)):.2f} |"
+            f"| {(agreement < RECOGNISED_FROM).mean():.1%} | {rough_before:.2f} → {rough_after:.2f} |"
         )
     return "\n".join(rows)
 
@@ -353,9 +354,8 @@ def main() -> None:
     calibration_cases, measured_cases = cases[::5], [case for index, case in enumerate(cases) if index % 5]
     if arguments.signs:
         truth = _mean_roughness(truth for case in cases for truth in case.truths)
-        print(
-            f"{arguments.sam} on {arguments.annotations.name}, {len(cases)} images, {teacher}; truth {truth:.2f} rough\n"
-        )
+        print(f"{arguments.sam} on {arguments.annotations.name}, {len(cases)} images, {teacher}")
+        print(f"roughness of the truth: {truth:.2f}\n")
         print(signs_table(cases, engine))
         return
     before = [quality for case in measured_cases for quality in case.before]
