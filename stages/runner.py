@@ -60,7 +60,8 @@ def run_node(space: Workspace, key: str) -> None:
             if mine:
                 space.store.require_absent(fingerprint.stage, fingerprint.id)
                 _run(space, key, _checked_inputs(space, key))
-            space.point(key)  # before the lock is free: else the result could be pruned as unused
+            else:
+                space.point(key)
 
 
 def run_up_to(space: Workspace, until: str) -> None:
@@ -155,5 +156,5 @@ def _run(space: Workspace, key: str, consumed: Mapping[str, str]) -> None:
     out.print(
         f"{key}: done in {words.duration(seal.seconds)}{', ' if summary else ''}{words.figures(summary, node.stage)}"
     )
-    space.point(key)
+    space.point(key)  # before the lock is free: else the result could be pruned as unused
     out.print(f"  {space.where(key)} ({words.size(seal.size_bytes)})")

@@ -16,8 +16,8 @@ from tests.faulty_runs import Whole, calls_of, end, folder_for, require_as_undis
 
 WRITES = Call.WRITE | Call.SYNC | Call.RENAME | Call.UNLINK
 PARTS = 20
-TOLD = ("the disk is full", "cannot be read", "damaged")
-"""What a message says in place of the system's words."""
+TOLD = ("the disk is full", "cannot be read", "damaged", "truncated", " first: make ")
+"""What a message says in place of the system's words: what cannot be read may be told as damaged or missing."""
 
 
 def fail(whole: Whole, stage: str, fault: Fault, tmp_path: Path) -> None:

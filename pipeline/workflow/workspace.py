@@ -206,7 +206,7 @@ class Workspace:
         """Return the content of a node's record; None without a valid record."""
         try:
             content = json.loads(self.record_path(key).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
         valid = isinstance(content, dict) and isinstance(content.get("id"), str) and "fingerprint" in content
         return content if valid else None
