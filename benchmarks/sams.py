@@ -161,7 +161,12 @@ def family(name: str) -> LoadedSam:
             library.Sam3ImageProcessor(),
         ),
     }
-    return LoadedSam.of(*made[name]())
+    model, processor = made[name]()
+    for parameter in model.parameters():
+        # Some families begin with weights of 1e-10, whose products are denormal numbers and ten times as slow.
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+    return LoadedSam.of(model, processor)
 
 
 FAMILIES = ("EdgeTAM", "SAM 2.1 tiny", "SAM ViT-B", "HQ-SAM ViT-B", "SAM 2.1 large", "SAM 3's tracker")
