@@ -26,7 +26,7 @@ from tests.test_store import fingerprint, seal
 from tests.test_tables import DECLARED, make
 from tests.torture import seeds
 
-SECONDS = 20
+SECONDS = 60
 DIGEST_BYTES = 32
 CANARY = "s4m_record_canary"
 
