@@ -73,8 +73,8 @@ def test_make_uses_a_complete_store_that_may_only_be_read(make):
     with pytest.raises(OSError, match="Read-only|Permission"):
         (make.folder / "stores/new").touch()
     used = make("report")
-    assert (used.returncode, used.stderr) == (0, "")
-    assert "Nothing to be done" in used.stdout
+    assert used.returncode == 0, used.stderr
+    assert "running" not in used.stderr
     assert make.would_run("report") == []
     assert (make.folder / "work/tiny/report.done").exists()
 
