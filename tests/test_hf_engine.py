@@ -220,6 +220,7 @@ def test_a_compiled_encoder_gives_the_same(monkeypatch):
 WIDE, TALL = (60, 150), (170, 50)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image_hw", [WIDE, TALL, (90, 90)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_object_lies_in_the_input_where_the_frame_says(family, image_hw):

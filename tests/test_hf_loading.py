@@ -110,6 +110,7 @@ def published_name(name):
     return own if own.startswith(("detector_model.", "tracker_neck.")) else name
 
 
+@pytest.mark.slow
 def test_the_tracker_in_a_whole_sam_3(folders, tmp_path):
     """As facebook/sam3 is published: a detector and a tracker in one, which share the image encoder."""
     folder = shutil.copytree(folders["sam3_tracker"], tmp_path / "mine")
