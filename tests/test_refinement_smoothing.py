@@ -12,10 +12,10 @@ from pipeline.refinement.asking import MOST_LOGIT, smoothed
 from pipeline.refinement.geometry import LowresFrame
 from pipeline.refinement.presets import REFINE_PRESETS
 from pipeline.refinement.settings import RefineSettings
-from pipeline.sam.frame import full_logits
+from pipeline.sam.frame import InputFrame
 from tests.refinement_fake import disc
 
-FRAME = LowresFrame(768, 1024, 256, 64)
+FRAME = LowresFrame(768, 1024, InputFrame(256, 64))
 
 
 def lowres_disc(seed: int = 0) -> np.ndarray:
@@ -27,7 +27,7 @@ def lowres_disc(seed: int = 0) -> np.ndarray:
 
 
 def enlarged(logits: np.ndarray) -> np.ndarray:
-    return full_logits(logits, (768, 1024), 256, (0, 0, 1024, 768)) > 0
+    return FRAME.sam.full_logits(logits, (768, 1024), (0, 0, 1024, 768)) > 0
 
 
 def iou(first: np.ndarray, second: np.ndarray) -> float:
