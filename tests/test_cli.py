@@ -51,7 +51,7 @@ def test_an_experiment_is_found_by_name(s4m, experiment, tmp_path):
 @pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
 def test_threads_wait_without_spinning_unless_told_otherwise(given, expected):
     program = (
-        "import os, sys; from stages import cli; sys.argv[1:] = ['--version']; cli.app = lambda: print("
+        "import os, sys; from stages import cli; sys.argv[1:] = ['--version']; cli.app = lambda **_: print("
         "os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules); cli.main()"
     )
     environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
