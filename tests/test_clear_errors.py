@@ -120,6 +120,8 @@ def test_pipes_and_devices_among_images_are_rows(s4m, tmp_path):
     experiment = make_experiment_files(tmp_path)
     folder = tmp_path / "unlabelled"
     shutil.copytree(tmp_path / "images", folder)
+    for path in folder.iterdir():  # other content: copies of labelled images would be left out
+        path.write_bytes(path.read_bytes() + b"\0")
     os.mkfifo(folder / "pipe.png")
     (folder / "link.png").symlink_to("pipe.png")
     (folder / "zero.png").symlink_to("/dev/zero")
