@@ -274,6 +274,7 @@ def test_a_run_makes_what_is_missing_up_to_a_stage_and_in_all_rounds(folder, mon
         fingerprint = space.fingerprints[key]
         space.store.partial(fingerprint.stage, fingerprint.id).mkdir(parents=True)
         space.store.seal(fingerprint, space.experiment.name, 1.0, {}, {})
+        space.point(key)
 
     monkeypatch.setattr(runner, "_run", pretend)
     path = make_experiment_files(folder)
@@ -302,7 +303,7 @@ def test_results_are_found_by_node_and_what_is_missing_is_told_with_its_command(
     assert results.name == "tiny"
     assert len(results.labels()) == len(made.truth.images)
     assert results.evaluation() == made.evaluation
-    assert results.figures()["student AP"] == 0.338
+    assert results.figures()["student AP"] == 33.8
     with pytest.raises(StageError, match="split: its result holds no labels"):
         results.labels("split")
     html = results._repr_html_()

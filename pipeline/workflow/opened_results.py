@@ -85,7 +85,7 @@ class Results:
         return read_evaluation(self.folder("evaluate") / EVALUATION)
 
     def figures(self) -> dict[str, float]:
-        """Return the main figures, 0 to 1: mask AP of every model, mean IoU of the labels of every round."""
+        """Return the main figures: mask AP of every model in points, mean IoU of the labels of every round, 0 to 1."""
         return main_figures(self.evaluation())
 
     def report(self) -> Report:
