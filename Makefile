@@ -1,6 +1,6 @@
 # The S⁴M pipeline. `make help` lists every target.
 #
-#   split -> distill -> train-teacher -> predict -> refine -> augment -> train-student -> evaluate -> report
+#   split -> adapt -> distill -> train-teacher -> predict -> refine -> augment -> train-student -> evaluate -> report
 #
 # A stage runs when its fingerprint changed or its record is missing. `s4m graph` brings the fingerprints up
 # to date and writes this experiment's edges, one rule a record, before make looks at anything: so `make -n`,
@@ -27,7 +27,7 @@ quoted = '$(subst ','\'',$(1))'
 ARGUMENTS = --exp $(call quoted,$(EXP)) $(foreach word,$(SET),--set $(call quoted,$(word))) \
 	$(if $(WORKERS),--set $(call quoted,compute.workers=$(WORKERS))) \
 	$(if $(GPUS),--set $(call quoted,compute.gpus=$(GPUS)))
-STAGES := split distill train-teacher predict refine augment train-student evaluate report
+STAGES := split adapt distill train-teacher predict refine augment train-student evaluate report
 # Empty where .venv is up to date.
 SETUP := $(if $(filter $(shell ./setup.sh --state),$(file < .venv/ready)),,setup)
 
@@ -52,6 +52,7 @@ setup: ## Make .venv with everything in exact versions (EXTRAS=hf: with Hugging 
 # ---- the stages -------------------------------------------------------------------------------------
 
 split: ## Choose the labelled, unlabelled and validation images
+adapt: ## Fit SAM to the labelled images, where adapt.enabled is true
 distill: ## Compute SAM's structural targets for the labelled images
 train-teacher: ## Train the teacher on the labelled images
 predict: ## Let the teacher label the unlabelled images

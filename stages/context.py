@@ -11,6 +11,8 @@ from pipeline.compute.execution import Execution
 from pipeline.datasets.lists import VALIDATION
 from pipeline.datasets.split import LABELLED, TRUTH, UNLABELLED
 from pipeline.errors import StageError
+from pipeline.sam.adapted import with_adapted
+from pipeline.sam.settings import SamSettings
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.graph import Node
 
@@ -50,6 +52,12 @@ class StageContext:
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of stores in this result."""
         return {"fingerprint": self.fingerprint}
+
+    @property
+    def sam(self) -> SamSettings:
+        """Return the SAM of this stage: with the weights that `adapt` chose, if the stage reads its result."""
+        folder = self.results.get("adapt")
+        return self.experiment.sam if folder is None else with_adapted(self.experiment.sam, folder)
 
     def say(self, text: str) -> None:
         """Print a message for the user."""

@@ -11,7 +11,7 @@ from stages.context import StageContext, Summary
 def run(context: StageContext) -> Summary:
     """Compute the missing targets and seal them."""
     sealed, experiment = context.folder / TARGETS, context.experiment
-    images, sam, settings = context.labelled_images(), experiment.sam, experiment.distill
+    images, sam, settings = context.labelled_images(), context.sam, experiment.distill
     work = distill_work(context.labelled(), images, sealed, sam, settings, context.execution)
     distill_store(work, sealed, context.provenance, context.execution)
     return summarise_targets(work, StructureStore.open(sealed), context.execution)

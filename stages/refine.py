@@ -11,6 +11,8 @@ from pipeline.refinement.gate import make_gate
 from pipeline.refinement.refine_work import RefineWork
 from pipeline.refinement.refining import keep_teacher_labels, refine_store, refine_work
 from pipeline.sam.encoded import ENCODED_IMAGES
+from pipeline.sam.files import sam_digest
+from pipeline.sam.settings import SamSettings
 from pipeline.sam.worker import SamChoice
 from pipeline.workflow.fitted_gate import fitted_gate
 from pipeline.workflow.graph import labelling_model, node_key
@@ -28,16 +30,16 @@ def run(context: StageContext) -> Summary:
     if experiment.refine.gate == "teacher":
         keep_teacher_labels(teacher, sealed, context.provenance)
         return LabelStore.open(sealed).counts()
-    fitted = None
+    fitted, own_sam = None, context.sam
     if experiment.refine.gate == "calibrated":
         first_teacher = context.results[labelling_model(1)]
-        fitted = fitted_gate(experiment, context.labelled(), first_teacher, context.folder, execution)
+        fitted = fitted_gate(experiment, own_sam, context.labelled(), first_teacher, context.folder, execution)
     gate = make_gate(experiment.refine, None if fitted is None else fitted.gate)
-    sam = SamChoice.of(experiment.sam, execution.compute)
+    sam = SamChoice.of(own_sam, execution.compute)
     work = refine_work(teacher, context.unlabelled_images(), sealed, sam, experiment.refine, gate)
     encoded = 0
     if experiment.compute.cache_embeddings and not sealed.exists():
-        work, encoded = _with_embeddings(context, work)
+        work, encoded = _with_embeddings(context, own_sam, work)
     encoded += refine_store(work, sealed, context.provenance, execution)
     refined = LabelStore.open(sealed)
     effect = measure_effect(LabelStore.open(teacher), refined)
@@ -51,13 +53,17 @@ def run(context: StageContext) -> Summary:
     )
 
 
-def _with_embeddings(context: StageContext, work: RefineWork) -> tuple[RefineWork, int]:
+def _with_embeddings(context: StageContext, sam: SamSettings, work: RefineWork) -> tuple[RefineWork, int]:
     """Return the work with kept embeddings, and how many images were encoded for them now."""
-    experiment = context.experiment
-    weights = context.fingerprint["inputs"]["sam.checkpoint"]
+    experiment, identities = context.experiment, IdentityCache(identity_file(work_root()))
     embeddings, encoded = kept_embeddings(
-        EmbeddingSource(LabelStore.open(work.teacher_store), work.images, experiment.sam, weights),
-        IdentityCache(identity_file(work_root())),
+        EmbeddingSource(
+            LabelStore.open(work.teacher_store),
+            work.images,
+            sam,
+            sam_digest(sam.model, sam.checkpoint, identities.file),
+        ),
+        identities,
         StoreRoot(experiment.store),
         experiment.name,
         context.execution,

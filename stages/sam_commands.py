@@ -1,4 +1,4 @@
-"""`s4m weights` and `s4m refine-coco`: SAM's weights, and refinement of a COCO file without an experiment."""
+"""`s4m weights`, `s4m sam` and `s4m refine-coco`: SAM's weights, and what it does without an experiment."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from stages.stopping import stoppable
 if TYPE_CHECKING:
     from pipeline.evaluation.results import PseudoLabelResult
 
+sam_app = typer.Typer(help="SAM for labels of your own.", no_args_is_help=True)
 weights_app = typer.Typer(help="SAM's published weights.", no_args_is_help=True)
 
 
@@ -94,7 +95,11 @@ def refine_coco(
     output: Annotated[Path, typer.Argument(metavar="OUT.json", help="Where to write the refined annotations.")],
     sam: Annotated[
         str,
-        typer.Option(metavar="MODEL", help="The SAM, as sam.model of an experiment.", autocompletion=complete_models),
+        typer.Option(
+            metavar="MODEL",
+            help="The SAM, as sam.model of an experiment, or a folder that `s4m sam adapt` wrote.",
+            autocompletion=complete_models,
+        ),
     ] = "sam_tiny",
     checkpoint: Annotated[Path | None, typer.Option(help="Weights other than the model's own.")] = None,
     preset: Annotated[RefinePreset, typer.Option(help="The recipe, as refine.preset of an experiment.")] = "best",
@@ -117,8 +122,7 @@ def refine_coco(
     from stages.progress import ProgressDisplay
 
     asked = {
-        "sam.model": sam,
-        "sam.checkpoint": checkpoint,
+        **_asked_sam(sam, checkpoint),
         "refine.preset": preset,
         "compute.workers": workers,
         "compute.device": device,
@@ -137,6 +141,53 @@ def refine_coco(
         out.print("\n".join(_quality_lines(result.quality)))
     for line in result.effect.warning_lines():
         err.print(line)
+
+
+def _asked_sam(sam: str, checkpoint: Path | None) -> dict[str, str | int | Path | None]:
+    """Return the settings of a SAM by dotted key: of a model's name, or of a folder that `s4m sam adapt` wrote."""
+    from pipeline.sam.adapted import is_adapted_sam, settings_of
+
+    folder = Path(sam).expanduser()
+    if not is_adapted_sam(folder):
+        return {"sam.model": sam, "sam.checkpoint": checkpoint}
+    if checkpoint is not None:
+        raise typer.BadParameter(f"{sam} has weights of its own: leave this out", param_hint="--checkpoint")
+    found = settings_of(folder)
+    return {"sam.model": found.model, "sam.checkpoint": found.checkpoint, "sam.input_side": found.input_side}
+
+
+@sam_app.command()
+def adapt(
+    annotations: Annotated[Path, typer.Argument(metavar="LABELLED.json", help="COCO annotations with masks.")],
+    images: Annotated[Path, typer.Argument(metavar="IMAGE_DIR", help="The folder that file names start from.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    sam: Annotated[
+        str, typer.Option(metavar="MODEL", help="sam_tiny, vit_b, vit_l or vit_h.", autocompletion=complete_models)
+    ] = "sam_tiny",
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights other than the model's own.")] = None,
+    preset: Annotated[RefinePreset, typer.Option(help="The recipe that it will refine with.")] = "best",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="As adapt.iterations=100. Repeatable.", autocompletion=complete_settings
+        ),
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where SAM is trained.")] = "auto",
+) -> None:
+    """Fit SAM to labelled images, and keep the weights that do best on held-out ones. Continues a stopped run."""
+    from pipeline.adaptation.adapting import report_lines
+    from pipeline.compute.execution import Execution
+    from pipeline.workflow.adapted_folders import adapt_into_folder
+    from pipeline.workflow.loading import adapt_only
+
+    asked = {"sam.model": sam, "sam.checkpoint": checkpoint, "refine.preset": preset, "compute.device": device}
+    wanted = adapt_only([*as_overrides(asked), *(settings or ())])
+    if not images.is_dir():
+        raise typer.BadParameter(f"no such folder: {images}", param_hint="IMAGE_DIR")
+    with stoppable(f"{output}"):
+        done = adapt_into_folder(annotations, images, output, wanted, Execution(wanted.compute, say=err.print))
+    out.print("\n".join(report_lines(done)))
+    out.print(f"{output}: {words.figures(done.summary)}. Use it as --sam {output}")
 
 
 def _quality_lines(quality: PseudoLabelResult) -> list[str]:

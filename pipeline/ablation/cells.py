@@ -101,7 +101,7 @@ def _name(experiment: str, parts: Sequence[str]) -> str:
     return f"{experiment}{ending}"
 
 
-_SEEDED: Final = ("distill", "teacher", "refine", "augment", "student")
+_SEEDED: Final = ("adapt", "distill", "teacher", "refine", "augment", "student")
 
 
 _TEACHER_ALONE: Final = {"student.rounds": 0, "predict.results": None}

@@ -20,6 +20,7 @@ from pipeline.refinement.prompts import build_prompt, instance_rng
 from pipeline.refinement.settings import RefineSettings
 from pipeline.refinement.soft import SoftView, soft_lowres, soft_view
 from pipeline.sam.encoded import ImageForSam
+from pipeline.sam.frame import InputFrame
 from pipeline.sam.interface import Engine, ImageEmbeddings
 from pipeline.sam.prompt import Prompt
 
@@ -66,13 +67,13 @@ def ask(
         return
     embeddings = engine.encode(images)
     for first in range(0, len(questions), PROMPTS_AT_ONCE):
-        batch = [_Asked.of(question, engine, settings) for question in questions[first : first + PROMPTS_AT_ONCE]]
+        batch = [Asked.of(question, engine.frame, settings) for question in questions[first : first + PROMPTS_AT_ONCE]]
         for asked, choice in zip(batch, _decode(batch, embeddings, engine, settings), strict=True):
             yield _answer(asked, choice, settings)
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """A question with its prompt and soft mask, in the frame of its view."""
 
     question: Question
@@ -82,9 +83,10 @@ class _Asked:
     prompt: Prompt
 
     @classmethod
-    def of(cls, question: Question, engine: Engine, settings: RefineSettings) -> _Asked:
+    def of(cls, question: Question, sam: InputFrame, settings: RefineSettings) -> Asked:
+        """Make the prompt about an instance. sam: the frame of the SAM that is asked."""
         window = question.window
-        frame = LowresFrame(window.height, window.width, engine.frame)
+        frame = LowresFrame(window.height, window.width, sam)
         soft_mask = question.soft_mask.moved(-window.x0, -window.y0)
         view = soft_view(soft_mask)
         probability_lowres = soft_lowres(soft_mask, frame)
@@ -94,7 +96,7 @@ class _Asked:
 
 
 def _decode(
-    asked: Sequence[_Asked], embeddings: ImageEmbeddings, engine: Engine, settings: RefineSettings
+    asked: Sequence[Asked], embeddings: ImageEmbeddings, engine: Engine, settings: RefineSettings
 ) -> list[Choice]:
     """Return the candidates chosen in the last pass; each later pass gets those of the pass before as prompts."""
     views = [each.question.view for each in asked]
@@ -123,7 +125,7 @@ def _checked(choice: Choice, question: Question) -> Choice:
     return choice
 
 
-def _answer(asked: _Asked, choice: Choice, settings: RefineSettings) -> Answer:
+def _answer(asked: Asked, choice: Choice, settings: RefineSettings) -> Answer:
     logits_lowres = smoothed(choice.mask_logits_lowres, asked.frame, settings.smoothing_cells)
     content = asked.frame.content
     region = asked.frame.to_image(nonzero_window(logits_lowres[: content.height, : content.width] > 0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,18 @@ from pipeline.refinement.presets import REFINE_PRESETS
 from pipeline.settings import ScoreKind, Seed, Settings, Share
 
 RefinePreset = Literal["best", "s4m", "samrefiner"]
+
+AFTER_SAM: Final = (
+    "separate",
+    "separate_by",
+    "gate",
+    "min_agreement",
+    "min_predicted_iou",
+    "min_stability",
+    "max_area_change",
+    "drop_below_agreement",
+)
+"""Keys that decide about masks when SAM has answered: they change neither prompts nor answers."""
 
 
 class RefineSettings(Settings):

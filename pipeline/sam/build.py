@@ -16,9 +16,13 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from pipeline.errors import S4MError, some_of
+from pipeline.files.writing import open_atomically
 from pipeline.sam.files import MODELS, hf_folder, require_known
 from pipeline.sam.tiny.model import OWN_SIDE, TinySam, build_sam_tiny
 from pipeline.sam.weights import identify_weights
+
+SAFETENSORS = ".safetensors"
+"""Ending of files that hold tensors and cannot hold programs."""
 
 DAMAGE = (
     pickle.UnpicklingError,
@@ -99,6 +103,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
     No code in the file is run: `weights_only` refuses it.
     """
+    if path.suffix == SAFETENSORS:
+        return _read_safetensors(path)
     try:
         if not zipfile.is_zipfile(path):
             raise S4MError(f"{path}: truncated, or not a file of torch.save (a zip archive): fetch it again")
@@ -137,6 +143,26 @@ def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     named = next((name for name in state if name.endswith(_KNOWN_WEIGHT)), "")
     prefix = named.removesuffix(_KNOWN_WEIGHT)
     return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, *DAMAGE) as error:
+        raise S4MError(f"{path}: damaged, or not a file of safetensors ({error}): fetch or make it again") from error
+    return tensors
+
+
+def write_state(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors by name as a file of safetensors, whole or not at all."""
+    from safetensors.torch import save
+
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
+    with open_atomically(path) as file:
+        file.write(content)
 
 
 def _random(model: str, seed: int) -> Sam:

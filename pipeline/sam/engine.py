@@ -123,7 +123,7 @@ class SamEngine:
     def _encoded(self, images: Sequence[NDArray[np.uint8]]) -> Iterator[Tensor]:
         """Features of one image after the other, C x h x w float32; some images are encoded at once."""
         for first in range(0, len(images), self._images_at_once):
-            inputs = torch.stack([self._preprocess(image) for image in images[first : first + self._images_at_once]])
+            inputs = torch.stack([self._prepared(image) for image in images[first : first + self._images_at_once]])
             with self._autocast():
                 features = self._encoder(inputs).float()
             yield from features
@@ -131,18 +131,26 @@ class SamEngine:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def _preprocess(self, image: NDArray[np.uint8]) -> Tensor:
-        """3 x input_side x input_side float32: resized, normalised, padded with zeros right and below."""
-        require_pixels(image)
-        side = self.frame.input_side
-        height, width = self.frame.resized_hw((image.shape[0], image.shape[1]))
-        resized = resize_pixels(image, (height, width), self.device)
-        normalised = (resized - self._pixel_mean) / self._pixel_std
-        return F.pad(normalised, (0, side - width, 0, side - height))
+    def _prepared(self, image: NDArray[np.uint8]) -> Tensor:
+        return prepared_pixels(image, self.frame, self._pixel_mean, self._pixel_std)
+
+
+def prepared_pixels(image: NDArray[np.uint8], frame: InputFrame, mean: Tensor, std: Tensor) -> Tensor:
+    """Return an image as SAM's encoder takes it: resized, normalised, padded with zeros right and below.
+
+    mean, std: 3 x 1 x 1, of the channels, on the device of the result, which is 3 x input_side x input_side float32.
+    """
+    require_pixels(image)
+    side = frame.input_side
+    height, width = frame.resized_hw((image.shape[0], image.shape[1]))
+    resized = resize_pixels(image, (height, width), mean.device)
+    return F.pad((resized - mean) / std, (0, side - width, 0, side - height))
 
 
 def usable_device(device: str | torch.device) -> torch.device:
-    """Return a device; raise StageError for a GPU that torch does not see."""
+    """Return a device, for `auto` a GPU if there is one; raise StageError for a GPU that torch does not see."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = torch.device(device)
     if found.type == "cuda" and not torch.cuda.is_available():
         raise StageError("device cuda: torch sees no GPU here; choose cpu, or install a driver that fits torch")

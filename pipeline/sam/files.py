@@ -20,6 +20,9 @@ HF: Final = "hf:"
 CONFIG_FILES: Final = ("config.json", "preprocessor_config.json", "processor_config.json")
 """What a folder of transformers has beside its weights: the model, and how images are prepared for it."""
 
+ADAPTED_WEIGHTS: Final = "sam.safetensors"
+"""The weights in a folder with a SAM that was fitted to labels."""
+
 _HF_NAME: Final = re.compile(r"[a-zA-Z0-9][\w.-]*/[a-zA-Z0-9][\w.-]*", re.ASCII)
 
 
@@ -111,7 +114,10 @@ def sam_digest(
 
 
 def checkpoint_path(model: str, checkpoint: Path | None = None) -> Path:
-    """Return the file of the weights of one of segment_anything's models, which may be missing."""
+    """Return the file of the weights of one of segment_anything's models, which may be missing.
+
+    checkpoint: a file, or a folder with a SAM that was fitted to labels.
+    """
     if checkpoint is not None:
-        return checkpoint
+        return checkpoint / ADAPTED_WEIGHTS if checkpoint.is_dir() else checkpoint
     return WEIGHTS_FILE if model == "sam_tiny" else weights_folder() / PUBLISHED[model].name

@@ -11,7 +11,7 @@ import torch
 from pipeline.compute.settings import ComputeSettings
 from pipeline.files.identity import stamp_of
 from pipeline.sam.build import build_sam
-from pipeline.sam.engine import SamEngine
+from pipeline.sam.engine import SamEngine, usable_device
 from pipeline.sam.files import HF, hf_folder, sam_files
 from pipeline.sam.interface import Engine, Precision
 from pipeline.sam.settings import SamSettings
@@ -57,8 +57,8 @@ class SamChoice:
 @lru_cache(maxsize=1)
 def build_engine(sam: SamChoice) -> Engine:
     """Return the one model of a worker process, built again for another choice."""
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if sam.device == "auto" else sam.device
-    if device == "cpu":
+    device = usable_device(sam.device)
+    if device.type == "cpu":
         # A worker is a core. With a number of threads that depends on the workers, sums would be rounded
         # differently and the same images would get another digest.
         torch.set_num_threads(1)

@@ -12,6 +12,7 @@ from typing import Annotated, Final, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
+from pipeline.adaptation.settings import AdaptSettings
 from pipeline.augment.settings import AugmentSettings
 from pipeline.compute.settings import ComputeSettings
 from pipeline.datasets.settings import DataSettings
@@ -19,6 +20,7 @@ from pipeline.detection.settings import PredictSettings, StudentSettings, Teache
 from pipeline.evaluation.settings import EvaluateSettings
 from pipeline.presentation.settings import ReportSettings
 from pipeline.refinement.settings import RefineSettings
+from pipeline.sam.files import HF
 from pipeline.sam.settings import SamSettings
 from pipeline.settings import AnyPath, Settings
 from pipeline.structure.settings import DistillSettings
@@ -46,6 +48,7 @@ class Experiment(Settings):
     data: DataSettings
     """The images: either `labelled` and `unlabelled`, or one `annotated` set of which a part is labelled."""
     sam: SamSettings = SamSettings()
+    adapt: AdaptSettings = AdaptSettings()
     distill: DistillSettings = DistillSettings()
     teacher: TeacherSettings = TeacherSettings()
     predict: PredictSettings = PredictSettings()
@@ -74,6 +77,15 @@ class Experiment(Settings):
             if self.teacher.held_out == 0:
                 message = "calibrated needs labelled images to be fitted on; set teacher.held_out, say 0.2"
                 raise self.misfit(message, "refine", "gate")
+        return self
+
+    @model_validator(mode="after")
+    def _sam_can_be_adapted(self) -> Self:
+        if self.adapt.enabled and self.sam.model.startswith(HF):
+            message = (
+                f"only sam_tiny, vit_b, vit_l and vit_h can be fitted to labels, and sam.model is {self.sam.model}"
+            )
+            raise self.misfit(message, "adapt", "enabled")
         return self
 
 
@@ -105,3 +117,12 @@ class AnnotateOnly(RefineOnly):
         if self.predict.results is not None:
             raise self.misfit("the trained detector labels the images; leave this out", "predict", "results")
         return self
+
+
+class AdaptOnly(Settings):
+    """The settings of fitting SAM to labels without an experiment. `refine` has the prompts that it will be asked."""
+
+    sam: SamSettings = SamSettings()
+    adapt: AdaptSettings = AdaptSettings()
+    refine: RefineSettings = RefineSettings()
+    compute: ComputeSettings = ComputeSettings()

@@ -25,6 +25,7 @@ from pipeline.refinement.calibrate import CalibratedGate, calibrate
 from pipeline.refinement.gate import Gate, fixed_gate
 from pipeline.refinement.refining import refine_store, refine_work
 from pipeline.refinement.samples import samples_of_stores
+from pipeline.sam.settings import SamSettings
 from pipeline.sam.worker import SamChoice
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.result_files import LABELS
@@ -34,12 +35,12 @@ CALIBRATION: Final = "calibration.json"
 
 
 def fitted_gate(
-    experiment: Experiment, annotations: Path, teacher: Path, folder: Path, execution: Execution
+    experiment: Experiment, sam: SamSettings, annotations: Path, teacher: Path, folder: Path, execution: Execution
 ) -> CalibratedGate:
     """Fit the gate and write it into a folder, unless an interrupted run wrote it.
 
-    annotations: COCO file of the labelled images. teacher: folder of the published teacher. Raise StageError if no
-    image is held out, or if no held-out image gives an instance to fit on.
+    sam: the SAM that refines. annotations: COCO file of the labelled images. teacher: folder of the published teacher.
+    Raise StageError if no image is held out, or if no held-out image gives an instance to fit on.
     """
     path = folder / CALIBRATION
     if not path.exists():
@@ -47,9 +48,9 @@ def fitted_gate(
         labelled = read_coco(annotations)
         predicted, refined = scratch / "teacher" / LABELS, scratch / "refined" / LABELS
         _label_held_out(experiment, labelled, Labeller(teacher, experiment.predict), predicted, execution)
-        sam, images = SamChoice.of(experiment.sam, execution.compute), experiment.data.labelled_source.images
+        choice, images = SamChoice.of(sam, execution.compute), experiment.data.labelled_source.images
         # Without a gate, to measure every mask of SAM's.
-        work = refine_work(predicted, images, refined, sam, experiment.refine, Gate())
+        work = refine_work(predicted, images, refined, choice, experiment.refine, Gate())
         refine_store(work, refined, {}, execution)
         samples = samples_of_stores(LabelStore.open(predicted), LabelStore.open(refined), labelled)
         calibrated = calibrate(samples, fixed_gate(experiment.refine))

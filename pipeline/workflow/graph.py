@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from pipeline.adaptation.settings import AdaptSettings
 from pipeline.datasets.settings import ListedData, PairedData, PercentData
-from pipeline.refinement.settings import RefineSettings
+from pipeline.refinement.settings import AFTER_SAM, RefineSettings
 from pipeline.sam.files import kind_of
 from pipeline.sam.settings import SamSettings
 from pipeline.settings import Settings, marker_of
@@ -32,6 +33,7 @@ STAGES: Final[dict[str, Stage]] = {
     stage.name: stage
     for stage in (
         Stage("split", "choose the labelled, unlabelled and validation images", version=2),
+        Stage("adapt", "fit SAM to the labelled images"),
         Stage("distill", "compute SAM's structural targets for the labelled images", version=4),
         Stage("train-teacher", "train the teacher on the labelled images", version=3),
         Stage("predict", "let the teacher label the unlabelled images", version=2),
@@ -74,7 +76,7 @@ class Node:
 
 def plan(experiment: Experiment) -> dict[str, Node]:
     """Return all nodes of an experiment in an order in which they can run."""
-    nodes = [_split(experiment), _distill(experiment), _teacher(experiment)]
+    nodes = [_split(experiment), _adapt(experiment), _distill(experiment), _teacher(experiment)]
     for number in range(1, experiment.student.rounds + 1):
         nodes += [make(experiment, number) for make in (_predict, _refine, _augment, _student)]
     made = [node.key for node in nodes]
@@ -99,6 +101,12 @@ def refinement_settings(refine: RefineSettings, sam: SamSettings) -> dict[str, A
     """Return the values that change refined masks, by dotted key."""
     # A preset is a shorthand: the values that it sets count under their own keys.
     return _section("refine", refine, without=("preset",)) | _sam(sam)
+
+
+def adaptation_settings(adapt: AdaptSettings, refine: RefineSettings, sam: SamSettings) -> dict[str, Any]:
+    """Return the values that change a SAM that is fitted to labels, by dotted key: prompts are among them."""
+    how = _section("adapt", adapt, without=("enabled", "for_distillation"))
+    return how | _section("refine", refine, without=("preset", "seed", *AFTER_SAM)) | _sam(sam)
 
 
 def fingerprints(nodes: Mapping[str, Node], contents: Mapping[str, str]) -> dict[str, Fingerprint]:
@@ -196,15 +204,44 @@ def _no_teacher(experiment: Experiment) -> str:
     return ""
 
 
-def _distill(experiment: Experiment) -> Node:
+def _no_distillation(experiment: Experiment) -> str:
+    """Return why no structural targets are computed; empty if they are."""
     off = "teacher.distillation_weight is 0" if experiment.teacher.distillation_weight == 0 else ""
+    return _no_teacher(experiment) or off
+
+
+def _adapted_for(experiment: Experiment) -> frozenset[str]:
+    """Return the stages that use SAM with weights that `adapt` has fitted."""
+    adapt, used = experiment.adapt, set()
+    if adapt.enabled and experiment.student.rounds and experiment.refine.gate != "teacher":
+        used.add("refine")
+    if adapt.enabled and adapt.for_distillation and not _no_distillation(experiment):
+        used.add("distill")
+    return frozenset(used)
+
+
+def _adapt(experiment: Experiment) -> Node:
+    skipped = "" if _adapted_for(experiment) else "no stage uses SAM with adapted weights"
+    return Node(
+        "adapt",
+        1,
+        adaptation_settings(experiment.adapt, experiment.refine, experiment.sam) | _pool_settings(experiment),
+        (*_SAM_INPUTS, *_labelled_inputs(experiment)),
+        reads=("split",),
+        skipped=skipped if experiment.adapt.enabled else "adapt.enabled is false",
+    )
+
+
+def _distill(experiment: Experiment) -> Node:
+    adapted = ("adapt",) if "distill" in _adapted_for(experiment) else ()
     return Node(
         "distill",
         1,
         _section("distill", experiment.distill) | _sam(experiment.sam) | _pool_settings(experiment),
         (*_SAM_INPUTS, *_labelled_inputs(experiment)),
-        reads=("split",),
-        skipped=_no_teacher(experiment) or off,
+        made_from=adapted,
+        reads=("split", *adapted),
+        skipped=_no_distillation(experiment),
     )
 
 
@@ -243,13 +280,14 @@ def _refine(experiment: Experiment, number: int) -> Node:
     calibrated = experiment.refine.gate == "calibrated"
     # The first teacher in every round, because students train on all labelled images.
     judged = ("train-teacher",) if calibrated else ()
+    adapted = ("adapt",) if "refine" in _adapted_for(experiment) else ()
     return Node(
         "refine",
         number,
         refinement_settings(experiment.refine, experiment.sam) | (_pool_settings(experiment) if calibrated else {}),
         (*_SAM_INPUTS, *(_labelled_inputs(experiment) if calibrated else ())),
-        made_from=(predict, *judged),
-        reads=("split", predict, *judged),
+        made_from=(*adapted, predict, *judged),
+        reads=("split", *adapted, predict, *judged),
     )
 
 
@@ -298,7 +336,7 @@ def _student(experiment: Experiment, number: int) -> Node:
 def _evaluate(experiment: Experiment, made: list[str]) -> Node:
     validation = ("data.validation.annotations", "data.validation.images", "evaluate.cityscapes")
     inputs = (*validation, "data.unlabelled.annotations")
-    measured = tuple(key for key in made if not key.startswith(("distill", "augment", "split")))
+    measured = tuple(key for key in made if not key.startswith(("adapt", "distill", "augment", "split")))
     return Node(
         "evaluate", 1, _section("evaluate", experiment.evaluate), inputs, made_from=measured, reads=("split", *measured)
     )

@@ -20,7 +20,7 @@ from pipeline.files.reading import require_regular
 from pipeline.files.shipped import config_path, experiment_names
 from pipeline.settings import MISFIT, FileMarker, FolderMarker, Settings, expanded
 from pipeline.workflow import describe
-from pipeline.workflow.experiment import AnnotateOnly, Experiment, ExperimentFile, RefineOnly
+from pipeline.workflow.experiment import AdaptOnly, AnnotateOnly, Experiment, ExperimentFile, RefineOnly
 from pipeline.workflow.yaml12 import YamlError, parse_yaml
 
 Model = TypeVar("Model", bound=Settings)
@@ -58,6 +58,11 @@ def refine_only(overrides: Sequence[str]) -> RefineOnly:
 def annotate_only(overrides: Sequence[str]) -> AnnotateOnly:
     """Return the settings of annotating, as `refine_only` does."""
     return _resolve(AnnotateOnly, "settings", {}, overrides, check_files=False)
+
+
+def adapt_only(overrides: Sequence[str]) -> AdaptOnly:
+    """Return the settings of fitting SAM to labels without an experiment, as `refine_only` does."""
+    return _resolve(AdaptOnly, "settings", {}, overrides, check_files=False)
 
 
 def _resolve(

@@ -1,0 +1,277 @@
+"""Fit a SAM to labelled images, with the prompts that refinement will ask."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from math import cos, pi
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+
+from pipeline.adaptation.encoding import EncodedOnce
+from pipeline.adaptation.labelled import LabelledImages
+from pipeline.adaptation.settings import AdaptSettings
+from pipeline.adaptation.views import Lesson, TrainingView, draw_lesson, draw_view
+from pipeline.errors import StageError
+from pipeline.files.writing import open_atomically
+from pipeline.masks.windows import BoolMask
+from pipeline.presentation import words
+from pipeline.refinement.choice import choose
+from pipeline.refinement.settings import RefineSettings
+from pipeline.sam.engine import prepared_pixels
+from pipeline.sam.frame import InputFrame
+from pipeline.sam.prompt import Candidates, Prompt
+from pipeline.sam.prompt_tensors import batches_of, prompt_tensors
+from pipeline.sam.tiny.model import predict_prompts
+from pipeline.sam.tiny.train import Recipe, answer_losses
+
+WARM_UP_STEPS: Final = 20
+AVERAGE_DECAY: Final = 0.98
+GRADIENT_NORM: Final = 1.0
+CHECKPOINT_EVERY: Final = 50
+SECONDS_BETWEEN_LINES: Final = 10.0
+
+VARIANTS: Final = 8
+"""Different views of an image where the encoder stays as it is: each is encoded once."""
+
+LOSS: Final = Recipe(single_mask_weight=0.0)
+"""Weights of the losses. Refinement chooses among three candidates: the single mask is not asked for."""
+
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a SAM is fitted to. name: for messages, and for the file of the checkpoint; number: seeds the random draws.
+
+    most_noise: of the imitated teachers, which are between perfect and this bad.
+    """
+
+    name: str
+    number: int
+    image_ids: tuple[int, ...]
+    most_noise: float
+
+
+class Fitting:
+    """A SAM on a device, its moving average and its optimizer, at some step of a course.
+
+    frozen: a SAM with the same encoder, which then stays as it is; None to train the encoder too.
+    """
+
+    def __init__(
+        self,
+        sam: Sam,
+        labelled: LabelledImages,
+        course: Course,
+        refine: RefineSettings,
+        adapt: AdaptSettings,
+        frozen: EncodedOnce | None,
+    ) -> None:
+        self._sam = deepcopy(sam).eval()  # norms stay as they are, their statistics too
+        self._labelled, self._course, self._refine, self._adapt = labelled, course, refine, adapt
+        self._frozen = frozen
+        self._frame = InputFrame(sam.image_encoder.img_size, sam.prompt_encoder.mask_input_size[0])
+        self._trained = trained_parameters(self._sam, with_encoder=frozen is None)
+        self._average = {name: value.detach().clone() for name, value in self._trained.items()}
+        self._optimizer = torch.optim.AdamW(self._groups(), betas=(0.9, 0.98), fused=True)
+        self._step = 0
+
+    def run(self, checkpoint: Path, say: Callable[[str], None]) -> State:
+        """Do the steps that are left; return the averaged weights, on the CPU. checkpoint: read if it is there."""
+        if checkpoint.exists():
+            self._load(checkpoint)
+            say(f"adapt: {self._course.name}, continuing after step {self._step}")
+        steps, first, begun = self._adapt.iterations, self._step, time.monotonic()
+        said = begun
+        while self._step < steps:
+            loss = self.train_step()
+            now = time.monotonic()
+            if now - said >= SECONDS_BETWEEN_LINES:
+                said = now
+                left = (steps - self._step) * (now - begun) / (self._step - first)
+                say(
+                    f"adapt: {self._course.name}, step {self._step} of {steps}, {words.duration(left)} to go, "
+                    f"loss {loss:.3f}"
+                )
+            if self._step % CHECKPOINT_EVERY == 0 and self._step < steps:
+                self._save(checkpoint)
+        checkpoint.unlink(missing_ok=True)
+        return {name: self._average.get(name, value).cpu() for name, value in self._sam.state_dict().items()}
+
+    def train_step(self) -> float:
+        """Do one step of the optimizer; return the loss."""
+        factor = learning_rate_factor(self._step, self._adapt.iterations)
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        self._optimizer.zero_grad(set_to_none=True)
+        losses = [self._learn(index) for index in range(self._adapt.batch_images)]
+        values = list(self._trained.values())
+        norm = nn.utils.clip_grad_norm_(values, GRADIENT_NORM)
+        if not torch.isfinite(norm):
+            raise StageError(
+                f"adapt: {self._course.name}: the loss is not a number after {self._step} steps: lower "
+                f"adapt.learning_rate (it is {self._adapt.learning_rate:g}), or set adapt.enabled to false"
+            )
+        self._optimizer.step()
+        with torch.no_grad():
+            for average, value in zip(self._average.values(), values, strict=True):
+                average.lerp_(value, 1 - AVERAGE_DECAY)
+        self._step += 1
+        return float(np.mean(losses))
+
+    def _learn(self, index: int) -> float:
+        """Add the gradients of one image of a batch; return its loss."""
+        rng = np.random.default_rng([self._adapt.seed, self._course.number, self._step, index])
+        image_id = int(rng.choice(self._course.image_ids))
+        view = self._view(image_id, rng)
+        number = self._step * self._adapt.batch_images + index
+        lesson = draw_lesson(view, self._frame, self._course.most_noise, self._refine, number, rng)
+        if not lesson.asked:
+            return 0.0
+        loss = lesson_loss(self._sam, self._embedding(view), lesson, self._frame, self._refine)
+        (loss / self._adapt.batch_images).backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    def _view(self, image_id: int, rng: np.random.Generator) -> TrainingView:
+        """Draw a view of an image, one of a few where the encoder stays as it is."""
+        if self._frozen is not None:
+            words_of_id = (image_id & 0xFFFFFFFF, image_id >> 32 & 0xFFFFFFFF)
+            rng = np.random.default_rng([self._adapt.seed, *words_of_id, int(rng.integers(VARIANTS))])
+        return draw_view(
+            self._labelled.pixels(image_id),
+            self._labelled.masks[image_id],
+            self._frame,
+            self._refine.zoom_below_px,
+            self._adapt.instances,
+            rng,
+        )
+
+    def _embedding(self, view: TrainingView) -> Tensor:
+        if self._frozen is not None:
+            return self._frozen.encode([view.image_rgb]).features.clone()
+        pixels = prepared_pixels(view.image_rgb, self._frame, self._sam.pixel_mean, self._sam.pixel_std)
+        embedding: Tensor = self._sam.image_encoder(pixels[None])
+        return embedding
+
+    def _groups(self) -> list[dict[str, Any]]:
+        rates = {True: self._adapt.learning_rate * self._adapt.encoder_rate, False: self._adapt.learning_rate}
+        groups = []
+        for of_encoder, rate in rates.items():
+            chosen = [value for name, value in self._trained.items() if name.startswith("image_encoder.") is of_encoder]
+            if chosen:
+                groups.append({"params": chosen, "peak_lr": rate, "lr": rate})
+        return groups
+
+    def _save(self, path: Path) -> None:
+        values = {name: value.detach() for name, value in self._trained.items()}
+        state = {"step": self._step, "trained": values, "average": self._average}
+        with open_atomically(path) as file:
+            torch.save(state | {"optimizer": self._optimizer.state_dict()}, file)
+
+    def _load(self, path: Path) -> None:
+        state = torch.load(path, map_location=self._sam.pixel_mean.device, weights_only=True)
+        self._step = state["step"]
+        with torch.no_grad():
+            for name, value in self._trained.items():
+                value.copy_(state["trained"][name])
+                self._average[name].copy_(state["average"][name])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+def trained_parameters(sam: Sam, *, with_encoder: bool) -> dict[str, nn.Parameter]:
+    """Return the parameters that are trained, by name; all others are told that they are not."""
+    norms = {id(value) for module in sam.modules() if _is_norm(module) for value in module.parameters()}
+    trained: dict[str, nn.Parameter] = {}
+    for name, value in sam.named_parameters():
+        wanted = id(value) not in norms and (with_encoder or not name.startswith("image_encoder."))
+        value.requires_grad_(wanted)
+        if wanted:
+            trained[name] = value
+    return trained
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return "Norm" in type(module).__name__ and not list(module.children())
+
+
+def learning_rate_factor(step: int, steps: int) -> float:
+    """Return the share of the full learning rate: a linear warm-up, then half a cosine down to nothing."""
+    warm_up = min(WARM_UP_STEPS, steps // 2)
+    if step < warm_up:
+        return (step + 1) / (warm_up + 1)
+    return (1 + cos(pi * (step - warm_up) / (steps - warm_up))) / 2
+
+
+def half_way(first: State, second: State) -> State:
+    """Return the mean of two sets of weights."""
+    return {name: (value + second[name]) / 2 if value.is_floating_point() else value for name, value in first.items()}
+
+
+def lesson_loss(sam: Sam, embedding: Tensor, lesson: Lesson, frame: InputFrame, refine: RefineSettings) -> Tensor:
+    """Return the mean loss of SAM's answers about one view, over all passes. embedding: 1 x C x h x w of the view."""
+    image_hw = lesson.truths[0].shape
+    truths = torch.from_numpy(np.stack([truth_of(mask, frame) for mask in lesson.truths])).to(embedding.device)
+    prompts = [asked.prompt for asked in lesson.asked]
+    losses: list[Tensor] = []
+    for number in range(refine.passes):
+        answered: dict[int, Prompt] = {}
+        for indices in batches_of(prompts, frame.lowres_side, len(prompts)):
+            some = [prompts[index] for index in indices]
+            logits, ious = _answers(sam, embedding, some, (image_hw[0], image_hw[1]), frame)
+            losses.append(len(indices) * answer_losses(LOSS, logits, ious, truths[indices]).total)
+            if number + 1 < refine.passes:
+                answered |= _with_answers(lesson, prompts, indices, (logits, ious), refine)
+        prompts = [answered.get(index, prompt) for index, prompt in enumerate(prompts)]
+    return torch.stack(losses).sum() / (len(prompts) * refine.passes)
+
+
+def truth_of(mask: BoolMask, frame: InputFrame) -> NDArray[np.float32]:
+    """Return the share of a true mask in the cells of a grid twice as fine as SAM's low-resolution logits.
+
+    mask: of the view. The result is square, with zeros in the padding.
+    """
+    side = 2 * frame.lowres_side
+    height, width = (
+        max(1, round(each * side / frame.input_side)) for each in frame.resized_hw((mask.shape[0], mask.shape[1]))
+    )
+    smaller = height < mask.shape[0]
+    interpolation = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    truth = np.zeros((side, side), dtype=np.float32)
+    truth[:height, :width] = cv2.resize(mask.astype(np.float32), (width, height), interpolation=interpolation)
+    return truth
+
+
+def _answers(
+    sam: Sam, embedding: Tensor, prompts: Sequence[Prompt], image_hw: tuple[int, int], frame: InputFrame
+) -> tuple[Tensor, Tensor]:
+    """Return logits P x 4 x side x side and predicted IoUs P x 4 of prompts of one form, all about one view."""
+    tensors = prompt_tensors(prompts, [image_hw] * len(prompts), frame, embedding.device)
+    sparse, dense = sam.prompt_encoder(tensors.points, tensors.boxes, tensors.masks)
+    return predict_prompts(sam, embedding.expand(len(prompts), -1, -1, -1), sparse, dense)
+
+
+def _with_answers(
+    lesson: Lesson,
+    prompts: Sequence[Prompt],
+    indices: Sequence[int],
+    answers: tuple[Tensor, Tensor],
+    refine: RefineSettings,
+) -> dict[int, Prompt]:
+    """Return the prompts of the next pass by index: the chosen candidates become mask prompts."""
+    logits, ious = (each.detach()[:, 1:].float().cpu().numpy() for each in answers)
+    chosen = {}
+    for row, index in enumerate(indices):
+        asked = lesson.asked[index]
+        choice = choose(Candidates(logits[row], ious[row]), asked.probability_lowres, asked.frame, refine.choice)
+        chosen[index] = replace(prompts[index], mask_logits_lowres=choice.mask_logits_lowres)
+    return chosen
