@@ -15,7 +15,7 @@ BIN := .venv/bin
 S4M := $(BIN)/s4m
 
 # What a user gives is text, neither for make nor for the shell to read: taken as it is, and quoted where it is used.
-GIVEN := EXP SET SIZE WORKERS GPUS SEEDS CELLS ANNOTATIONS IMAGES MINUTES EXTRAS
+GIVEN := EXP SET SIZE WORKERS GPUS SEEDS CELLS ANNOTATIONS IMAGES LABELLED MINUTES EXTRAS
 define NEWLINE
 
 
@@ -33,8 +33,9 @@ SETUP := $(if $(filter $(shell ./setup.sh --state),$(file < .venv/ready)),,setup
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast check format format-check lint layers types status config stores clean torture \
-	$(STAGES) ablation bench-data bench-commands bench-store bench-refine bench-presets bench-augment bench-embeddings \
-	bench-scale bench-sams bench-loading bench-train bench-predict bench-evaluate bench-distill bench-cityscapes notebook sam-tiny
+	$(STAGES) ablation bench-data bench-commands bench-store bench-refine bench-presets bench-adapt bench-augment \
+	bench-embeddings bench-scale bench-sams bench-loading bench-train bench-predict bench-evaluate bench-distill \
+	bench-cityscapes notebook sam-tiny
 .DELETE_ON_ERROR:
 # As `s4m` sets it for itself: tests, benchmarks and trainings that make starts wait without spinning.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -159,6 +160,12 @@ bench-presets: $(SETUP) ## Measure the refinement presets on generated shapes (A
 
 bench-augment: $(SETUP) ## Measure composites against MMDetection's CopyPaste
 	@$(BIN)/python -m benchmarks.augment
+
+bench-adapt: $(SETUP) ## Measure SAM fitted to 40 shapes (ANNOTATIONS=file IMAGES=folder LABELLED=4: to others)
+	@$(if $(ANNOTATIONS),,$(S4M) data shapes work/bench-adapt --images 100 --validation 1 --classes 3 --seed 7)
+	@$(BIN)/python -m benchmarks.adapt --labelled $(call quoted,$(or $(LABELLED),40)) \
+		--annotations $(call quoted,$(or $(ANNOTATIONS),work/bench-adapt/train.json)) \
+		--images $(call quoted,$(or $(IMAGES),work/bench-adapt/train/images))
 
 bench-embeddings: $(SETUP) ## Measure refining with and without kept embeddings (ANNOTATIONS=file IMAGES=folder: on others)
 	@$(if $(ANNOTATIONS),,$(S4M) data shapes work/bench-presets --images 60 --validation 10)

@@ -15,28 +15,26 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from pipeline.adaptation.encoding import EncodedOnce
+from pipeline.adaptation.imitated_teacher import imitated_label
 from pipeline.coco.model import CocoDataset
 from pipeline.coco.paths import resolve_image_path
 from pipeline.coco.reading import read_coco
 from pipeline.files.images import read_image
 from pipeline.labels.label_store import LabelStore
-from pipeline.labels.rows import Decision, ImageLabels, label_from_mask
+from pipeline.labels.rows import Decision, ImageLabels
 from pipeline.masks.boundaries import Border, border_iou
 from pipeline.masks.matching import match_to_truth
 from pipeline.masks.overlap import area_match, rle_iou
 from pipeline.masks.roughness import roughness
 from pipeline.masks.run_lengths import CompressedRle
-from pipeline.masks.soft_masks import make_soft_mask
-from pipeline.masks.windows import nonzero_window
 from pipeline.refinement.calibrate import GateSample, calibrate
 from pipeline.refinement.effect import RECOGNISED_FROM
 from pipeline.refinement.gate import Gate, Measures, fixed_gate
@@ -44,11 +42,7 @@ from pipeline.refinement.image import RefineInput, refine_images
 from pipeline.refinement.presets import REFINE_PRESETS
 from pipeline.refinement.samples import MATCH_IOU
 from pipeline.refinement.settings import RefineSettings
-from pipeline.sam.interface import Engine, ImageEmbeddings
 from pipeline.sam.worker import SamChoice, build_engine
-
-HEAD_SIDE = 28
-SMALLEST_PX = 16
 
 PROMPTS: dict[str, dict[str, Any]] = {
     "3 points": {"points": 3},
@@ -99,73 +93,6 @@ class Line:
         return float(np.mean([quality.iou for quality in self.qualities]))
 
 
-class EncodedOnce:
-    """A SAM that encodes every image only the first time."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.frame, self.device, self.precision = engine.frame, engine.device, engine.precision
-        self.decode, self.decoder_tokens = engine.decode, engine.decoder_tokens
-        self._encode = engine.encode
-        self._kept: dict[bytes, ImageEmbeddings] = {}
-
-    def encode(self, images: Sequence[NDArray[np.uint8]]) -> ImageEmbeddings:
-        """Return the engine's embeddings of the one image."""
-        (image,) = images
-        key = image.tobytes()
-        if key not in self._kept:
-            self._kept[key] = self._encode(images)
-        return self._kept[key]
-
-
-def teacher_probability(
-    mask: NDArray[np.bool_], noise: float, rng: np.random.Generator
-) -> tuple[NDArray[np.float32], tuple[float, float, float, float]]:
-    """Imitate a mask head: return its probabilities for a mask (height, width), at full size, and its box."""
-    height, width = mask.shape
-    box = np.array(astuple(nonzero_window(mask)), dtype=np.float64)
-    extent = np.tile(box[2:] - box[:2], 2)
-    x0, y0, x1, y1 = box + rng.normal(0, 0.06 * noise, 4) * extent
-    x1, y1 = max(x1, x0 + 2), max(y1, y0 + 2)
-    # From the image to the map's cells; the map sees a mask that is slightly moved and blurred.
-    to_head = np.array([[HEAD_SIDE / (x1 - x0), 0, 0], [0, HEAD_SIDE / (y1 - y0), 0]])
-    to_head[:, 2] = -to_head[0, 0] * x0, -to_head[1, 1] * y0
-    shift = rng.normal(0, 0.04 * noise, 2) * HEAD_SIDE
-    seen_matrix = to_head.copy()
-    seen_matrix[:, 2] += shift
-    flags = cv2.INTER_LINEAR
-    # cv2 puts pixel centres at whole numbers: add half a pixel on both sides.
-    seen = cv2.warpAffine(_smoothed(mask, to_head), _centred(seen_matrix), (HEAD_SIDE, HEAD_SIDE), flags=flags)
-    logits = 8 * (cv2.GaussianBlur(seen, (0, 0), 1.2) - 0.5)
-    logits += 3.0 * noise * _smooth_noise(rng)
-    head = (1 / (1 + np.exp(-logits))).astype(np.float32)
-    back = cv2.invertAffineTransform(_centred(to_head))
-    return cv2.warpAffine(head, back, (width, height), flags=flags), (x0, y0, x1, y1)
-
-
-def _smoothed(mask: NDArray[np.bool_], to_head: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return the mask averaged over about one cell of the head's map, so that it can be sampled there."""
-    sigma = [max(0.3, 0.4 / to_head[0, 0]), max(0.3, 0.4 / to_head[1, 1])]
-    smoothed: NDArray[np.float32] = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), sigma[0], sigmaY=sigma[1])
-    return smoothed
-
-
-def _centred(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the same transform between pixel indices instead of positions."""
-    centred = matrix.copy()
-    centred[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
-    return centred
-
-
-def _smooth_noise(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return noise of unit strength that changes over a quarter of the map, plus finer noise of a third of that."""
-    total = np.zeros((HEAD_SIDE, HEAD_SIDE), dtype=np.float32)
-    for side, strength in ((5, 1.0), (12, 0.35)):
-        total += strength * cv2.resize(
-            rng.normal(0, 1, (side, side)).astype(np.float32), (HEAD_SIDE, HEAD_SIDE), interpolation=cv2.INTER_CUBIC
-        )
-    return total
-
-
 def measure(mask: CompressedRle, truth: CompressedRle) -> MaskQuality:
     """Compare a mask with its truth."""
     return MaskQuality(rle_iou(mask, truth), border_iou(Border.of_rle(mask), Border.of_rle(truth)))
@@ -176,15 +103,11 @@ def make_cases(dataset: CocoDataset, folder: Path, noise: float, seed: int) -> I
     for image in dataset.images:
         labels, truths = [], []
         for annotation in dataset.instances(image.id):
-            truth = dataset.mask(annotation)
-            if truth.sum() < SMALLEST_PX:
-                continue
             rng = np.random.default_rng([seed, image.id, annotation.id])
-            probability, box_xyxy = teacher_probability(truth, noise, rng)
-            if (probability > 0.5).sum() < SMALLEST_PX:
+            label = imitated_label(dataset.mask(annotation), annotation.category_id, noise, rng)
+            if label is None:
                 continue
-            label = label_from_mask(probability > 0.5, annotation.category_id, 0.9, Decision.TEACHER)
-            labels.append(replace(label, soft_mask=make_soft_mask(probability, box_xyxy)))
+            labels.append(label)
             truths.append(dataset.rle(annotation))
         if not labels:
             continue

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.adaptation.adapting import AdaptTask, adapt_sam, report_lines
+from pipeline.adaptation.adapting import AdaptTask, adapt_sam
+from pipeline.adaptation.card import report_lines
 from stages.context import StageContext, Summary
 
 

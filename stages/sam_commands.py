@@ -175,7 +175,7 @@ def adapt(
     device: Annotated[Device, typer.Option(help="Where SAM is trained.")] = "auto",
 ) -> None:
     """Fit SAM to labelled images, and keep the weights that do best on held-out ones. Continues a stopped run."""
-    from pipeline.adaptation.adapting import report_lines
+    from pipeline.adaptation.card import report_lines
     from pipeline.compute.execution import Execution
     from pipeline.workflow.adapted_folders import adapt_into_folder
     from pipeline.workflow.loading import adapt_only

@@ -163,6 +163,7 @@ def test_a_benchmark_splits_as_its_name_says(name: str, here: Path) -> None:
     standing = {key: space.status(key).state for key in space.nodes}
     if name not in NUCLEI:
         assert standing.pop("augment") is State.SKIPPED  # composites are made while training
+    assert standing.pop("adapt") is State.SKIPPED  # off by default
     assert State.SKIPPED not in standing.values()
 
 

@@ -172,7 +172,8 @@ def test_status_tells_done_stale_and_to_do(s4m, experiment, tmp_path):
     assert done[1].split()[:2] == ["split", "done"]
     assert done[1].endswith("  labelled: 3, unlabelled: 3")
     assert done[2].strip().startswith(f"{tmp_path}/stores/split/")
-    assert done[3].split() == ["distill", "to", "do"]
+    assert done[3].split(maxsplit=3) == ["adapt", "left", "out", "adapt.enabled is false"]
+    assert done[4].split() == ["distill", "to", "do"]
     stale = s4m("status", "--exp", experiment, "--set", "data.percent=70").out.splitlines()
     assert stale[1].split(maxsplit=2) == ["split", "stale", "data.percent changed from 50.0 to 70.0"]
     left_out = s4m("status", "--exp", experiment, "--set", "teacher.distillation_weight=0").out

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.refinement.presets import REFINE_PRESETS
+from pipeline.refinement.settings import AFTER_SAM
 from pipeline.workflow.describe import keys_of, path_format, properties_of
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.fingerprint import differences
@@ -22,6 +23,7 @@ REFINE = AUGMENT | {"refine"}
 PREDICT = REFINE | {"predict"}
 TEACHER = PREDICT | {"train-teacher"}
 DISTILL = TEACHER | {"distill"}
+ADAPT_FOR_REFINE = REFINE | {"adapt"}
 ALL = DISTILL | {"split"}
 
 POOL = {"annotated": {"annotations": "a.json", "images": "i"}, "percent": 10.0}
@@ -40,6 +42,16 @@ SETTINGS: dict[str, tuple[object, frozenset[str]]] = {
     "data.seed": (1, ALL),
     "sam.model": ("vit_b", DISTILL),
     "sam.input_side": (256, DISTILL),
+    "adapt.enabled": (True, REFINE),
+    "adapt.for_distillation": (True, NOTHING),  # these are of no use while it is not enabled
+    "adapt.train": ("all", NOTHING),
+    "adapt.iterations": (10, NOTHING),
+    "adapt.batch_images": (1, NOTHING),
+    "adapt.instances": (3, NOTHING),
+    "adapt.learning_rate": (1e-4, NOTHING),
+    "adapt.encoder_rate": (0.5, NOTHING),
+    "adapt.folds": (4, NOTHING),
+    "adapt.seed": (1, NOTHING),
     "distill.source": ("truth", DISTILL),
     "distill.prompt": ("point-and-box", DISTILL),
     "distill.anchors": (64, DISTILL),
@@ -154,6 +166,8 @@ SETS_CONTENTS: dict[str, frozenset[str]] = {
     "data.validation.annotations": EVALUATE | {"split"},
     "data.validation.images": EVALUATE,
 }
+ADAPT = {"enabled": True}
+
 BY_SHAPE = ((POOL, POOL_CONTENTS), (LISTED, LIST_CONTENTS), (SETS, SETS_CONTENTS))
 CONTENTS = POOL_CONTENTS | LIST_CONTENTS | SETS_CONTENTS
 BESIDE: dict[str, dict[str, object]] = {"augment.views": {"augment": {"mode": "on-the-fly"}}}
@@ -325,7 +339,8 @@ def test_what_a_stage_holds_back():
     nodes = plan(experiment())
     assert downstream(nodes, "augment") == ["train-student", "evaluate", "report"]
     assert downstream(nodes, "report") == []
-    assert set(downstream(nodes, "split")) == set(STAGES) - {"split"}
+    assert set(downstream(nodes, "split")) == set(STAGES) - {"split", "adapt"}
+    assert downstream(plan(experiment(adapt=ADAPT)), "adapt")[0] == "refine"
 
 
 def test_differences_say_what_changed():
@@ -348,7 +363,7 @@ def test_a_fingerprint_holds_no_path_of_this_machine():
 
 def test_without_rounds_there_is_a_teacher_and_no_student():
     nodes = plan(experiment(student={"rounds": 0}))
-    assert list(nodes) == ["split", "distill", "train-teacher", "evaluate", "report"]
+    assert list(nodes) == ["split", "adapt", "distill", "train-teacher", "evaluate", "report"]
     assert nodes["evaluate"].reads == ("split", "train-teacher")
 
 
@@ -370,3 +385,59 @@ def test_without_unlabelled_images_no_composites_are_made():
         ids(experiment(student=student, augment={"mode": "on-the-fly", "copies": copies})) for copies in (1, 2)
     ]
     assert on_the_fly[0]["train-student"] == on_the_fly[1]["train-student"]
+
+
+def test_a_sam_that_is_not_adapted_leaves_every_fingerprint_as_it_was():
+    nodes = plan(experiment())
+    assert nodes["adapt"].skipped == "adapt.enabled is false"
+    assert not any("adapt" in (*node.reads, *node.made_from) for node in nodes.values())
+    made = fingerprints(nodes, dict.fromkeys(CONTENTS, "content"))
+    assert not [key for key, fingerprint in made.items() if "adapt" in fingerprint.text]
+
+
+@pytest.mark.parametrize("key", [key for key in SETTINGS if key.startswith("adapt.")])
+def test_a_setting_of_the_adaptation_changes_what_is_refined_with_it(key):
+    value, _ = SETTINGS[key]
+    before = experiment(adapt=ADAPT)
+    expected = {"adapt.enabled": NOTHING, "adapt.for_distillation": DISTILL}.get(key, ADAPT_FOR_REFINE)
+    assert changed(ids(before), ids(changed_value(before, key, value))) == expected
+
+
+@pytest.mark.parametrize("key", [key for key in SETTINGS if key.startswith("refine.")])
+def test_prompts_change_the_adapted_sam_and_what_comes_after_sam_does_not(key):
+    value, _ = SETTINGS[key]
+    before = experiment(adapt=ADAPT)
+    after = key.removeprefix("refine.") in (*AFTER_SAM, "preset", "seed")
+    assert ("adapt" in changed(ids(before), ids(changed_value(before, key, value)))) is not after
+
+
+def test_labels_and_weights_change_the_adapted_sam():
+    for key in ("data.annotated.annotations", "data.annotated.images", "sam.checkpoint"):
+        assert changed(ids(experiment(adapt=ADAPT), {key: "one"}), ids(experiment(adapt=ADAPT), {key: "two"})) >= {
+            "adapt"
+        }
+    one, two = ({"data.unlabelled.images": digest} for digest in ("one", "two"))
+    assert "adapt" not in changed(ids(experiment(SETS, adapt=ADAPT), one), ids(experiment(SETS, adapt=ADAPT), two))
+
+
+def test_sam_is_adapted_before_distillation_where_that_is_asked_for():
+    nodes = plan(experiment(adapt=ADAPT | {"for_distillation": True}))
+    assert nodes["distill"].made_from == nodes["distill"].reads[1:] == ("adapt",)
+    assert nodes["refine"].reads == ("split", "adapt", "predict")
+    assert plan(experiment(adapt=ADAPT))["distill"].reads == ("split",)
+
+
+@pytest.mark.parametrize("sections", [{"refine": {"gate": "teacher"}}, {"student": {"rounds": 0}}])
+def test_sam_is_not_adapted_where_nothing_would_use_it(sections):
+    nodes = plan(experiment(adapt=ADAPT, **sections))
+    assert nodes["adapt"].skipped == "no stage uses SAM with adapted weights"
+    nodes = plan(experiment(adapt=ADAPT | {"for_distillation": True}, **sections))
+    assert not nodes["adapt"].skipped
+    assert "adapt" in nodes["distill"].reads
+    assert "refine" not in nodes or "adapt" not in nodes["refine"].made_from
+
+
+def test_the_adaptation_of_another_librarys_sam_is_refused():
+    with pytest.raises(ValueError, match="only sam_tiny, vit_b, vit_l and vit_h can be fitted to labels"):
+        experiment(adapt=ADAPT, sam={"model": "hf:folder"})
+    assert experiment(sam={"model": "hf:folder"}).sam.model == "hf:folder"

@@ -54,8 +54,10 @@ def make(tmp_path):
 
 @pytest.mark.slow
 def test_every_stage_that_is_missing_would_run_in_order(make):
-    assert make.would_run("report") == list(STAGES)
-    assert make.would_run("refine") == list(STAGES)[:5]
+    adapted = "SET=adapt.enabled=true adapt.for_distillation=true"
+    assert make.would_run("report", adapted) == list(STAGES)
+    assert make.would_run("refine", adapted) == list(STAGES)[:6]
+    assert make.would_run("report") == [stage for stage in STAGES if stage != "adapt"]
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ VARIABLES = {
     "ablation": ("EXP", "SET", "WORKERS", "GPUS", "SEEDS", "CELLS"),
     "demo": ("SIZE",),
     "bench-presets": ("ANNOTATIONS", "IMAGES"),
+    "bench-adapt": ("ANNOTATIONS", "IMAGES", "LABELLED"),
     "bench-embeddings": ("ANNOTATIONS", "IMAGES"),
     "sam-tiny": ("MINUTES",),
 }
@@ -95,6 +96,7 @@ def expected(target: str, value: str) -> list[list[str]]:
         "bench-presets": [
             ["-m", "benchmarks.presets", "--presets-only", "--limit", "50", "--instances", "8", *data],
         ],
+        "bench-adapt": [["-m", "benchmarks.adapt", "--labelled", value, *data]],
         "bench-embeddings": [["-m", "benchmarks.embeddings", "--limit", "40", *data]],
         "sam-tiny": [["-m", "pipeline.sam.tiny.train", "--work", "work/sam-tiny", "--minutes", value]],
     }[target]

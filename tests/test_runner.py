@@ -70,7 +70,7 @@ def test_a_failing_stage_names_what_it_holds_back(folder, stage):
     stage("split", run)
     with pytest.raises(StageError) as caught:
         run_stage(tiny_experiment(folder), "split", 1)
-    blocked = ", ".join(list(STAGES)[1:])
+    blocked = ", ".join(stage for stage in list(STAGES)[1:] if stage != "adapt")
     assert str(caught.value) == f"nothing to see\nblocked by this: {blocked}"
     assert not list((folder / "stores" / "split").glob("*.partial"))
 

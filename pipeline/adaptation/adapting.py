@@ -17,28 +17,27 @@ import msgspec
 import numpy as np
 from segment_anything.modeling import Sam
 
+from pipeline.adaptation.card import FORMAT, Adaptation, Trained, read_adaptation
 from pipeline.adaptation.encoding import EncodedOnce
 from pipeline.adaptation.fitting import Course, Fitting, State, half_way
-from pipeline.adaptation.guard import QualityResult, Weights, choose_weights, pooled_gain, verdict
+from pipeline.adaptation.guard import QualityResult, Weights, choose_weights, pooled_gain
 from pipeline.adaptation.labelled import LabelledImages
 from pipeline.adaptation.measuring import QUALITIES, Exam, Marks, examine, make_exams, noises_of
 from pipeline.adaptation.settings import AdaptSettings
 from pipeline.compute.execution import Execution
-from pipeline.errors import StageError, StoreError
+from pipeline.errors import StageError
 from pipeline.files.writing import open_atomically
 from pipeline.presentation import words
 from pipeline.refinement.settings import RefineSettings
-from pipeline.sam.adapted import CARD, AdaptedSam
+from pipeline.sam.adapted import CARD
 from pipeline.sam.build import build_sam, write_state
 from pipeline.sam.engine import SamEngine, usable_device
 from pipeline.sam.files import ADAPTED_WEIGHTS, HF
 from pipeline.sam.settings import SamSettings
 
-FORMAT: Final = 1
 FEWEST_IMAGES: Final = 2
 _WORK: Final = "unfinished"
 
-Trained = Literal["all", "decoder"]
 FoldMarks = Mapping[str, Marks]
 """The marks of one fold by whose weights SAM had."""
 
@@ -52,29 +51,6 @@ class AdaptTask:
     sam: SamSettings
     refine: RefineSettings
     adapt: AdaptSettings
-
-
-class Adaptation(AdaptedSam, frozen=True, kw_only=True):
-    """The card of the result: what was tried and chosen.
-
-    trained: which part of SAM. reason: for the choice. failures: reasons of images that cannot be read, by file name.
-    results: of held-out images by the quality of the imitated teacher; empty if nothing was tried.
-    """
-
-    format: int
-    trained: Trained
-    reason: str
-    images: int
-    folds: int
-    failures: dict[str, str]
-    results: tuple[QualityResult, ...]
-
-    @property
-    def summary(self) -> dict[str, int | str]:
-        """Return its figures for a completion record."""
-        gain = pooled_gain(self.results, Weights(self.chosen)) if self.results else 0.0
-        failed = {"failed": len(self.failures)} if self.failures else {}
-        return {"images": self.images, **failed, "weights": self.chosen, "gain in mask IoU": words.signed(gain, 3)}
 
 
 def require_adaptable(model: str) -> None:
@@ -104,21 +80,6 @@ def adapt_sam(task: AdaptTask, folder: Path, execution: Execution) -> Adaptation
             file.write(msgspec.json.format(msgspec.json.encode(card), indent=1) + b"\n")
     shutil.rmtree(folder / _WORK, ignore_errors=True)
     return read_adaptation(folder)
-
-
-def read_adaptation(folder: Path) -> Adaptation:
-    """Read the card of a result; StoreError for a file that is none."""
-    path = folder / CARD
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Adaptation)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path}: not a card of a fitted SAM that can be read: {error}") from error
-
-
-def report_lines(adaptation: Adaptation) -> list[str]:
-    """Say what was tried on held-out images, and what was chosen."""
-    tried = [verdict(adaptation.results, each) for each in (Weights.ADAPTED, Weights.HALF_WAY) if adaptation.results]
-    return [*tried, f"{adaptation.chosen} weights are used: {adaptation.reason}"]
 
 
 class _Adapting:

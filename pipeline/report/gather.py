@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from pipeline.adaptation.card import Adaptation, read_adaptation
 from pipeline.detection.training_log import LOG, TrainingLog, read_log
 from pipeline.evaluation.results import EVALUATION, Evaluation, ModelResult, PseudoLabelResult, read_evaluation
 from pipeline.workflow.graph import Node
@@ -31,6 +32,7 @@ class Run:
     stages: tuple[StageResult, ...]
     evaluation: Evaluation | None
     logs: Mapping[str, TrainingLog]
+    adaptation: Adaptation | None = None
 
     @cached_property
     def by_key(self) -> Mapping[str, StageResult]:
@@ -85,7 +87,9 @@ def gather(name: str, nodes: Mapping[str, Node], results: Mapping[str, Path]) ->
     }
     measured = results.get("evaluate")
     evaluation = None if measured is None else read_evaluation(measured / EVALUATION)
-    return Run(name, stages, evaluation, logs)
+    adapted = results.get("adapt")
+    adaptation = None if adapted is None else read_adaptation(adapted)
+    return Run(name, stages, evaluation, logs, adaptation)
 
 
 def _seal(folder: Path | None) -> Seal | None:

@@ -23,6 +23,7 @@ def render_page(run: Run, extras: Extras, ablation: Ablation | None = None) -> s
             "verdict": sections.verdict(run),
             "tiles": sections.tiles(run),
             "stages": sections.stage_rows(run),
+            "adaptation": None if run.adaptation is None else sections.adaptation(run.adaptation),
             "rounds": [sections.round_quality(each) for each in rounds],
             "precision": precision_table(models) if models else None,
             "classes": class_table(models) if models else None,

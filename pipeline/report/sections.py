@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.adaptation.card import Adaptation, report_lines
 from pipeline.detection.training_log import TOTAL, TrainingLog
 from pipeline.evaluation.intervals import ap_interval, gain_interval
 from pipeline.evaluation.measuring import too_short
@@ -13,7 +14,7 @@ from pipeline.presentation import words
 from pipeline.presentation.charts import Distribution, Line, Part, histogram, line_chart, sparkline, stacked_bar
 from pipeline.presentation.tables import NEGLIGIBLE, tone
 from pipeline.report.gather import Run, StageResult
-from pipeline.report.tables import decision_table, quality_table
+from pipeline.report.tables import adaptation_table, decision_table, quality_table
 from pipeline.workflow.graph import STAGES
 from pipeline.workflow.seals import Seal
 
@@ -72,6 +73,12 @@ def stage_rows(run: Run) -> list[dict[str, Any]]:
     """Return all stages in the order in which they run. share: of the time of the longest stage, 0 to 1."""
     longest = max((each.seal.seconds for each in run.stages if each.seal), default=0.0) or 1.0
     return [_stage_row(each, longest) for each in run.stages]
+
+
+def adaptation(card: Adaptation) -> dict[str, Any]:
+    """Return what was tried to fit SAM to the labels, and what was chosen."""
+    lines = [f"{line[0].upper()}{line[1:]}." for line in report_lines(card)]
+    return {"lines": lines, "results": adaptation_table(card) if card.results else None}
 
 
 def round_quality(result: PseudoLabelResult) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Final
 
 import numpy as np
 
+from pipeline.adaptation.card import Adaptation
+from pipeline.adaptation.guard import CANDIDATES, Weights
 from pipeline.evaluation.intervals import Interval, ap_interval
 from pipeline.evaluation.results import CategoryResult, Metrics, ModelResult, PseudoLabelResult
 from pipeline.presentation import words
@@ -123,6 +125,24 @@ def _class_change(category: CategoryResult, before: float | None, after: float |
         change_cell(before, after, in_points=True),
         TableCell(dumbbell(before, after, top, title), words.difference(before, after)),
     ]
+
+
+def adaptation_table(card: Adaptation) -> Table:
+    """Compare SAM before and after it was fitted to the labels, on held-out images."""
+    columns = [Heading("teacher", note="mean mask IoU of the imitated teacher"), Heading("instances")]
+    columns += [Heading("SAM as it was", note="mean IoU of its masks")]
+    for each in CANDIDATES:
+        columns += [Heading(f"{each}", note="mean IoU of the masks of SAM with these weights"), Heading("change")]
+    rows = []
+    for result in card.results:
+        before = result.refined[Weights.SHIPPED]
+        cells = [*share_cells(result.teacher), TableCell(f"{result.instances:,}", result.instances)]
+        cells += share_cells(before)
+        for each in CANDIDATES:
+            after = result.refined[each]
+            cells += [*share_cells(after), change_cell(before, after, in_points=False)]
+        rows.append(tuple(cells))
+    return Table("SAM fitted to the labels, on held-out images", tuple(columns), tuple(rows))
 
 
 def quality_table(result: PseudoLabelResult) -> Table:

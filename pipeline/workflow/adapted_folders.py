@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.adaptation.adapting import Adaptation, AdaptTask, adapt_sam, require_adaptable
+from pipeline.adaptation.adapting import AdaptTask, adapt_sam, require_adaptable
+from pipeline.adaptation.card import Adaptation
 from pipeline.coco.reading import read_coco
 from pipeline.compute.execution import Execution
 from pipeline.files.identity import hash_file
