@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -163,6 +164,22 @@ def test_the_ablation_is_shown_where_there_is_one(space, tmp_path):
     assert "#ablation" in [link.get("href") for link in page.all("a")]
     without = Page(write_report(space, results, tmp_path / "without"))
     assert "#ablation" not in [link.get("href") for link in without.all("a")]
+
+
+def test_what_sam_learned_of_the_labels_is_shown_where_it_was_tried(tmp_path, monkeypatch):
+    monkeypatch.setenv("S4M_STORE", str(tmp_path / "stores"))
+    experiment = load_experiment(make_experiment_files(tmp_path), ["adapt.enabled=true"])
+    space = Workspace(experiment, tmp_path / "work")
+    results = make_results(space, tmp_path / "annotations.json")
+    page = Page(write_report(space, results, tmp_path / "out"))
+    assert "Adapted: +2.0 points of mask IoU (+4.0, 0.0 by teacher): safe." in page.text
+    assert "Adapted weights are used: it gains <b>." in page.text
+    assert "0.720 20 0.807 0.847 +0.040 0.828 +0.021" in page.text
+    assert "#adaptation" in [link.get("href") for link in page.all("a")]
+    without = Workspace(load_experiment(tmp_path / "tiny.yaml"), tmp_path / "work")
+    folders = {key: path for key, path in results.folders.items() if key != "adapt"}
+    page = Page(write_report(without, replace(results, folders=folders), tmp_path / "without"))
+    assert "#adaptation" not in [link.get("href") for link in page.all("a")]
 
 
 def test_the_page_is_one_file_and_needs_nothing_else(space, tmp_path):

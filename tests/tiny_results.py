@@ -14,6 +14,8 @@ import msgspec
 import numpy as np
 from PIL import Image
 
+from pipeline.adaptation.card import Adaptation, write_adaptation
+from pipeline.adaptation.guard import QualityResult
 from pipeline.coco.model import CocoDataset
 from pipeline.coco.reading import read_coco
 from pipeline.datasets.split import TRUTH
@@ -29,6 +31,21 @@ BEFORE_AP, AFTER_AP = 0.294, 0.338
 FAILED_ID = 1
 UNREADABLE_ID = 2
 """The first image has failed in the stores; the second has labels, but its file is gone by the time of the report."""
+
+ADAPTATION = Adaptation(
+    model="sam_tiny",
+    chosen="adapted",
+    format=1,
+    trained="all",
+    reason="it gains <b>",
+    images=3,
+    folds=3,
+    failures={},
+    results=(
+        QualityResult(20, 0.72, {"shipped": 0.807, "half-way": 0.828, "adapted": 0.847}),
+        QualityResult(20, 0.94, {"shipped": 0.920, "half-way": 0.920, "adapted": 0.920}),
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -155,6 +172,8 @@ def _fill(
         seal_targets(folder / "shards", [[1]], folder / "structure.zarr", {})
         shutil.rmtree(folder / "shards")
         return {TARGETS_AREA: 0.943, EMBEDDING_AREA: 0.822}
+    if stage == "adapt":
+        write_adaptation(ADAPTATION, folder)
     if stage == "evaluate":
         for model in evaluation.models:
             failure = ImageLabels.of_failure(9, "validation.png", "no image", 64, 48)

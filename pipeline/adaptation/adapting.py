@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from segment_anything.modeling import Sam
 
-from pipeline.adaptation.card import FORMAT, Adaptation, Trained, read_adaptation
+from pipeline.adaptation.card import FORMAT, Adaptation, Trained, read_adaptation, write_adaptation
 from pipeline.adaptation.encoding import EncodedOnce
 from pipeline.adaptation.fitting import Course, Fitting, State, half_way
 from pipeline.adaptation.guard import QualityResult, Weights, choose_weights, pooled_gain
@@ -76,8 +76,7 @@ def adapt_sam(task: AdaptTask, folder: Path, execution: Execution) -> Adaptation
         folder.mkdir(parents=True, exist_ok=True)
         state, card = _Adapting(task, labelled, folder / _WORK, execution).run()
         write_state(state, folder / ADAPTED_WEIGHTS)
-        with open_atomically(folder / CARD) as file:
-            file.write(msgspec.json.format(msgspec.json.encode(card), indent=1) + b"\n")
+        write_adaptation(card, folder)
     shutil.rmtree(folder / _WORK, ignore_errors=True)
     return read_adaptation(folder)
 

@@ -9,6 +9,7 @@ import msgspec
 
 from pipeline.adaptation.guard import CANDIDATES, QualityResult, Weights, pooled_gain, verdict
 from pipeline.errors import StoreError
+from pipeline.files.writing import open_atomically
 from pipeline.presentation import words
 from pipeline.sam.adapted import CARD, AdaptedSam
 
@@ -38,6 +39,12 @@ class Adaptation(AdaptedSam, frozen=True, kw_only=True):
         gain = pooled_gain(self.results, Weights(self.chosen)) if self.results else 0.0
         failed = {"failed": len(self.failures)} if self.failures else {}
         return {"images": self.images, **failed, "weights": self.chosen, "gain in mask IoU": words.signed(gain, 3)}
+
+
+def write_adaptation(adaptation: Adaptation, folder: Path) -> None:
+    """Write the card into a folder, whole or not at all."""
+    with open_atomically(folder / CARD) as file:
+        file.write(msgspec.json.format(msgspec.json.encode(adaptation), indent=1) + b"\n")
 
 
 def read_adaptation(folder: Path) -> Adaptation:

@@ -77,7 +77,8 @@ class Fitting:
         adapt: AdaptSettings,
         frozen: EncodedOnce | None,
     ) -> None:
-        self._sam = deepcopy(sam).eval()  # norms stay as they are, their statistics too
+        shared = {} if frozen is None else {id(sam.image_encoder): sam.image_encoder}
+        self._sam = deepcopy(sam, shared).eval()  # norms stay as they are, their statistics too
         self._labelled, self._course, self._refine, self._adapt = labelled, course, refine, adapt
         self._frozen = frozen
         self._frame = InputFrame(sam.image_encoder.img_size, sam.prompt_encoder.mask_input_size[0])

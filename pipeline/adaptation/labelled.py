@@ -49,10 +49,12 @@ class LabelledImages:
         masks: dict[int, tuple[CompressedRle, ...]] = {}
         failures: dict[str, str] = {}
         for image_id in order.tolist():
+            if len(masks) == MOST_IMAGES:
+                break
             usable = tuple(
                 rle for each in dataset.instances(image_id) if area_px(rle := dataset.rle(each)) >= SMALLEST_PX
             )
-            if usable and len(masks) < MOST_IMAGES:
+            if usable:
                 try:
                     found.pixels(image_id)
                     masks[image_id] = usable
@@ -75,4 +77,5 @@ class LabelledImages:
 
     def without(self, held_out: Sequence[int]) -> tuple[int, ...]:
         """Return the other images."""
-        return tuple(image_id for image_id in self.image_ids if image_id not in set(held_out))
+        left_out = set(held_out)
+        return tuple(image_id for image_id in self.image_ids if image_id not in left_out)
