@@ -10,7 +10,14 @@ from stages.context import StageContext, Summary
 def run(context: StageContext) -> Summary:
     """Fit SAM, unless an interrupted run has, and say what was tried and chosen."""
     experiment = context.experiment
-    task = AdaptTask(context.labelled(), context.labelled_images(), experiment.sam, experiment.refine, experiment.adapt)
+    task = AdaptTask(
+        context.labelled(),
+        context.labelled_images(),
+        experiment.sam,
+        experiment.refine,
+        experiment.adapt,
+        experiment.held_out_for_gate,
+    )
     adaptation = adapt_sam(task, context.folder, context.execution)
     for line in report_lines(adaptation):
         context.say(f"adapt: {line}")

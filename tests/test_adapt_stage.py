@@ -13,8 +13,11 @@ from pipeline.adaptation import adapting
 from pipeline.adaptation.card import read_adaptation, report_lines
 from pipeline.adaptation.fitting import Fitting
 from pipeline.adaptation.guard import Weights
+from pipeline.adaptation.labelled import LabelledImages
 from pipeline.adaptation.measuring import Marks
 from pipeline.compute.execution import TooManyFailedError
+from pipeline.compute.settings import ComputeSettings
+from pipeline.datasets.held_out import held_out_ids
 from pipeline.errors import StageError, StoreError
 from pipeline.refinement import refine_work
 from pipeline.sam.adapted import CARD
@@ -181,6 +184,25 @@ def test_an_image_that_cannot_be_read_is_left_out_and_named(tmp_path, capsys):
     with pytest.raises(StageError, match="adapt: 3 of 3 images cannot be used so far") as raised:
         adapt(path)
     assert isinstance(raised.value.__cause__, TooManyFailedError)
+
+
+def test_images_that_a_gate_is_fitted_on_are_left_out(tmp_path):
+    data = tiny_coco(tmp_path, images=10)
+    found = LabelledImages.read(data.annotations, data.image_root, ComputeSettings(), 0, held_out=0.3)
+    held_out = held_out_ids(range(1, 11), 0.3)
+    assert len(held_out) == 3
+    assert set(found.image_ids) == set(range(1, 11)) - held_out
+
+
+def test_folds_hold_every_image_out_once(tmp_path):
+    data = tiny_coco(tmp_path, images=7)
+    found = LabelledImages.read(data.annotations, data.image_root, ComputeSettings(), 0)
+    folds = found.folds(3)
+    assert sorted(len(fold) for fold in folds) == [2, 2, 3]
+    assert sorted(image_id for fold in folds for image_id in fold) == list(range(1, 8))
+    for fold in folds:
+        assert set(found.without(fold)) == set(found.image_ids) - set(fold)
+    assert len(found.folds(20)) == 7
 
 
 def test_a_card_of_something_else_is_refused(tmp_path):

@@ -411,6 +411,14 @@ def test_prompts_change_the_adapted_sam_and_what_comes_after_sam_does_not(key):
     assert ("adapt" in changed(ids(before), ids(changed_value(before, key, value)))) is not after
 
 
+def test_a_sam_is_not_adapted_to_the_images_that_a_gate_is_fitted_on():
+    for gate, matters in {"calibrated": True, "fixed": False}.items():
+        few, many = (
+            experiment(adapt=ADAPT, refine={"gate": gate}, teacher={"held_out": share}) for share in (0.2, 0.4)
+        )
+        assert ("adapt" in changed(ids(few), ids(many))) is matters
+
+
 def test_labels_and_weights_change_the_adapted_sam():
     for key in ("data.annotated.annotations", "data.annotated.images", "sam.checkpoint"):
         assert changed(ids(experiment(adapt=ADAPT), {key: "one"}), ids(experiment(adapt=ADAPT), {key: "two"})) >= {

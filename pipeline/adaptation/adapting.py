@@ -44,13 +44,17 @@ FoldMarks = Mapping[str, Marks]
 
 @dataclass(frozen=True)
 class AdaptTask:
-    """What SAM is fitted to, and the prompts that it will be asked with."""
+    """What SAM is fitted to, and the prompts that it will be asked with.
+
+    held_out: share of the images that SAM must not see, because a gate is fitted on it.
+    """
 
     annotations: Path
     images: Path
     sam: SamSettings
     refine: RefineSettings
     adapt: AdaptSettings
+    held_out: float = 0.0
 
 
 def require_adaptable(model: str) -> None:
@@ -70,7 +74,7 @@ def adapt_sam(task: AdaptTask, folder: Path, execution: Execution) -> Adaptation
     """
     require_adaptable(task.sam.model)
     if not (folder / CARD).exists():
-        labelled = LabelledImages.read(task.annotations, task.images, execution.compute, task.adapt.seed)
+        labelled = LabelledImages.read(task.annotations, task.images, execution.compute, task.adapt.seed, task.held_out)
         for name, reason in labelled.failures.items():
             execution.say(f"adapt: {name} is not used: {reason}")
         folder.mkdir(parents=True, exist_ok=True)

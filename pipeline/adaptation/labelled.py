@@ -17,6 +17,7 @@ from pipeline.coco.model import CocoDataset
 from pipeline.coco.reading import read_coco
 from pipeline.compute.execution import TooManyFailedError
 from pipeline.compute.settings import ComputeSettings
+from pipeline.datasets.held_out import held_out_ids
 from pipeline.errors import ImageError
 from pipeline.masks.run_lengths import CompressedRle, area_px
 
@@ -40,11 +41,17 @@ class LabelledImages:
     _kept: KeptInMemory[NDArray[np.uint8]] = field(default_factory=lambda: KeptInMemory(lambda image: image.nbytes))
 
     @classmethod
-    def read(cls, annotations: Path, image_root: Path, compute: ComputeSettings, seed: int) -> LabelledImages:
-        """Read annotations, and every image once. Raise StageError if more images fail than `compute` allows."""
+    def read(
+        cls, annotations: Path, image_root: Path, compute: ComputeSettings, seed: int, held_out: float = 0.0
+    ) -> LabelledImages:
+        """Read annotations, and every image once. Raise StageError if more images fail than `compute` allows.
+
+        held_out: share of the images that is left out, because a gate is fitted on it.
+        """
         dataset = read_coco(annotations)
         folder = ImageFolder.of(image_root, [image.file_name for image in dataset.images])
-        order = np.random.default_rng([seed, len(dataset.images)]).permutation(sorted(dataset.image_by_id))
+        known = dataset.image_by_id.keys() - held_out_ids(list(dataset.image_by_id), held_out)
+        order = np.random.default_rng([seed, len(dataset.images)]).permutation(sorted(known))
         found = cls(dataset, folder, (), {}, {})
         masks: dict[int, tuple[CompressedRle, ...]] = {}
         failures: dict[str, str] = {}

@@ -68,6 +68,11 @@ class Experiment(Settings):
         """Return the file that the experiment was read from; None if it was made in Python."""
         return self._file.path
 
+    @property
+    def held_out_for_gate(self) -> float:
+        """Return the share of the labelled images on which the gate is fitted, and no model; 0 for other gates."""
+        return self.teacher.held_out if self.refine.gate == "calibrated" else 0.0
+
     @model_validator(mode="after")
     def _gate_can_be_calibrated(self) -> Self:
         if self.refine.gate == "calibrated":

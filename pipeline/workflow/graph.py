@@ -222,10 +222,13 @@ def _adapted_for(experiment: Experiment) -> frozenset[str]:
 
 def _adapt(experiment: Experiment) -> Node:
     skipped = "" if _adapted_for(experiment) else "no stage uses SAM with adapted weights"
+    settings = adaptation_settings(experiment.adapt, experiment.refine, experiment.sam) | _pool_settings(experiment)
+    if held_out := experiment.held_out_for_gate:
+        settings["teacher.held_out"] = held_out
     return Node(
         "adapt",
         1,
-        adaptation_settings(experiment.adapt, experiment.refine, experiment.sam) | _pool_settings(experiment),
+        settings,
         (*_SAM_INPUTS, *_labelled_inputs(experiment)),
         reads=("split",),
         skipped=skipped if experiment.adapt.enabled else "adapt.enabled is false",
