@@ -46,7 +46,7 @@ SETTINGS: dict[str, tuple[object, frozenset[str]]] = {
     "adapt.for_distillation": (True, NOTHING),  # these are of no use while it is not enabled
     "adapt.train": ("all", NOTHING),
     "adapt.iterations": (10, NOTHING),
-    "adapt.batch_images": (1, NOTHING),
+    "adapt.batch_images": (2, NOTHING),
     "adapt.instances": (3, NOTHING),
     "adapt.learning_rate": (1e-4, NOTHING),
     "adapt.encoder_rate": (0.5, NOTHING),

@@ -20,7 +20,7 @@ class AdaptSettings(Settings):
     """Train all of SAM, or all but its image encoder, which is cheaper. `auto`: all of sam_tiny, else `decoder`."""
     iterations: Count = 200
     """Number of training steps of each fold, and of the last training on all labelled images."""
-    batch_images: Count = 2
+    batch_images: Count = 1
     """Number of images in a training step."""
     instances: Count = 8
     """Most instances of an image in a training step."""
