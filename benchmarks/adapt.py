@@ -105,15 +105,17 @@ def step(arguments: argparse.Namespace) -> None:
     if arguments.train != "all":
         frozen = EncodedOnce(SamEngine(build_sam(arguments.step, random_weights_seed=0), precision="fp32"))
     course = Course("measured", 0, labelled.image_ids[:1], 1.0)
-    fitting = Fitting(sam, labelled, course, RefineSettings(), adapt, frozen)
     what = "all of it" if frozen is None else "all but its encoder"
     print(f"{arguments.step}, random weights, {what}, a batch of one image with at most {adapt.instances} instances:\n")
     print("| step | seconds | of the processor | peak memory |\n|---|---|---|---|")
-    for number in range(STEPS):
-        begun, processor = time.perf_counter(), time.process_time()
-        fitting.train_step()
-        seconds, processor = time.perf_counter() - begun, time.process_time() - processor
-        print(f"| {number + 1} | {seconds:.1f} | {processor:.1f} | {peak_gib():.2f} GiB |", flush=True)
+    for views in ("new views",) if frozen is None else ("new views", "views encoded before"):
+        fitting = Fitting(sam, labelled, course, RefineSettings(), adapt, frozen)  # the same draws again
+        for number in range(STEPS):
+            begun, processor = time.perf_counter(), time.process_time()
+            fitting.train_step()
+            seconds, processor = time.perf_counter() - begun, time.process_time() - processor
+            row = f"| {number + 1}, {views} | {seconds:.1f} | {processor:.1f} | {peak_gib():.2f} GiB |"
+            print(row, flush=True)
 
 
 def peak_gib() -> float:
