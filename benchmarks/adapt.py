@@ -25,7 +25,7 @@ from pipeline.adaptation.adapting import AdaptTask, adapt_sam
 from pipeline.adaptation.card import report_lines
 from pipeline.adaptation.encoding import EncodedOnce
 from pipeline.adaptation.fitting import Course, Fitting
-from pipeline.adaptation.labelled import LabelledImages
+from pipeline.adaptation.labelled import UsableImages
 from pipeline.adaptation.measuring import QUALITIES, Exam, Marks, examine, make_exams, noises_of
 from pipeline.adaptation.settings import AdaptSettings
 from pipeline.coco.model import CocoDataset
@@ -86,7 +86,7 @@ def compare(arguments: argparse.Namespace) -> None:
         seconds, processor = time.perf_counter() - begun, time.process_time() - processor
         memory = peak_gib()
         unseen = written(others, Path(scratch) / "others.json")
-        labelled = LabelledImages.read(unseen, arguments.images, compute, arguments.seed)
+        labelled = UsableImages.read(unseen, arguments.images, compute, arguments.seed)
         noises = noises_of(labelled, arguments.seed)
         exams = list(make_exams(labelled, labelled.image_ids, noises, arguments.seed, folds=1))
         before, after = marks_of(task.sam, exams), marks_of(settings_of(Path(scratch) / "sam"), exams)
@@ -98,7 +98,7 @@ def compare(arguments: argparse.Namespace) -> None:
 
 def step(arguments: argparse.Namespace) -> None:
     """Do training steps of a SAM with random weights."""
-    labelled = LabelledImages.read(arguments.annotations, arguments.images, ComputeSettings(), arguments.seed)
+    labelled = UsableImages.read(arguments.annotations, arguments.images, ComputeSettings(), arguments.seed)
     adapt = AdaptSettings(seed=arguments.seed, batch_images=1, train=arguments.train)
     sam = build_sam(arguments.step, random_weights_seed=0)
     frozen = None

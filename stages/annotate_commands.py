@@ -15,7 +15,7 @@ from pipeline.workflow.finding import ModelRole, detector_folder
 from stages.console import err, out
 from stages.options import as_overrides, complete_experiments, complete_settings, report_reading
 from stages.progress import ProgressDisplay
-from stages.sam_commands import complete_models
+from stages.sam_commands import asked_sam, complete_models
 from stages.stopping import stoppable
 
 FAILURES_SHOWN = 20
@@ -41,7 +41,7 @@ def annotate(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="With --refine: the SAM, as sam.model of an experiment.  [default: sam_tiny]",
+            help="With --refine: the SAM, as for refine-coco.  [default: sam_tiny]",
             autocompletion=complete_models,
         ),
     ] = None,
@@ -69,7 +69,7 @@ def annotate(
     from pipeline.workflow.annotating import annotate as annotate_images
     from pipeline.workflow.loading import annotate_only
 
-    for_sam: dict[str, str | Path | None] = {"sam.model": sam, "sam.checkpoint": checkpoint, "refine.preset": preset}
+    for_sam = {**asked_sam(sam, checkpoint), "refine.preset": preset}
     given = [key for key, value in for_sam.items() if value is not None]
     if given and not refine:
         raise typer.BadParameter(f"changes nothing without --refine ({', '.join(given)})", param_hint="--sam, --preset")

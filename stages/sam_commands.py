@@ -101,7 +101,7 @@ def refine_coco(
             autocompletion=complete_models,
         ),
     ] = "sam_tiny",
-    checkpoint: Annotated[Path | None, typer.Option(help="Weights other than the model's own.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="WhoseWeights other than the model's own.")] = None,
     preset: Annotated[RefinePreset, typer.Option(help="The recipe, as refine.preset of an experiment.")] = "best",
     settings: Annotated[
         list[str] | None,
@@ -122,7 +122,7 @@ def refine_coco(
     from stages.progress import ProgressDisplay
 
     asked = {
-        **_asked_sam(sam, checkpoint),
+        **asked_sam(sam, checkpoint),
         "refine.preset": preset,
         "compute.workers": workers,
         "compute.device": device,
@@ -143,12 +143,12 @@ def refine_coco(
         err.print(line)
 
 
-def _asked_sam(sam: str, checkpoint: Path | None) -> dict[str, str | int | Path | None]:
+def asked_sam(sam: str | None, checkpoint: Path | None) -> dict[str, str | int | Path | None]:
     """Return the settings of a SAM by dotted key: of a model's name, or of a folder that `s4m sam adapt` wrote."""
     from pipeline.sam.adapted import is_adapted_sam, settings_of
 
-    folder = Path(sam).expanduser()
-    if not is_adapted_sam(folder):
+    folder = Path(sam or "").expanduser()
+    if sam is None or not is_adapted_sam(folder):
         return {"sam.model": sam, "sam.checkpoint": checkpoint}
     if checkpoint is not None:
         raise typer.BadParameter(f"{sam} has weights of its own: leave this out", param_hint="--checkpoint")
@@ -164,7 +164,7 @@ def adapt(
     sam: Annotated[
         str, typer.Option(metavar="MODEL", help="sam_tiny, vit_b, vit_l or vit_h.", autocompletion=complete_models)
     ] = "sam_tiny",
-    checkpoint: Annotated[Path | None, typer.Option(help="Weights other than the model's own.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="WhoseWeights other than the model's own.")] = None,
     preset: Annotated[RefinePreset, typer.Option(help="The recipe that it will refine with.")] = "best",
     settings: Annotated[
         list[str] | None,

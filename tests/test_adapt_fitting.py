@@ -11,7 +11,7 @@ import torch
 from pipeline.adaptation import fitting as module
 from pipeline.adaptation.encoding import EncodedOnce, KeptInMemory
 from pipeline.adaptation.fitting import Course, Fitting, half_way, learning_rate_factor, lesson_loss, truth_of
-from pipeline.adaptation.labelled import LabelledImages
+from pipeline.adaptation.labelled import UsableImages
 from pipeline.adaptation.settings import AdaptSettings
 from pipeline.adaptation.views import draw_lesson, draw_view
 from pipeline.compute.settings import ComputeSettings
@@ -38,7 +38,7 @@ def ignore(_: str) -> None:
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory):
     data = tiny_coco(tmp_path_factory.mktemp("adapt"), images=3)
-    return LabelledImages.read(data.annotations, data.image_root, ComputeSettings(), 0)
+    return UsableImages.read(data.annotations, data.image_root, ComputeSettings(), 0)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.adaptation.adapting import pooled
-from pipeline.adaptation.guard import QualityResult, Weights, choose_weights, pooled_gain, verdict
+from pipeline.adaptation.guard import QualityResult, WhoseWeights, choose_weights, pooled_gain, verdict
 from pipeline.adaptation.measuring import Marks
 
 SHIPPED = 0.9
@@ -24,13 +24,13 @@ def results(*gains: tuple[float, float], instances: int = 10) -> list[QualityRes
 @pytest.mark.parametrize(
     ("gains", "chosen"),
     [
-        ([(0.02, 0.04), (0.01, 0.02), (0.0, 0.0)], Weights.ADAPTED),
-        ([(0.02, 0.04), (0.01, 0.02), (0.0, -0.002)], Weights.ADAPTED),  # a loss that is accepted
-        ([(0.02, 0.04), (0.01, 0.02), (0.0, -0.004)], Weights.HALF_WAY),  # the very good teacher would lose
-        ([(0.02, 0.04), (0.01, 0.02), (-0.004, -0.01)], Weights.SHIPPED),
-        ([(0.001, -0.001), (0.0, -0.001)], Weights.HALF_WAY),
-        ([(0.0, 0.0), (0.0, 0.0)], Weights.SHIPPED),  # no gain is none
-        ([], Weights.SHIPPED),
+        ([(0.02, 0.04), (0.01, 0.02), (0.0, 0.0)], WhoseWeights.ADAPTED),
+        ([(0.02, 0.04), (0.01, 0.02), (0.0, -0.002)], WhoseWeights.ADAPTED),  # a loss that is accepted
+        ([(0.02, 0.04), (0.01, 0.02), (0.0, -0.004)], WhoseWeights.HALF_WAY),  # the very good teacher would lose
+        ([(0.02, 0.04), (0.01, 0.02), (-0.004, -0.01)], WhoseWeights.SHIPPED),
+        ([(0.001, -0.001), (0.0, -0.001)], WhoseWeights.HALF_WAY),
+        ([(0.0, 0.0), (0.0, 0.0)], WhoseWeights.SHIPPED),  # no gain is none
+        ([], WhoseWeights.SHIPPED),
     ],
 )
 def test_the_choice(gains, chosen):
@@ -39,14 +39,14 @@ def test_the_choice(gains, chosen):
 
 def test_qualities_count_by_their_instances():
     uneven = [*results((0.0, 0.01), instances=30), *results((0.0, -0.02), instances=10)]
-    assert pooled_gain(uneven, Weights.ADAPTED) == pytest.approx(0.0025)
-    assert pooled_gain([], Weights.ADAPTED) == 0
+    assert pooled_gain(uneven, WhoseWeights.ADAPTED) == pytest.approx(0.0025)
+    assert pooled_gain([], WhoseWeights.ADAPTED) == 0
 
 
 def test_the_verdict_is_told_in_points():
-    told = verdict(results((0.0, 0.031), (0.0, -0.004)), Weights.ADAPTED)
+    told = verdict(results((0.0, 0.031), (0.0, -0.004)), WhoseWeights.ADAPTED)
     assert told == "adapted: +1.4 points of mask IoU (+3.1, −0.4 by teacher): not safe"
-    assert verdict(results((0.0, 0.031)), Weights.ADAPTED).endswith(": safe")
+    assert verdict(results((0.0, 0.031)), WhoseWeights.ADAPTED).endswith(": safe")
 
 
 def test_the_marks_of_all_folds_are_pooled_by_instance():

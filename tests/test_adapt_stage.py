@@ -12,8 +12,8 @@ import torch
 from pipeline.adaptation import adapting
 from pipeline.adaptation.card import read_adaptation, report_lines
 from pipeline.adaptation.fitting import Fitting
-from pipeline.adaptation.guard import Weights
-from pipeline.adaptation.labelled import LabelledImages
+from pipeline.adaptation.guard import WhoseWeights
+from pipeline.adaptation.labelled import UsableImages
 from pipeline.adaptation.measuring import Marks
 from pipeline.compute.execution import TooManyFailedError
 from pipeline.compute.settings import ComputeSettings
@@ -51,7 +51,7 @@ def folders(tmp_path, monkeypatch):
 def chosen(monkeypatch):
     """Has the guard choose these weights, whatever a SAM does on held-out images: that is not measured."""
 
-    def choose(weights: Weights) -> None:
+    def choose(weights: WhoseWeights) -> None:
         monkeypatch.setattr(adapting, "choose_weights", lambda _: weights)
         monkeypatch.setattr(adapting, "examine", lambda *_: Marks((0,), (0.5,), (0.6,)))
 
@@ -61,7 +61,7 @@ def chosen(monkeypatch):
 @pytest.fixture
 def without_folds(monkeypatch):
     """Leaves out the trainings of the folds."""
-    marks = {str(weights): Marks((0,), (0.5,), (0.6,)) for weights in Weights}
+    marks = {str(weights): Marks((0,), (0.5,), (0.6,)) for weights in WhoseWeights}
     monkeypatch.setattr(adapting._Adapting, "_fold", lambda *_: marks)
 
 
@@ -93,22 +93,22 @@ def test_the_result_says_what_was_tried_and_holds_tensors_alone(tmp_path, capsys
 def test_the_weights_are_those_that_were_chosen(tmp_path, chosen, without_folds):
     path = make_experiment_files(tmp_path)
     states = {}
-    for weights in Weights:
+    for weights in WhoseWeights:
         chosen(weights)
         states[weights] = read_state(adapt(path, f"store={tmp_path / weights}") / ADAPTED_WEIGHTS)
     own = build_sam("sam_tiny").state_dict()
-    adapted = states[Weights.ADAPTED]
+    adapted = states[WhoseWeights.ADAPTED]
     changed = {name.partition(".")[0] for name in own if not torch.equal(own[name], adapted[name])}
     assert changed == {"image_encoder", "prompt_encoder", "mask_decoder"}
     for name, value in own.items():
-        assert torch.equal(states[Weights.SHIPPED][name], value), name
+        assert torch.equal(states[WhoseWeights.SHIPPED][name], value), name
         if value.is_floating_point():
-            assert torch.allclose(states[Weights.HALF_WAY][name], (value + adapted[name]) / 2, atol=1e-6), name
+            assert torch.allclose(states[WhoseWeights.HALF_WAY][name], (value + adapted[name]) / 2, atol=1e-6), name
 
 
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_with_the_next_fold(tmp_path, chosen, monkeypatch, capsys):
-    chosen(Weights.ADAPTED)
+    chosen(WhoseWeights.ADAPTED)
     fitted: list[str] = []
     real = Fitting.run
 
@@ -134,7 +134,7 @@ def test_a_stopped_run_goes_on_with_the_next_fold(tmp_path, chosen, monkeypatch,
 
 @pytest.mark.slow
 def test_the_encoder_can_stay_as_it_is(tmp_path, chosen, without_folds):
-    chosen(Weights.ADAPTED)
+    chosen(WhoseWeights.ADAPTED)
     folder = adapt(make_experiment_files(tmp_path), "adapt.train=decoder")
     found, own = read_state(folder / ADAPTED_WEIGHTS), build_sam("sam_tiny").state_dict()
     changed = {name.partition(".")[0] for name in own if not torch.equal(own[name], found[name])}
@@ -188,7 +188,7 @@ def test_an_image_that_cannot_be_read_is_left_out_and_named(tmp_path, capsys):
 
 def test_images_that_a_gate_is_fitted_on_are_left_out(tmp_path):
     data = tiny_coco(tmp_path, images=10)
-    found = LabelledImages.read(data.annotations, data.image_root, ComputeSettings(), 0, held_out=0.3)
+    found = UsableImages.read(data.annotations, data.image_root, ComputeSettings(), 0, held_out=0.3)
     held_out = held_out_ids(range(1, 11), 0.3)
     assert len(held_out) == 3
     assert set(found.image_ids) == set(range(1, 11)) - held_out
@@ -196,7 +196,7 @@ def test_images_that_a_gate_is_fitted_on_are_left_out(tmp_path):
 
 def test_folds_hold_every_image_out_once(tmp_path):
     data = tiny_coco(tmp_path, images=7)
-    found = LabelledImages.read(data.annotations, data.image_root, ComputeSettings(), 0)
+    found = UsableImages.read(data.annotations, data.image_root, ComputeSettings(), 0)
     folds = found.folds(3)
     assert sorted(len(fold) for fold in folds) == [2, 2, 3]
     assert sorted(image_id for fold in folds for image_id in fold) == list(range(1, 8))
@@ -215,7 +215,7 @@ def test_a_card_of_something_else_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("weights", "uses"), [(Weights.ADAPTED, True), (Weights.SHIPPED, False)])
+@pytest.mark.parametrize(("weights", "uses"), [(WhoseWeights.ADAPTED, True), (WhoseWeights.SHIPPED, False)])
 def test_refinement_uses_the_weights_unless_they_are_its_own(
     tmp_path, chosen, without_folds, monkeypatch, weights, uses
 ):
@@ -236,7 +236,7 @@ def test_refinement_uses_the_weights_unless_they_are_its_own(
 
 @pytest.mark.slow
 def test_distillation_uses_the_weights_where_that_is_asked_for(tmp_path, chosen, without_folds, monkeypatch):
-    chosen(Weights.ADAPTED)
+    chosen(WhoseWeights.ADAPTED)
     seen = []
     real = distill_work.build_engine
     monkeypatch.setattr(distill_work, "build_engine", lambda sam: seen.append(sam.checkpoint) or real(sam))
@@ -264,7 +264,7 @@ def sam_adapt(s4m, tmp_path):
 def test_a_sam_is_fitted_without_an_experiment_and_refines_a_file(
     sam_adapt, s4m, tmp_path, chosen, without_folds, monkeypatch
 ):
-    chosen(Weights.ADAPTED)
+    chosen(WhoseWeights.ADAPTED)
     told = sam_adapt("out")
     assert told.status == 0, told.err
     assert "adapted weights are used: " in told.out
@@ -283,7 +283,7 @@ def test_a_sam_is_fitted_without_an_experiment_and_refines_a_file(
 
 @pytest.mark.slow
 def test_a_stopped_command_goes_on(sam_adapt, tmp_path, monkeypatch, chosen):
-    chosen(Weights.ADAPTED)
+    chosen(WhoseWeights.ADAPTED)
     real, fitted = Fitting.run, []
 
     def run(self, checkpoint, say):

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import typer
 
 from pipeline.compute.settings import ComputeSettings
 from pipeline.errors import S4MError
+from pipeline.refinement import on_arrays
 from pipeline.sam.adapted import CARD, is_adapted_sam, read_adapted_sam, settings_of, with_adapted
 from pipeline.sam.build import build_sam, read_state, write_state
 from pipeline.sam.files import ADAPTED_WEIGHTS, sam_digest
 from pipeline.sam.settings import SamSettings
 from pipeline.sam.weights import hash_weights, identify_weights
 from pipeline.sam.worker import SamChoice, build_engine
+from stages.sam_commands import asked_sam
 
 ADAPTED = {"model": "sam_tiny", "chosen": "adapted", "input_side": 64}
 
@@ -53,6 +58,25 @@ def test_the_folder_is_a_checkpoint_too(folder):
     assert all(torch.equal(adapted[name], own[name] + 1) for name in own if own[name].is_floating_point())
     assert identify_weights("sam_tiny", folder).path == folder / ADAPTED_WEIGHTS
     assert sam_digest("sam_tiny", folder, hash_weights) == hash_weights(folder / ADAPTED_WEIGHTS)
+
+
+@pytest.mark.slow
+def test_arrays_are_refined_with_a_folder(folder, monkeypatch):
+    seen = []
+    real = on_arrays.build_engine
+    monkeypatch.setattr(on_arrays, "build_engine", lambda sam: seen.append(sam) or real(replace(sam, checkpoint=None)))
+    mask = np.zeros((40, 40), dtype=bool)
+    mask[10:30, 10:30] = True
+    on_arrays.refine(np.zeros((40, 40, 3), np.uint8), mask, sam=folder, device="cpu")
+    assert [(sam.checkpoint, sam.input_side) for sam in seen] == [((folder / ADAPTED_WEIGHTS).absolute(), 64)]
+
+
+def test_a_folder_is_named_as_a_model_is(folder, tmp_path):
+    assert asked_sam(str(folder), None)["sam.checkpoint"] == folder / ADAPTED_WEIGHTS
+    assert asked_sam("vit_b", tmp_path) == {"sam.model": "vit_b", "sam.checkpoint": tmp_path}
+    assert asked_sam(None, None) == {"sam.model": None, "sam.checkpoint": None}
+    with pytest.raises(typer.BadParameter, match="has weights of its own: leave this out"):
+        asked_sam(str(folder), tmp_path)
 
 
 def test_an_experiments_sam_takes_the_weights_unless_they_are_its_own(tmp_path, weights, folder):

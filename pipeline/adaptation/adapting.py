@@ -20,8 +20,8 @@ from segment_anything.modeling import Sam
 from pipeline.adaptation.card import FORMAT, Adaptation, Trained, read_adaptation, write_adaptation
 from pipeline.adaptation.encoding import EncodedOnce
 from pipeline.adaptation.fitting import Course, Fitting, State, half_way
-from pipeline.adaptation.guard import QualityResult, Weights, choose_weights, pooled_gain
-from pipeline.adaptation.labelled import LabelledImages
+from pipeline.adaptation.guard import QualityResult, WhoseWeights, choose_weights, pooled_gain
+from pipeline.adaptation.labelled import UsableImages
 from pipeline.adaptation.measuring import QUALITIES, Exam, Marks, examine, make_exams, noises_of
 from pipeline.adaptation.settings import AdaptSettings
 from pipeline.compute.execution import Execution
@@ -74,7 +74,7 @@ def adapt_sam(task: AdaptTask, folder: Path, execution: Execution) -> Adaptation
     """
     require_adaptable(task.sam.model)
     if not (folder / CARD).exists():
-        labelled = LabelledImages.read(task.annotations, task.images, execution.compute, task.adapt.seed, task.held_out)
+        labelled = UsableImages.read(task.annotations, task.images, execution.compute, task.adapt.seed, task.held_out)
         for name, reason in labelled.failures.items():
             execution.say(f"adapt: {name} is not used: {reason}")
         folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def adapt_sam(task: AdaptTask, folder: Path, execution: Execution) -> Adaptation
 class _Adapting:
     """The steps of one adaptation. work: folder of its unfinished parts."""
 
-    def __init__(self, task: AdaptTask, labelled: LabelledImages, work: Path, execution: Execution) -> None:
+    def __init__(self, task: AdaptTask, labelled: UsableImages, work: Path, execution: Execution) -> None:
         self._task, self._labelled, self._work = task, labelled, work
         self._say: Callable[[str], None] = execution.say
         self._precision = execution.compute.precision
@@ -108,7 +108,7 @@ class _Adapting:
                 f"there {'is' if len(images) == 1 else 'are'} {words.count(len(images), 'labelled image')} with "
                 f"instances, and at least {FEWEST_IMAGES} are needed: one to fit to, another to measure on"
             )
-            return shipped, self._card(Weights.SHIPPED, reason, 0, ())
+            return shipped, self._card(WhoseWeights.SHIPPED, reason, 0, ())
         noises = noises_of(self._labelled, self._task.adapt.seed)
         folds = self._labelled.folds(self._task.adapt.folds)
         parts = {"all": "all of SAM", "decoder": "SAM without its image encoder"}
@@ -120,10 +120,10 @@ class _Adapting:
         results = pooled(marks)
         chosen = choose_weights(results)
         card = self._card(chosen, _reason(chosen, results), len(folds), results)
-        if chosen is Weights.SHIPPED:
+        if chosen is WhoseWeights.SHIPPED:
             return shipped, card
         fitted = self._fit(Course("on all images", 0, images, max(noises)))
-        return (fitted if chosen is Weights.ADAPTED else half_way(_on_cpu(shipped), fitted)), card
+        return (fitted if chosen is WhoseWeights.ADAPTED else half_way(_on_cpu(shipped), fitted)), card
 
     def _fold(self, number: int, held_out: Sequence[int], noises: Sequence[float], folds: int) -> FoldMarks:
         """Return the marks of a fold, of an interrupted run if it is there."""
@@ -134,9 +134,9 @@ class _Adapting:
         fitted, shipped = self._fit(course), _on_cpu(self._sam.state_dict())
         exams = list(make_exams(self._labelled, held_out, noises, self._task.adapt.seed, folds))
         candidates = {
-            Weights.SHIPPED: shipped,
-            Weights.HALF_WAY: half_way(shipped, fitted),
-            Weights.ADAPTED: fitted,
+            WhoseWeights.SHIPPED: shipped,
+            WhoseWeights.HALF_WAY: half_way(shipped, fitted),
+            WhoseWeights.ADAPTED: fitted,
         }
         marks = {str(name): self._marks(exams, state) for name, state in candidates.items()}
         with open_atomically(path) as file:
@@ -156,7 +156,7 @@ class _Adapting:
         sam.load_state_dict(dict(state))
         return SamEngine(sam, self._device, self._precision)
 
-    def _card(self, chosen: Weights, reason: str, folds: int, results: tuple[QualityResult, ...]) -> Adaptation:
+    def _card(self, chosen: WhoseWeights, reason: str, folds: int, results: tuple[QualityResult, ...]) -> Adaptation:
         return Adaptation(
             model=self._task.sam.model,
             chosen=str(chosen),
@@ -182,17 +182,18 @@ def pooled(folds: Sequence[FoldMarks]) -> tuple[QualityResult, ...]:
     """Return the mean marks of all folds, for each quality of teacher with an instance."""
     results = []
     for quality in range(len(QUALITIES)):
-        taught = _of_quality(folds, Weights.SHIPPED, quality, "teacher")
+        taught = _of_quality(folds, WhoseWeights.SHIPPED, quality, "teacher")
         if taught:
             refined = {
-                str(name): round(float(np.mean(_of_quality(folds, name, quality, "refined"))), 5) for name in Weights
+                str(name): round(float(np.mean(_of_quality(folds, name, quality, "refined"))), 5)
+                for name in WhoseWeights
             }
             results.append(QualityResult(len(taught), round(float(np.mean(taught)), 5), refined))
     return tuple(results)
 
 
 def _of_quality(
-    folds: Sequence[FoldMarks], name: Weights, quality: int, whose: Literal["teacher", "refined"]
+    folds: Sequence[FoldMarks], name: WhoseWeights, quality: int, whose: Literal["teacher", "refined"]
 ) -> list[float]:
     every = (marks[name] for marks in folds)
     return [
@@ -200,11 +201,11 @@ def _of_quality(
     ]
 
 
-def _reason(chosen: Weights, results: Sequence[QualityResult]) -> str:
+def _reason(chosen: WhoseWeights, results: Sequence[QualityResult]) -> str:
     if not results:
         return "no held-out image has an instance that could be measured"
     instances = max(each.instances for each in results)
-    if chosen is Weights.SHIPPED:
+    if chosen is WhoseWeights.SHIPPED:
         return f"no others refine {words.count(instances, 'held-out instance')} better without harm"
     gain = words.signed(100 * pooled_gain(results, chosen), 1)
     return f"{gain} points of mask IoU on {words.count(instances, 'held-out instance')}"

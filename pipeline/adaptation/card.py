@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from pipeline.adaptation.guard import CANDIDATES, QualityResult, Weights, pooled_gain, verdict
+from pipeline.adaptation.guard import CANDIDATES, QualityResult, WhoseWeights, pooled_gain, verdict
 from pipeline.errors import StoreError
 from pipeline.files.writing import open_atomically
 from pipeline.presentation import words
@@ -36,7 +36,7 @@ class Adaptation(AdaptedSam, frozen=True, kw_only=True):
     @property
     def summary(self) -> dict[str, int | str]:
         """Return its figures for a completion record."""
-        gain = pooled_gain(self.results, Weights(self.chosen)) if self.results else 0.0
+        gain = pooled_gain(self.results, WhoseWeights(self.chosen)) if self.results else 0.0
         failed = {"failed": len(self.failures)} if self.failures else {}
         return {"images": self.images, **failed, "weights": self.chosen, "gain in mask IoU": words.signed(gain, 3)}
 

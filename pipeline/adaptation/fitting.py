@@ -18,7 +18,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from pipeline.adaptation.encoding import EncodedOnce
-from pipeline.adaptation.labelled import LabelledImages
+from pipeline.adaptation.labelled import UsableImages
 from pipeline.adaptation.settings import AdaptSettings
 from pipeline.adaptation.views import Lesson, TrainingView, draw_lesson, draw_view
 from pipeline.errors import StageError
@@ -71,7 +71,7 @@ class Fitting:
     def __init__(
         self,
         sam: Sam,
-        labelled: LabelledImages,
+        labelled: UsableImages,
         course: Course,
         refine: RefineSettings,
         adapt: AdaptSettings,

@@ -14,7 +14,7 @@ MOST_LOSS: Final = 0.003
 """Loss of mean IoU that is accepted for teachers of one quality."""
 
 
-class Weights(StrEnum):
+class WhoseWeights(StrEnum):
     """Whose weights a SAM has: those it had before, those fitted to the labels, or the mean of both."""
 
     SHIPPED = "shipped"
@@ -22,7 +22,7 @@ class Weights(StrEnum):
     ADAPTED = "adapted"
 
 
-CANDIDATES: Final = (Weights.ADAPTED, Weights.HALF_WAY)
+CANDIDATES: Final = (WhoseWeights.ADAPTED, WhoseWeights.HALF_WAY)
 """The new weights that may be used, the preferred ones first."""
 
 
@@ -36,28 +36,28 @@ class QualityResult(msgspec.Struct, frozen=True):
     teacher: float
     refined: dict[str, float]
 
-    def gain(self, candidate: Weights) -> float:
+    def gain(self, candidate: WhoseWeights) -> float:
         """Return the change of the mean IoU from the shipped weights to others."""
-        return self.refined[candidate] - self.refined[Weights.SHIPPED]
+        return self.refined[candidate] - self.refined[WhoseWeights.SHIPPED]
 
 
-def pooled_gain(results: Sequence[QualityResult], candidate: Weights) -> float:
+def pooled_gain(results: Sequence[QualityResult], candidate: WhoseWeights) -> float:
     """Return the change of the mean IoU over the instances of all qualities."""
     instances = sum(each.instances for each in results)
     return sum(each.instances * each.gain(candidate) for each in results) / instances if instances else 0.0
 
 
-def is_safe(results: Sequence[QualityResult], candidate: Weights) -> bool:
+def is_safe(results: Sequence[QualityResult], candidate: WhoseWeights) -> bool:
     """Return whether weights gain on the whole, and lose no more than `MOST_LOSS` for any quality of teacher."""
     return pooled_gain(results, candidate) > 0 and all(each.gain(candidate) >= -MOST_LOSS for each in results)
 
 
-def choose_weights(results: Sequence[QualityResult]) -> Weights:
+def choose_weights(results: Sequence[QualityResult]) -> WhoseWeights:
     """Return the first candidate that is safe, else the shipped weights."""
-    return next((each for each in CANDIDATES if is_safe(results, each)), Weights.SHIPPED)
+    return next((each for each in CANDIDATES if is_safe(results, each)), WhoseWeights.SHIPPED)
 
 
-def verdict(results: Sequence[QualityResult], candidate: Weights) -> str:
+def verdict(results: Sequence[QualityResult], candidate: WhoseWeights) -> str:
     """Say what a candidate did on held-out images: `adapted: +2.1 points of mask IoU (+3.0, +2.2, +1.1 …): safe`."""
     each = ", ".join(words.signed(100 * result.gain(candidate), 1) for result in results)
     gain = words.signed(100 * pooled_gain(results, candidate), 1)

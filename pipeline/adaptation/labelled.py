@@ -26,7 +26,7 @@ MOST_IMAGES: Final = 500
 
 
 @dataclass(frozen=True)
-class LabelledImages:
+class UsableImages:
     """Images that can be read and have an instance large enough to imitate a teacher's mask of it.
 
     image_ids: in a random order. masks: of each image, as run lengths. failures: reasons by file name, of images that
@@ -43,7 +43,7 @@ class LabelledImages:
     @classmethod
     def read(
         cls, annotations: Path, image_root: Path, compute: ComputeSettings, seed: int, held_out: float = 0.0
-    ) -> LabelledImages:
+    ) -> UsableImages:
         """Read annotations, and every image once. Raise StageError if more images fail than `compute` allows.
 
         held_out: share of the images that is left out, because a gate is fitted on it.

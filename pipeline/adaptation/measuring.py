@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from pipeline.adaptation.imitated_teacher import imitated_label, noise_of_quality
-from pipeline.adaptation.labelled import LabelledImages
+from pipeline.adaptation.labelled import UsableImages
 from pipeline.labels.rows import ImageLabels
 from pipeline.masks.overlap import rle_iou
 from pipeline.masks.run_lengths import CompressedRle, decode_mask
@@ -44,7 +44,7 @@ class Marks:
     refined: tuple[float, ...]
 
 
-def noises_of(labelled: LabelledImages, seed: int) -> tuple[float, ...]:
+def noises_of(labelled: UsableImages, seed: int) -> tuple[float, ...]:
     """Return the noise of a teacher of each of the `QUALITIES` on these images."""
     sample = [decode_mask(rle) for image_id in labelled.image_ids[:40] for rle in labelled.masks[image_id][:8]]
     order = np.random.default_rng([seed, len(sample)]).permutation(len(sample))
@@ -53,7 +53,7 @@ def noises_of(labelled: LabelledImages, seed: int) -> tuple[float, ...]:
 
 
 def make_exams(
-    labelled: LabelledImages, image_ids: Sequence[int], noises: Sequence[float], seed: int, folds: int
+    labelled: UsableImages, image_ids: Sequence[int], noises: Sequence[float], seed: int, folds: int
 ) -> Iterator[Exam]:
     """Yield some of the images with masks of teachers of every noise. folds: number of groups like `image_ids`."""
     some = image_ids[: max(1, MOST_IMAGES // folds)]

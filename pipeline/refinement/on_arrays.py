@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 from pipeline.compute.settings import ComputeSettings, Device
@@ -11,6 +12,7 @@ from pipeline.labels.array_view import Instances, as_rgb
 from pipeline.refinement.gate import make_gate
 from pipeline.refinement.image import RefineInput, refine_images
 from pipeline.refinement.settings import RefinePreset, RefineSettings
+from pipeline.sam.adapted import settings_of
 from pipeline.sam.settings import SamModel, SamSettings
 from pipeline.sam.worker import SamChoice, build_engine
 
@@ -25,7 +27,7 @@ def refine(
     masks: Any = None,
     *,
     boxes: Any = None,
-    sam: SamModel | SamSettings = "sam_tiny",
+    sam: SamModel | SamSettings | Path = "sam_tiny",
     preset: RefinePreset | RefineSettings | None = None,
     device: Device = "auto",
 ) -> Instances:
@@ -33,7 +35,8 @@ def refine(
 
     image: uint8 (height, width, 3) as RGB, grey (height, width), or the path of a file. masks: as for
     `Instances.of_masks`, or `Instances`, such as those that a detector found; of these the soft masks are used too.
-    boxes: instead of masks, (N, 4): left, top, right, bottom in pixels. preset: for masks, `best` by default; or all
+    boxes: instead of masks, (N, 4): left, top, right, bottom in pixels. sam: a name, its settings, or a folder that
+    `s4m sam adapt` wrote. preset: for masks, `best` by default; or all
     settings. On a CPU the work is done by one core, and PyTorch is left with one thread.
 
     Raise ArrayError for arrays of other shapes or values, S4MError if SAM's weights cannot be used.
@@ -48,12 +51,16 @@ def refine(
         known = isinstance(masks, Instances)
         given = replace(masks, image_rgb=as_rgb(image)) if known else Instances.of_masks(image, masks)
     settings = FOR_BOXES if boxes is not None else _settings(preset)
-    choice = SamChoice.of(
-        sam if isinstance(sam, SamSettings) else SamSettings(model=sam), ComputeSettings(device=device)
-    )
+    choice = SamChoice.of(_sam(sam), ComputeSettings(device=device))
     item = RefineInput(given.image_rgb, given.labels)
     (refined,) = refine_images([item], build_engine(choice), settings, make_gate(settings))
     return replace(given, labels=refined.labels)
+
+
+def _sam(sam: SamModel | SamSettings | Path) -> SamSettings:
+    if isinstance(sam, Path):
+        return settings_of(sam)
+    return sam if isinstance(sam, SamSettings) else SamSettings(model=sam)
 
 
 def _settings(preset: RefinePreset | RefineSettings | None) -> RefineSettings:

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from pipeline.adaptation.card import Adaptation
-from pipeline.adaptation.guard import CANDIDATES, Weights
+from pipeline.adaptation.guard import CANDIDATES, WhoseWeights
 from pipeline.evaluation.intervals import Interval, ap_interval
 from pipeline.evaluation.results import CategoryResult, Metrics, ModelResult, PseudoLabelResult
 from pipeline.presentation import words
@@ -135,7 +135,7 @@ def adaptation_table(card: Adaptation) -> Table:
         columns += [Heading(f"{each}", note="mean IoU of the masks of SAM with these weights"), Heading("change")]
     rows = []
     for result in card.results:
-        before = result.refined[Weights.SHIPPED]
+        before = result.refined[WhoseWeights.SHIPPED]
         cells = [*share_cells(result.teacher), TableCell(f"{result.instances:,}", result.instances)]
         cells += share_cells(before)
         for each in CANDIDATES:
