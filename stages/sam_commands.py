@@ -101,7 +101,7 @@ def refine_coco(
             autocompletion=complete_models,
         ),
     ] = "sam_tiny",
-    checkpoint: Annotated[Path | None, typer.Option(help="WhoseWeights other than the model's own.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights other than the model's own.")] = None,
     preset: Annotated[RefinePreset, typer.Option(help="The recipe, as refine.preset of an experiment.")] = "best",
     settings: Annotated[
         list[str] | None,
@@ -164,7 +164,7 @@ def adapt(
     sam: Annotated[
         str, typer.Option(metavar="MODEL", help="sam_tiny, vit_b, vit_l or vit_h.", autocompletion=complete_models)
     ] = "sam_tiny",
-    checkpoint: Annotated[Path | None, typer.Option(help="WhoseWeights other than the model's own.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights other than the model's own.")] = None,
     preset: Annotated[RefinePreset, typer.Option(help="The recipe that it will refine with.")] = "best",
     settings: Annotated[
         list[str] | None,
