@@ -21,8 +21,8 @@ from pipeline.sam.interface import Engine
 QUALITIES: Final = (0.72, 0.86, 0.94)
 """Mean IoU of the imitated teachers' masks: a coarse teacher, a good and a very good one."""
 
-MOST_IMAGES: Final = 120
-MOST_INSTANCES: Final = 360
+MEASURED_IMAGES: Final = 120
+MEASURED_INSTANCES: Final = 360
 """Most images and instances that are measured, over all folds."""
 
 
@@ -56,8 +56,8 @@ def make_exams(
     labelled: UsableImages, image_ids: Sequence[int], noises: Sequence[float], seed: int, folds: int
 ) -> Iterator[Exam]:
     """Yield some of the images with masks of teachers of every noise. folds: number of groups like `image_ids`."""
-    some = image_ids[: max(1, MOST_IMAGES // folds)]
-    most = max(1, MOST_INSTANCES // (folds * max(1, len(some))))
+    some = image_ids[: max(1, MEASURED_IMAGES // folds)]
+    most = max(1, MEASURED_INSTANCES // (folds * max(1, len(some))))
     for image_id in some:
         image = labelled.dataset.image_by_id[image_id]
         truths = labelled.masks[image_id]
