@@ -65,6 +65,7 @@ def read_seal(folder: Path) -> Seal | None:
     try:
         seal = _decoder.decode(content)
         _require_known_fields(content)
+        msgspec.convert(seal.fingerprint, _Fingerprint)
     except (ValueError, RecursionError) as error:
         newer = _format(content)
         if newer > FORMAT:
@@ -146,6 +147,14 @@ def _format(content: bytes) -> int:
         return msgspec.json.decode(content, type=_Format).format
     except (ValueError, RecursionError):
         return 0
+
+
+class _Fingerprint(msgspec.Struct):
+    """The parts of a fingerprint that commands read."""
+
+    settings: dict[str, Any] = {}
+    inputs: dict[str, Any] = {}
+    upstream: dict[str, str] = {}
 
 
 class _Format(msgspec.Struct):
