@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
-from multiprocessing import forkserver, get_context
+from multiprocessing import current_process, forkserver, get_context
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Final
@@ -119,7 +119,9 @@ NOT_OURS = ("dask-scratch-space", "pymp-", "pytorch-errorfile-")
 
 def swept(folder: Path) -> list[str]:
     """Remove from a folder what killed processes left there; gives the names of all else in it."""
-    for path in folder.iterdir():
+    own = current_process()._config.get("tempdir")  # multiprocessing removes it when this process ends
+    found = [path for path in folder.iterdir() if str(path) != own]
+    for path in found:
         if path.name.startswith(NOT_OURS):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in found if path.exists())

@@ -12,11 +12,11 @@ from typing import Final
 
 import pytest
 
-from pipeline.workflow.graph import STAGES
 from pipeline.workflow.result_store import StoreRoot
 from tests.faults import AFTER, BEFORE, Call, Fault, start_with_fault
 from tests.faulty_runs import (
     NO_FAULT,
+    RUN_STAGES,
     Whole,
     calls_of,
     end,
@@ -62,7 +62,7 @@ def test_a_killed_stage_ends_as_an_undisturbed_one(whole, stage, calls, nth, act
 
 @pytest.mark.torture
 @pytest.mark.parametrize("part", range(PARTS))
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", RUN_STAGES)
 @pytest.mark.parametrize(("calls", "action"), [(CHANGES, BEFORE), (Call.WRITE, AFTER)], ids=["changes", "torn"])
 def test_a_stage_that_is_killed_at_every_point_ends_as_an_undisturbed_one(
     whole, stage, calls, action, part, tmp_path, record_tries

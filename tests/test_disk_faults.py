@@ -10,9 +10,17 @@ from typing import Self
 
 import pytest
 
-from pipeline.workflow.graph import STAGES
 from tests.faults import Call, Fault
-from tests.faulty_runs import Whole, calls_of, end, folder_for, require_as_undisturbed, run_undisturbed, start
+from tests.faulty_runs import (
+    RUN_STAGES,
+    Whole,
+    calls_of,
+    end,
+    folder_for,
+    require_as_undisturbed,
+    run_undisturbed,
+    start,
+)
 
 WRITES = Call.WRITE | Call.SYNC | Call.RENAME | Call.UNLINK
 PARTS = 20
@@ -51,7 +59,7 @@ def test_a_stage_on_a_failing_disk_ends_with_a_message_and_can_be_run_again(whol
 
 @pytest.mark.torture
 @pytest.mark.parametrize("part", range(PARTS))
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", RUN_STAGES)
 @pytest.mark.parametrize(
     ("calls", "number", "for_ever"),
     [(WRITES, errno.EIO, False), (WRITES, errno.ENOSPC, True), (Call.READ, errno.EIO, False)],
@@ -96,8 +104,8 @@ class Disk:
 def test_an_experiment_on_a_disk_that_grows_when_it_is_full_ends_as_an_undisturbed_one(whole, tmp_path, record_tries):
     """The disk is full again and again, wherever a stage happens to be; then it grows, and the command is repeated."""
     told_full = 0
-    with Disk(tmp_path / "disk") as disk, record_tries(STAGES) as attempt:
-        for stage in STAGES:
+    with Disk(tmp_path / "disk") as disk, record_tries(RUN_STAGES) as attempt:
+        for stage in RUN_STAGES:
             with attempt(stage):
                 while True:
                     status, told = end(start(whole, stage, disk.folder, Fault(Call(0))), disk.folder)

@@ -217,7 +217,7 @@ def mutated(rng, tree):
 
 
 @pytest.mark.slow
-@seeds(150)
+@seeds(12)
 def test_damaged_configs_of_trained_detectors_are_refused_or_built(tmp_path, seeds):
     folders = [publish_tiny(tmp_path / family, family, resized=True) for family in ("mask_rcnn", "mask2former")]
     originals = [json.loads((folder / CONFIG).read_text()) for folder in folders]
