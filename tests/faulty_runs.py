@@ -23,6 +23,9 @@ from tests.whole_experiment import content_of, make_whole_experiment
 SECONDS: Final = 300
 NO_FAULT: Final = Fault(Call(0))
 
+UNCOMPARED = ("stores/.locks", "stores/.ref", "work/tiny/student", "work/tiny/report.html")
+"""Files of the moment, and links to results, which a copy of a folder does not keep."""
+
 RUN_STAGES = tuple(stage for stage in STAGES if stage != "adapt")
 """The stages of the experiment; it does not adapt SAM, as is the default."""
 
@@ -103,9 +106,7 @@ def end(process: ForkServerProcess, folder: Path) -> tuple[int, str]:
 def files_of(folder: Path) -> set[str]:
     """The files of store and work folder that do not change from run to run."""
     found = (path.relative_to(folder).as_posix() for top in ("stores", "work") for path in (folder / top).rglob("*"))
-    return {
-        name for name in found if "tensorboard" not in name and not name.startswith(("stores/.locks", "stores/.ref"))
-    }
+    return {name for name in found if "tensorboard" not in name and not name.startswith(UNCOMPARED)}
 
 
 def require_as_undisturbed(whole: Whole, stage: str, folder: Path) -> None:
@@ -115,7 +116,8 @@ def require_as_undisturbed(whole: Whole, stage: str, folder: Path) -> None:
     assert StoreRoot(folder / "stores").verify(stage, result.name) == []
     later = [each for each in RUN_STAGES if list(RUN_STAGES).index(each) > list(RUN_STAGES).index(stage)]
     expected = {name for name in files_of(whole.folder) if name.split("/")[1] not in later}
-    assert files_of(folder) == expected - {f"work/tiny/{each}.done" for each in later}
+    expected -= {f"work/tiny/{each}.done" for each in later}
+    assert files_of(folder) == expected, files_of(folder) ^ expected
     hidden = [path for path in (folder / "stores").rglob(".*") if path.parent != folder / "stores"]
     assert hidden == []
 
