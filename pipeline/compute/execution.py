@@ -60,15 +60,22 @@ def run_missing(
     plan: Sequence[Sequence[int]],
     complete: frozenset[int],
     execution: Execution,
+    failed_before: int = 0,
 ) -> Counter[str]:
     """Run the shards of a plan that are not complete yet; return their counts, failed images included.
 
-    plan: the image ids of every shard. complete: indices into the plan.
+    plan: the image ids of every shard. complete: indices into the plan. failed_before: failed images in the complete
+    shards. Raise TooManyFailedError as soon as more images failed than the settings allow.
     """
     images = sum(map(len, plan))
     done = done_before = sum(len(plan[index]) for index in complete)
     counts: Counter[str] = Counter()
     execution.progress(ShardProgress(what, images, done, done_before))
+
+    def require_few_failed() -> None:
+        failed = failed_before + counts["failed"]
+        if failed > execution.compute.may_fail(images):
+            raise TooManyFailedError(what, failed, images, execution.compute.failed_share)
 
     def finished(report: ShardReport) -> None:
         nonlocal done
@@ -76,9 +83,9 @@ def run_missing(
         counts.update(report.decisions)
         counts.update({"failed": len(report.failures)} if report.failures else {})
         execution.progress(ShardProgress(what, images, done, done_before, report))
-        if counts["failed"] > execution.compute.may_fail(images):
-            raise TooManyFailedError(what, counts["failed"], images, execution.compute.failed_share)
+        require_few_failed()
 
+    require_few_failed()
     missing = [Shard(index, tuple(ids)) for index, ids in enumerate(plan) if index not in complete]
     run_shards(work, missing, execution.compute, finished)
     return counts

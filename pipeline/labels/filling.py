@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -59,11 +59,13 @@ def fill_store(what: str, work: WorkAside, plan: ShardPlan, store: ShardedStore,
     """
     counts: Counter[str] = Counter()
     if not store.path.exists():
+        complete = completed_shards(work.shards_folder, plan)
+        failed_before = sum(_failed(work.shards_folder, plan, complete, store.table_format).values())
         try:
-            counts = run_missing(what, work, plan, completed_shards(work.shards_folder, plan), execution)
-            _require_few_failed(what, work.shards_folder, plan, store.table_format, execution)
+            counts = run_missing(what, work, plan, complete, execution, failed_before)
         except TooManyFailedError:
-            for index in _failed(work.shards_folder, plan, store.table_format):
+            complete = completed_shards(work.shards_folder, plan)
+            for index in _failed(work.shards_folder, plan, complete, store.table_format):
                 shard_path(work.shards_folder, index, plan[index]).unlink(missing_ok=True)
             raise
         store.seal_shards(plan)
@@ -71,20 +73,11 @@ def fill_store(what: str, work: WorkAside, plan: ShardPlan, store: ShardedStore,
     return counts
 
 
-def _require_few_failed(
-    what: str, folder: Path, plan: ShardPlan, table_format: TableFormat[Any], execution: Execution
-) -> None:
-    """Raise TooManyFailedError for the failures of all shards, those of earlier runs too."""
-    failed, images = sum(_failed(folder, plan, table_format).values()), sum(map(len, plan))
-    if failed > execution.compute.may_fail(images):
-        raise TooManyFailedError(what, failed, images, execution.compute.failed_share)
-
-
-def _failed(folder: Path, plan: ShardPlan, table_format: TableFormat[Any]) -> dict[int, int]:
-    """Return the number of failed images of each complete shard that has any."""
+def _failed(folder: Path, plan: ShardPlan, complete: Iterable[int], table_format: TableFormat[Any]) -> dict[int, int]:
+    """Return the number of failed images of each of these shards that has any."""
     counts = {
         index: shard_counts(table_format, folder, index, plan[index], "statuses").get(Status.FAILED, 0)
-        for index in completed_shards(folder, plan)
+        for index in complete
     }
     return {index: count for index, count in counts.items() if count}
 
