@@ -16,9 +16,11 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from pipeline.errors import StoreError
 from pipeline.files.leftovers import remove_leftovers
@@ -165,7 +167,7 @@ class StoreRoot:
             format=FORMAT,
             consumed=consumed or {},
         )
-        seal = replace(seal, record_digest=record_digest(seal))
+        seal = msgspec.structs.replace(seal, record_digest=record_digest(seal))
         write_atomically(partial / FILES, json.dumps(files, indent=0))
         write_atomically(partial / SEAL, write_seal_text(seal))
         partial.rename(final)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,8 +23,7 @@ Files = Mapping[str, tuple[int, str]]
 """Size and digest of the files of a result, by their names relative to its folder."""
 
 
-@dataclass(frozen=True)
-class Seal:
+class Seal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The completion record of a result.
 
     digest: of the names and contents of all files; the same wherever the result was made.
@@ -47,10 +45,7 @@ class Seal:
     summary: Mapping[str, Any]
     format: int = 1
     record_digest: str = ""
-    consumed: Mapping[str, str] = field(default_factory=dict)
-
-
-_decoder: Final = msgspec.json.Decoder(Seal)
+    consumed: Mapping[str, str] = {}
 
 
 def read_seal(folder: Path) -> Seal | None:
@@ -63,8 +58,7 @@ def read_seal(folder: Path) -> Seal | None:
     except OSError as error:
         raise StoreError(f"{path}: the completion record cannot be read: {error.strerror}") from error
     try:
-        seal = _decoder.decode(content)
-        _require_known_fields(content)
+        seal = msgspec.json.decode(content, type=Seal)
         msgspec.convert(seal.fingerprint, _Fingerprint)
     except (ValueError, RecursionError) as error:
         newer = _format(content)
@@ -81,27 +75,25 @@ def read_seal(folder: Path) -> Seal | None:
 
 def write_seal_text(seal: Seal) -> str:
     """Return the content of a record's file."""
-    return json.dumps(asdict(seal), indent=1) + "\n"
+    return json.dumps(msgspec.structs.asdict(seal), indent=1) + "\n"
 
 
 def record_digest(seal: Seal) -> str:
     """Return the digest of all other fields of a record."""
     left_out = {"record_digest", *(_SINCE_2 if seal.format < FORMAT else ())}
-    return hash_text(
-        json.dumps({each.name: getattr(seal, each.name) for each in fields(seal) if each.name not in left_out})
-    )
+    content = msgspec.structs.asdict(seal)
+    return hash_text(json.dumps({name: value for name, value in content.items() if name not in left_out}))
 
 
 def hash_folder(folder: Path) -> Files:
     """Return size and digest of every file below a folder except the records themselves."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    names = [path.relative_to(folder).as_posix() for path in paths]
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    for record in (SEAL, FILES):
+        files.pop(record, None)
     with ThreadPoolExecutor(8) as pool:
-        digests = pool.map(hash_file, paths)
+        digests = pool.map(hash_file, files.values())
         return {
-            name: (path.stat().st_size, digest)
-            for name, path, digest in zip(names, paths, digests, strict=True)
-            if name not in (SEAL, FILES)
+            name: (path.stat().st_size, digest) for (name, path), digest in zip(files.items(), digests, strict=True)
         }
 
 
@@ -133,12 +125,6 @@ def changes(folder: Path, seal: Seal) -> list[str]:
 def _files(folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((folder / FILES).read_text(encoding="utf-8"))
     return content
-
-
-def _require_known_fields(content: bytes) -> None:
-    known = {each.name for each in fields(Seal)}
-    if unknown := sorted(msgspec.json.decode(content, type=dict[str, msgspec.Raw]).keys() - known):
-        raise ValueError(f"unknown field {unknown[0]!r}")
 
 
 def _format(content: bytes) -> int:
