@@ -78,5 +78,5 @@ def _is_missing(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return True
     except (OSError, ValueError):
-        return False
+        pass  # it is there, or its name is no name: reading it says so
     return False

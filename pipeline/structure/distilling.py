@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.coco.image_folder import ImageFolder
-from pipeline.coco.reading import read_coco
+from pipeline.coco.reading import read_images
 from pipeline.compute.execution import Execution, ShardProgress
 from pipeline.compute.shards import ShardReport
 from pipeline.labels.filling import ShardedStore, fill_store, shards_beside
@@ -26,7 +26,7 @@ from pipeline.tables.shard_files import divide
 
 def distill_store(work: DistillWork, store_path: Path, provenance: Mapping[str, Any], execution: Execution) -> None:
     """Make the store of the targets of all images of a COCO file; shards of an interrupted run are used again."""
-    images = read_coco(work.annotations).images
+    images = read_images(work.annotations)
     fill_store(
         "distill",
         work,
@@ -51,7 +51,7 @@ def distill_work(
     """Return the work whose shards become the store at a path; paths are made absolute for other processes."""
     return DistillWork(
         annotations=annotations.absolute(),
-        images=ImageFolder.of(image_root, [image.file_name for image in read_coco(annotations).images]),
+        images=ImageFolder.of(image_root, [image.file_name for image in read_images(annotations)]),
         shards_folder=shards_beside(store_path),
         sam=SamChoice.of(sam, execution.compute),
         settings=settings,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -17,6 +18,9 @@ from pipeline.files.shipped import config_path
 from pipeline.sam.files import checkpoint_path, sam_digest
 from pipeline.settings import ConfigMarker, FolderMarker, named_paths
 from pipeline.workflow.experiment import Experiment
+
+if TYPE_CHECKING:
+    from pipeline.coco.model import CocoImage
 
 BACKBONE: Final = "SamTinyBackbone"
 """Name of the backbone that takes its first weights from the shipped SAM."""
@@ -55,6 +59,7 @@ def _every_image(folder: Path) -> list[str]:
 
 def _listed(annotations: Path) -> list[str]:
     """Return `id, tab, file name` of every image of a COCO file; DatasetError for a list that `split` would refuse."""
+    images: Sequence[_ListedImage | CocoImage]
     try:
         images = msgspec.json.decode(read_json_object(annotations)["images"], type=list[_ListedImage])
     except (ValueError, KeyError, RecursionError):
@@ -62,7 +67,7 @@ def _listed(annotations: Path) -> list[str]:
     if not images or any(file_name_problem(image.file_name) for image in images):
         from pipeline.coco.reading import read_images  # NumPy and Pillow, only to say what is wrong
 
-        return [f"{image.id}\t{image.file_name}" for image in read_images(annotations)]
+        images = read_images(annotations)
     return [f"{image.id}\t{image.file_name}" for image in images]
 
 
