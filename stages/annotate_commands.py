@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from stages.options import as_overrides, complete_experiments, complete_settings
 from stages.progress import ProgressDisplay
 from stages.sam_commands import asked_sam, complete_models
 from stages.stopping import stoppable
+
+if TYPE_CHECKING:
+    from pipeline.workflow.annotating import Annotated as AnnotatedFolder
 
 FAILURES_SHOWN = 20
 
@@ -65,7 +68,7 @@ def annotate(
     device: Annotated[Device, typer.Option(help="Where models run.")] = "auto",
 ) -> None:
     """Label a folder of new images with a trained detector. The same command continues a stopped run."""
-    from pipeline.workflow.annotating import STORE_ENDING, AnnotateRequest
+    from pipeline.workflow.annotating import AnnotateRequest
     from pipeline.workflow.annotating import annotate as annotate_images
     from pipeline.workflow.loading import annotate_only
 
@@ -79,6 +82,13 @@ def annotate(
     request = AnnotateRequest(folder, images, output, refine, pictures)
     with stoppable(f"{output}"), ProgressDisplay() as progress:
         done = annotate_images(request, wanted, progress)
+    _print(done, output, pictures)
+
+
+def _print(done: AnnotatedFolder, output: Path, pictures: Path | None) -> None:
+    """Print what was annotated, warnings of harm, and the images that could not be used."""
+    from pipeline.workflow.annotating import STORE_ENDING
+
     out.print(f"{output}: {_counts(done.counts)}")
     if done.effect is not None:
         out.print(f"  {words.figures(done.effect.figures())}")
