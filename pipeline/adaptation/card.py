@@ -48,7 +48,7 @@ def write_adaptation(adaptation: Adaptation, folder: Path) -> None:
 
 
 def read_adaptation(folder: Path) -> Adaptation:
-    """Read the card of a result; StoreError for a file that is none."""
+    """Read the card of a result; StoreError for a file that is not a card."""
     path = folder / CARD
     try:
         return msgspec.json.decode(path.read_bytes(), type=Adaptation)

@@ -190,7 +190,7 @@ class Fitting:
 
 
 def trained_parameters(sam: Sam, *, with_encoder: bool) -> dict[str, nn.Parameter]:
-    """Return the parameters that are trained, by name; all others are told that they are not."""
+    """Return the parameters that are trained, by name; switch off the gradients of all others."""
     norms = {id(value) for module in sam.modules() if _is_norm(module) for value in module.parameters()}
     trained: dict[str, nn.Parameter] = {}
     for name, value in sam.named_parameters():

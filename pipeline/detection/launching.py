@@ -119,7 +119,7 @@ def _end(members: Sequence[BaseProcess]) -> None:
 
 
 def _raise_first(members: Sequence[BaseProcess], failures: Sequence[MemberError], killed: Sequence[int]) -> None:
-    """Raise the failure that the others follow from: the loss of a process, else the first error that is told."""
+    """Raise the failure that the others follow from: the loss of a process, else the first error."""
     if killed:
         status = members[killed[0]].exitcode or 0
         how = signal.Signals(-status).name if status < 0 else f"exit status {status}"

@@ -53,7 +53,7 @@ MODELS: Final = ("sam_tiny", *PUBLISHED)
 
 
 def require_known(model: str) -> None:
-    """Raise S4MError for a name that is none of segment_anything's models."""
+    """Raise S4MError unless a name is that of one of segment_anything's models."""
     if model not in MODELS:
         raise S4MError(f"{model}: no such SAM; there are {', '.join(MODELS)}")
 

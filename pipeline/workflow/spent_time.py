@@ -52,7 +52,7 @@ class SpentTime:
         return self.seconds
 
     def _write(self) -> None:
-        with suppress(OSError):  # a full disk: what failed there is told elsewhere
+        with suppress(OSError):  # a full disk: the work that failed there reports it
             write_atomically(self._path, json.dumps(round(self.seconds, 3)))
 
 

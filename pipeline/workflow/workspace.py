@@ -184,7 +184,7 @@ class Workspace:
         return {"report": _Link("report", REPORT, REPORT), **student}
 
     def _lead_to(self, key: str) -> None:
-        """Make the link of a node lead to its result; where there is none, to the one before, if that still exists."""
+        """Make the link of a node lead to its result; without a result, to the earlier one, if that still exists."""
         link = self._links[key]
         if self.is_made(key):
             lead_to(self.folder / link.name, self.result(key) / link.file)

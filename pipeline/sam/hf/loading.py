@@ -58,7 +58,7 @@ def load_hf_sam(folder: Path) -> LoadedSam:
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # they are told below
+            ignore_mismatched_sizes=True,  # _check_report names them
             output_loading_info=True,
         )
         processor = transformers.AutoImageProcessor.from_pretrained(
