@@ -36,7 +36,7 @@ from tests.tiny_labels import tiny_store
 VALIDATION = {"annotations": "validation/annotations.json", "images": "validation/images"}
 APART = {
     "labelled": {"annotations": "annotations.json", "images": "images"},
-    "unlabelled": {"images": "validation/images"},
+    "unlabelled": {"images": "unlabelled/images"},
 }
 SHIFT_PX = 2
 
@@ -64,6 +64,7 @@ def models(tmp_path_factory):
 def evaluate(tmp_path, models) -> Evaluate:
     """Runs the stage into `tmp_path/result`, in an experiment of two rounds."""
     tiny_coco(tmp_path / "validation", images=3, seed=1)
+    tiny_coco(tmp_path / "unlabelled", images=3, seed=2)
     (tmp_path / "result").mkdir()
 
     def run(data: dict[str, Any], *, without: tuple[str, ...] = (), max_detections: int = 100) -> Measured:

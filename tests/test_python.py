@@ -285,7 +285,7 @@ def test_a_run_makes_what_is_missing_up_to_a_stage_and_in_all_rounds(folder, mon
     assert ran[4:] == ["refine", "augment", "train-student", "predict-2", "refine-2"]
     s4m.run(s4m.load_experiment(path, ["student.rounds=2"]), "refine-2")
     assert len(ran) == 9
-    with pytest.raises(StageError, match="fly: there is no such stage; there are: split, distill, "):
+    with pytest.raises(StageError, match="fly: there is no such stage; there are: split, adapt, distill, "):
         s4m.run(path, "fly")
 
 

@@ -226,11 +226,12 @@ def test_links_lead_to_the_newest_report_and_student_and_move_with_them(space, t
     assert (here.where("report"), here.where("train-student")) == (page, student)
     assert here.where("refine") == here.result("refine")
     assert here.status("report").path == page
-    tmp_path.rename(tmp_path.with_name("moved"))
-    moved = tmp_path.with_name("moved") / "work/tiny"
+    away = tmp_path.with_name(f"{tmp_path.name}-moved")
+    tmp_path.rename(away)
+    moved = away / "work/tiny"
     assert (moved / "report.html").read_text().startswith("page ")
     assert (moved / "student/out").exists()
-    tmp_path.with_name("moved").rename(tmp_path)
+    away.rename(tmp_path)
 
 
 def test_links_follow_the_settings_in_use_and_stay_until_there_is_a_newer_result(space):
