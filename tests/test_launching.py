@@ -17,6 +17,7 @@ from pipeline.detection import launching
 from pipeline.detection.launching import run_together
 from pipeline.errors import ImageError, StageError
 from pipeline.files.locks import lives
+from pipeline.files.writing import write_atomically
 from tests.processes import forked, kill, start
 
 
@@ -34,7 +35,7 @@ def reduce_for_ever() -> None:
 
 def note_process(folder: Path) -> int:
     rank = distributed.get_rank()
-    (folder / f"rank{rank}").write_text(str(os.getpid()))
+    write_atomically(folder / f"rank{rank}", str(os.getpid()))
     return rank
 
 

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,14 +129,14 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 def _require_file(path: Path) -> None:
     try:
-        size = path.stat().st_size
+        found = path.stat()
     except ValueError as error:  # a NUL byte in the path
         raise ImageError(f"cannot be opened: {error}") from error
     except OSError as error:
         raise _unreachable(error) from error
-    if not path.is_file():  # before it is opened: opening a pipe would wait forever
-        raise ImageError("a folder, not an image file" if path.is_dir() else "not a regular file")
-    if size == 0:
+    if not S_ISREG(found.st_mode):  # before it is opened: opening a pipe would wait forever
+        raise ImageError("a folder, not an image file" if S_ISDIR(found.st_mode) else "not a regular file")
+    if found.st_size == 0:
         raise ImageError("the file is empty")
 
 
