@@ -1,9 +1,11 @@
-"""Measure the label store: bytes on disk, time to open, to read and to seal, and memory while sealing.
+"""Measure the label store: bytes on disk, time to open, to read, to seal, to compare and to export, and memory.
 
     python benchmarks/store.py --images 100000 --folder /some/disk
+    python benchmarks/store.py --images 1000000 --distinct 2000 --folder /some/disk
 
-The labels are synthetic: wobbly outlines in images of 640x480, with COCO's distribution of sizes. Needs about 1.5 GB
-of disk for 100,000 images of 10 instances. Prints a Markdown table.
+The labels are synthetic: wobbly outlines in images of 640x480, with COCO's distribution of sizes. `--distinct` draws
+them for that many images only and uses them again and again under other ids, because drawing takes longer than all
+that is measured. Needs about 1.5 GB of disk for 100,000 images of 10 instances. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,6 +32,7 @@ from pycocotools import mask as coco_mask
 
 from pipeline.coco.model import CocoCategory
 from pipeline.labels.coco_export import export_dataset
+from pipeline.labels.diff import diff
 from pipeline.labels.label_columns import LABEL_FORMAT
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.label_writing import seal_labels, write_label_shard, write_label_store
@@ -54,24 +57,38 @@ def main() -> None:
     parser.add_argument("--instances", type=int, default=10, help="instances per image")
     parser.add_argument("--processes", type=int, default=1, help="processes that make the labels")
     parser.add_argument("--folder", type=Path, help="where to write the store; default: the system's temporary folder")
+    parser.add_argument("--distinct", type=int, help="images whose labels differ; default: all")
     options = parser.parse_args()
     if options.folder is not None:
         options.folder.mkdir(parents=True, exist_ok=True)
+    synthesis = Synthesis(options.instances, options.distinct or options.images)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        table = measure(Path(folder), options.images, options.instances, options.processes)
+        table = measure(Path(folder), options.images, synthesis, options.processes)
     print("| what | measured |\n|---|---:|")
     for what, measured in table:
         print(f"| {what} | {measured} |")
 
 
-def measure(folder: Path, images: int, instances: int, processes: int) -> Table:
+@dataclass(frozen=True)
+class Synthesis:
+    """How labels are made up. distinct: images after which the same labels come again.
+
+    compared: other labels for one image in ten, for a second store to compare with.
+    """
+
+    instances: int
+    distinct: int
+    compared: bool = False
+
+
+def measure(folder: Path, images: int, synthesis: Synthesis, processes: int) -> Table:
     """Return all figures, in the order of the table."""
-    shards, store_path = folder / "shards", folder / "labels.zarr"
+    shards, store_path, other_path = folder / "shards", folder / "labels.zarr", folder / "compared.zarr"
     plan = divide(range(1, images + 1), IMAGES_PER_SHARD)
-    seconds = seconds_of(lambda: make_shards(shards, plan, instances, processes))
+    seconds = seconds_of(lambda: make_shards(shards, plan, synthesis, processes))
     table = [
-        ("images, instances", f"{images:,}, {images * instances:,}"),
-        ("making and writing the shards", f"{seconds:.0f} s"),
+        ("images, instances", f"{images:,}, {images * synthesis.instances:,}"),
+        ("making and writing the shards", f"{seconds:.0f} s, {len(list(shards.iterdir())):,} files"),
     ]
     for part in (4, 2, 1):
         shutil.rmtree(store_path, ignore_errors=True)
@@ -80,17 +97,34 @@ def measure(folder: Path, images: int, instances: int, processes: int) -> Table:
         table.append((f"sealing {sum(map(len, partial_plan)):,} images", sealed))
     shutil.rmtree(shards)
     table += in_fresh_process(measure_reading, store_path)
-    table.append(("verifying", f"{seconds_of(lambda: verify(store_path, LABEL_FORMAT)):.1f} s"))
+    table.append(("verifying", in_fresh_process(measure_memory, verify, store_path, LABEL_FORMAT)))
+    make_shards(shards, plan, replace(synthesis, compared=True), processes)
+    seal_labels(shards, plan, other_path, CATEGORIES, {})
+    shutil.rmtree(shards)
+    table.append(("comparing with another store", in_fresh_process(measure_memory, compare, store_path, other_path)))
+    shutil.rmtree(other_path)
     table += measure_size(folder, store_path)
-    table.append(("soft masks add", f"{soft_mask_bytes(folder, instances):.0f} bytes per instance"))
+    table.append(("soft masks add", f"{soft_mask_bytes(folder, synthesis.instances):.0f} bytes per instance"))
     return table
 
 
-def measure_seal(shards: Path, plan: ShardPlan, store_path: Path) -> str:
-    """Return the seconds, and the growth of the process's memory beyond its imports."""
+def compare(first: Path, second: Path) -> None:
+    diff(LabelStore.open(first), LabelStore.open(second))
+
+
+def export(store_path: Path, output: Path) -> None:
+    export_dataset(LabelStore.open(store_path), output, include_dropped=True)
+
+
+def measure_memory(function: Callable[..., object], *arguments: object) -> str:
+    """Return the seconds of a call, and the growth of the process's memory beyond its imports."""
     before = peak_memory_mb()
-    seconds = seconds_of(lambda: seal_labels(shards, plan, store_path, CATEGORIES, {}))
+    seconds = seconds_of(lambda: function(*arguments))
     return f"{seconds:.1f} s, {peak_memory_mb() - before:.0f} MB of memory"
+
+
+def measure_seal(shards: Path, plan: ShardPlan, store_path: Path) -> str:
+    return measure_memory(seal_labels, shards, plan, store_path, CATEGORIES, {})
 
 
 def measure_reading(store_path: Path) -> Table:
@@ -106,13 +140,14 @@ def measure_reading(store_path: Path) -> Table:
     warm = sorted(reads[READS:])
     memory_mb = peak_memory_mb()
     seconds = seconds_of(lambda: sum(len(labels.instances) for labels in store))
+    all_mb = peak_memory_mb()
     return [
         ("opening", f"{opening * 1e3:.1f} ms"),
         ("reading the first image", f"{first * 1e3:.1f} ms"),
         ("reading a random image, median", f"{statistics.median(warm) * 1e3:.2f} ms"),
         ("reading a random image, 95th percentile", f"{warm[len(warm) * 95 // 100] * 1e3:.2f} ms"),
         ("whole process after that", f"{memory_mb:.0f} MB of memory"),
-        ("reading all images in order", f"{seconds:.1f} s, {len(store) / seconds:,.0f} images/s"),
+        ("reading all images in order", f"{seconds:.1f} s, {len(store) / seconds:,.0f} images/s, {all_mb:.0f} MB"),
     ]
 
 
@@ -120,10 +155,10 @@ def measure_size(folder: Path, store_path: Path) -> Table:
     """Return the bytes of the store and of the same content as COCO JSON."""
     files = [file.stat().st_size for file in store_path.rglob("*") if file.is_file()]
     dataset, zipped = folder / "dataset.json", folder / "dataset.json.gz"
-    export_dataset(LabelStore.open(store_path), dataset, include_dropped=True)
+    exported = in_fresh_process(measure_memory, export, store_path, dataset)
     with dataset.open("rb") as source, gzip.open(zipped, "wb", compresslevel=6) as target:
         shutil.copyfileobj(source, target)
-    table = [("store", f"{sum(files) / 1e6:.1f} MB in {len(files)} files")]
+    table = [("store", f"{sum(files) / 1e6:.1f} MB in {len(files)} files"), ("exporting as COCO JSON", exported)]
     for what, file in (("COCO JSON", dataset), ("gzipped COCO JSON", zipped)):
         size = file.stat().st_size
         table.append((f"the same as {what}", f"{size / 1e6:.1f} MB, {size / sum(files):.2f} times as much"))
@@ -135,27 +170,42 @@ def soft_mask_bytes(folder: Path, instances: int) -> float:
     sizes = []
     for with_soft_masks in (False, True):
         path = folder / f"soft-{with_soft_masks}.zarr"
-        write_label_store(path, synthetic(range(SOFT_MASK_IMAGES), instances, with_soft_masks), CATEGORIES, {})
+        rows = (synthetic_image(image_id, instances, with_soft_masks) for image_id in range(SOFT_MASK_IMAGES))
+        write_label_store(path, rows, CATEGORIES, {})
         sizes.append(sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
     return (sizes[1] - sizes[0]) / (SOFT_MASK_IMAGES * instances)
 
 
-def make_shards(folder: Path, plan: ShardPlan, instances: int, processes: int) -> None:
+def make_shards(folder: Path, plan: ShardPlan, synthesis: Synthesis, processes: int) -> None:
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        pool.starmap(make_shard, ((folder, index, ids, instances) for index, ids in enumerate(plan)), chunksize=4)
+        pool.starmap(make_shard, ((folder, index, ids, synthesis) for index, ids in enumerate(plan)), chunksize=4)
 
 
-def make_shard(folder: Path, index: int, image_ids: Sequence[int], instances: int) -> None:
-    write_label_shard(folder, index, list(synthetic(image_ids, instances, with_soft_masks=False)))
+def make_shard(folder: Path, index: int, image_ids: Sequence[int], synthesis: Synthesis) -> None:
+    write_label_shard(folder, index, list(synthetic(image_ids, synthesis)))
 
 
-def synthetic(image_ids: Sequence[int], instances: int, with_soft_masks: bool) -> Iterator[ImageLabels]:
+def synthetic(image_ids: Sequence[int], synthesis: Synthesis) -> Iterator[ImageLabels]:
     """Yield labels like refined ones; the same ids give the same labels."""
     for image_id in image_ids:
-        rng = np.random.default_rng(image_id)
-        labels = tuple(synthetic_instance(rng, with_soft_masks) for _ in range(instances))
-        name = f"train2017/{image_id:012d}.jpg"
-        yield ImageLabels.of_instances(image_id, name, WIDTH, HEIGHT, labels)
+        drawn_id = (image_id + (synthesis.compared and image_id % 10 == 0)) % synthesis.distinct
+        labels = drawn(drawn_id, synthesis.instances)
+        yield replace(labels, image_id=image_id, file_name=name_of(image_id))
+
+
+@lru_cache(maxsize=2048)
+def drawn(image_id: int, instances: int) -> ImageLabels:
+    return synthetic_image(image_id, instances, with_soft_masks=False)
+
+
+def synthetic_image(image_id: int, instances: int, with_soft_masks: bool) -> ImageLabels:
+    rng = np.random.default_rng(image_id)
+    labels = tuple(synthetic_instance(rng, with_soft_masks) for _ in range(instances))
+    return ImageLabels.of_instances(image_id, name_of(image_id), WIDTH, HEIGHT, labels)
+
+
+def name_of(image_id: int) -> str:
+    return f"train2017/{image_id:012d}.jpg"
 
 
 def synthetic_instance(rng: np.random.Generator, with_soft_masks: bool) -> InstanceLabel:
