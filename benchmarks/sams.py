@@ -32,6 +32,7 @@ from benchmarks.embeddings import mask_ious
 from pipeline.coco.image_folder import ImageFolder
 from pipeline.coco.model import CocoDataset
 from pipeline.coco.reading import read_coco
+from pipeline.compute.settings import Precision
 from pipeline.compute.shards import Shard
 from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import ImageLabels
@@ -42,7 +43,6 @@ from pipeline.refinement.settings import RefineSettings
 from pipeline.sam.build import build_sam
 from pipeline.sam.hf.engine import HfEngine
 from pipeline.sam.hf.loading import LoadedSam
-from pipeline.sam.interface import Precision
 from pipeline.sam.prompt import Prompt
 from pipeline.sam.worker import SamChoice, build_engine
 

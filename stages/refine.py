@@ -35,7 +35,7 @@ def run(context: StageContext) -> Summary:
         first_teacher = context.results[labelling_model(1)]
         fitted = fitted_gate(experiment, own_sam, context.labelled(), first_teacher, context.folder, execution)
     gate = make_gate(experiment.refine, None if fitted is None else fitted.gate)
-    sam = SamChoice.of(own_sam, execution.compute)
+    sam = SamChoice.of(own_sam, execution.settled)
     work = refine_work(teacher, context.unlabelled_images(), sealed, sam, experiment.refine, gate)
     encoded = 0
     if experiment.compute.cache_embeddings and not sealed.exists():

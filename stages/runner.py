@@ -152,7 +152,8 @@ def _run(space: Workspace, key: str, consumed: Mapping[str, str]) -> None:
         )
         summary: Summary = module.run(context)
     seconds = spent.finish()
-    seal = space.store.seal(fingerprint, space.experiment.name, seconds, summary, library_versions(), consumed)
+    made_with = library_versions() | context.execution.made_with
+    seal = space.store.seal(fingerprint, space.experiment.name, seconds, summary, made_with, consumed)
     out.print(
         f"{key}: done in {words.duration(seal.seconds)}{', ' if summary else ''}{words.figures(summary, node.stage)}"
     )

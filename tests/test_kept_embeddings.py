@@ -60,6 +60,8 @@ def test_they_are_made_once_and_found_again(source, identities, tmp_path):
     assert encoded == 3
     assert EmbeddingStore.open(path).attributes.encoded == 3
     assert [(each.what, each.done) for each in told] == [("embeddings", 0), ("embeddings", 3)]
+    (sealed,) = store.results()
+    assert sealed.seal.made_by["precision"] == execution.settled.precision
     assert said == [f"embeddings: 16.4 kB per image x 3 images = 49.2 kB at most, in {path.parent}"]
     silent = Execution(ComputeSettings(device="cpu"))
     assert kept_embeddings(source, identities, store, "other", silent) == (path, 0)

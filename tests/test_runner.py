@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.compute.execution import Execution
+from pipeline.compute.settings import ComputeSettings
 from pipeline.errors import ImageError, StageError
 from pipeline.workflow import result_locks
 from pipeline.workflow.graph import STAGES
@@ -95,6 +96,20 @@ def test_a_full_disk_is_told_with_the_way_to_go_on(folder, stage):
     space = workspace(experiment)
     fingerprint = space.fingerprints["split"]
     assert (space.store.partial("split", fingerprint.id) / "half").exists()
+
+
+def test_the_record_says_which_precision_models_computed_in(folder, stage):
+    def run(context: StageContext):
+        (context.folder / "out").write_text(context.execution.settled.precision)
+        return {}
+
+    stage("split", run)
+    experiment = tiny_experiment(folder).model_copy(update={"compute": ComputeSettings(precision="bf16")})
+    run_stage(experiment, "split", 1)
+    space = workspace(experiment)
+    fingerprint = space.fingerprints["split"]
+    assert space.store.seal_of("split", fingerprint.id).made_by["precision"] == "bf16"
+    assert "precision" not in str(fingerprint.to_dict())
 
 
 def test_another_round_than_there_are_is_refused(folder):

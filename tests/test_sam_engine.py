@@ -22,7 +22,7 @@ from pipeline.sam import attention
 from pipeline.sam.attention import FastImageEncoderViT, fast_encoder
 from pipeline.sam.build import build_sam
 from pipeline.sam.encoded import EncodedImage
-from pipeline.sam.engine import SamEngine, resize_in_two_passes, resolve_precision
+from pipeline.sam.engine import SamEngine, resize_in_two_passes
 from pipeline.sam.frame import InputFrame
 from pipeline.sam.prompt import Candidates, Prompt
 from pipeline.sam.tiny import WEIGHTS_FILE
@@ -346,15 +346,6 @@ def test_impossible_prompts_are_refused(prompt: Prompt, message: str) -> None:
 def test_a_gpu_that_is_not_there() -> None:
     with pytest.raises(StageError, match="torch sees no GPU here"):
         SamEngine(sam_of("tiny"), "cuda")
-
-
-@pytest.mark.parametrize(("has_tiles", "expected"), [(True, "bf16"), (False, "fp32")])
-def test_auto_precision_is_bf16_where_the_cpu_is_faster_in_it(
-    has_tiles: bool, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has_tiles, "avx512_bf16": True})
-    assert resolve_precision("auto", torch.device("cpu")) == expected
-    assert resolve_precision("bf16", torch.device("cpu")) == "bf16"
 
 
 # Frames

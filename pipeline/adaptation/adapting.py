@@ -24,6 +24,7 @@ from pipeline.adaptation.guard import QualityResult, WhoseWeights, choose_weight
 from pipeline.adaptation.labelled import UsableImages
 from pipeline.adaptation.measuring import QUALITIES, Exam, Marks, examine, make_exams, noises_of
 from pipeline.adaptation.settings import AdaptSettings
+from pipeline.compute.devices import usable_device
 from pipeline.compute.execution import Execution
 from pipeline.errors import StageError
 from pipeline.files.writing import open_atomically
@@ -31,7 +32,7 @@ from pipeline.presentation import words
 from pipeline.refinement.settings import RefineSettings
 from pipeline.sam.adapted import CARD
 from pipeline.sam.build import build_sam, write_state
-from pipeline.sam.engine import SamEngine, usable_device
+from pipeline.sam.engine import SamEngine
 from pipeline.sam.files import ADAPTED_WEIGHTS, HF
 from pipeline.sam.settings import SamSettings
 
@@ -91,7 +92,7 @@ class _Adapting:
     def __init__(self, task: AdaptTask, labelled: UsableImages, work: Path, execution: Execution) -> None:
         self._task, self._labelled, self._work = task, labelled, work
         self._say: Callable[[str], None] = execution.say
-        self._precision = execution.compute.precision
+        self._precision = execution.settled.precision
         self._device = usable_device(execution.compute.device)
         # Prompts alike for all gates; the random points are those of this stage.
         self._refine = task.refine.model_copy(update={"gate": "none", "separate": False, "seed": task.adapt.seed})

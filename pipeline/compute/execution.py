@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pipeline.compute.settings import ComputeSettings
-from pipeline.compute.shards import Shard, ShardReport, ShardWork, run_shards
+from pipeline.compute.shards import Shard, ShardReport, ShardWork, ask_workers, run_shards
 from pipeline.errors import StageError
 
 
@@ -52,6 +53,27 @@ class Execution:
     compute: ComputeSettings
     progress: Callable[[ShardProgress], None] = ignore
     say: Callable[[str], None] = ignore
+
+    @cached_property
+    def settled(self) -> ComputeSettings:
+        """Return the settings for models. A precision of `auto` is decided now, once for all workers of the run.
+
+        On a cluster it is bf16 if all its workers are faster with it.
+        """
+        compute = self.compute
+        if compute.precision != "auto":
+            return compute
+        from pipeline.compute.devices import fastest_format  # imports torch
+
+        if compute.scheduler is None:
+            return compute.model_copy(update={"precision": fastest_format(compute.device)})
+        formats = set(ask_workers(compute.scheduler, fastest_format, compute.device))
+        return compute.model_copy(update={"precision": "bf16" if formats == {"bf16"} else "fp32"})
+
+    @property
+    def made_with(self) -> dict[str, str]:
+        """Return what was decided for this run, for the completion record; empty if no model was needed."""
+        return {"precision": self.settled.precision} if "settled" in vars(self) else {}
 
 
 def run_missing(

@@ -9,6 +9,8 @@ from pydantic import Field
 from pipeline.settings import Count, Settings, Share
 
 Device = Literal["auto", "cpu", "cuda"]
+NumberFormat = Literal["fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 class ComputeSettings(Settings):
@@ -20,8 +22,8 @@ class ComputeSettings(Settings):
     """Address of a running Dask scheduler whose workers are used. Null: start `workers` on this machine."""
     device: Device = "auto"
     """Run models on the CPU or on a GPU. `auto`: on a GPU if this machine has one."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Number format that models compute in. `auto`: bf16 where the device is faster with it, else fp32."""
+    precision: Precision = "auto"
+    """Number format that models compute in. `auto`: bf16 where the device is much faster with it, else fp32."""
     compile: bool = False
     """Compile SAM's image encoder with torch.compile: minutes of waiting at the start, faster afterwards."""
     gpus: Count = 1

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Row = TypeVar("Row")
 Report = TypeVar("Report")
+Answer = TypeVar("Answer")
 Report_co = TypeVar("Report_co", covariant=True)
 DEATHS = 3
 """A shard that was on a worker as it died this often is taken apart, image by image."""
@@ -158,7 +159,7 @@ def _client(compute: ComputeSettings, shards: int) -> Iterator[Client]:
     }
     with dask.config.set(settings):
         if compute.scheduler is not None:
-            with _client_of(compute.scheduler) as client:
+            with cluster_client(compute.scheduler) as client:
                 yield client
             return
         with local_cluster(min(compute.workers, shards)) as cluster, Client(cluster) as client:
@@ -170,8 +171,15 @@ def _client(compute: ComputeSettings, shards: int) -> Iterator[Client]:
             yield client
 
 
+def ask_workers(scheduler: str, function: Callable[..., Answer], *arguments: Any) -> list[Answer]:
+    """Return the answers of a cluster's workers; of those that can load this program, as no other gets work."""
+    with cluster_client(scheduler) as client:
+        answers = client.run(function, *arguments, on_error="return")
+    return [answer for answer in answers.values() if not isinstance(answer, BaseException)]
+
+
 @contextmanager
-def _client_of(scheduler: str) -> Iterator[Client]:
+def cluster_client(scheduler: str) -> Iterator[Client]:
     """A client of a cluster that is there already; StageError where it cannot be used, or is lost on the way."""
     from distributed import Client
     from distributed.comm.core import CommClosedError

@@ -17,6 +17,7 @@ from torch import Tensor
 from pipeline.coco.image_folder import ImageFolder
 from pipeline.coco.model import CocoDataset, CocoImage
 from pipeline.coco.reading import read_coco
+from pipeline.compute.devices import usable_device
 from pipeline.compute.settings import ComputeSettings
 from pipeline.detection.published import read_published
 from pipeline.errors import ImageError
@@ -43,8 +44,8 @@ def measure_features(
     import pipeline.detection.registered  # noqa: F401  before any other import of MMDetection, which it silences
     from pipeline.detection.predictor import Predictor
 
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if compute.device == "auto" else compute.device
-    predictor = Predictor(read_published(folder), device, compute.precision, batch_images=1)
+    device = usable_device(compute.device)
+    predictor = Predictor(read_published(folder), str(device), compute.precision, batch_images=1)
     dataset = read_coco(annotations)
     images = ImageFolder.of(image_root, [image.file_name for image in dataset.images])
     chosen = (dataset.images[index] for index in measured_positions(len(dataset.images)))

@@ -25,12 +25,13 @@ class LoadedDetector:
     def __init__(self, folder: Path, device: Device = "auto") -> None:
         """Load the detector of a published folder. Raise StageError if there is none."""
         import pipeline.detection.registered  # noqa: F401  before any other import of MMDetection, which it silences
+        from pipeline.compute.devices import usable_device
         from pipeline.detection.predictor import Predictor
 
-        compute = ComputeSettings(device=device)
+        compute, used = ComputeSettings(device=device), str(usable_device(device))
         self.folder = folder
         self._batch_images = compute.batch_images
-        self._predictor = Predictor(read_published(folder), _device(device), compute.precision, compute.batch_images)
+        self._predictor = Predictor(read_published(folder), used, compute.precision, compute.batch_images)
 
     @property
     def categories(self) -> tuple[CocoCategory, ...]:
@@ -78,9 +79,3 @@ def _read(image: Any) -> RgbImage | str:
         return as_rgb(image)
     except ImageError as error:
         return str(error)
-
-
-def _device(device: Device) -> str:
-    import torch
-
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device

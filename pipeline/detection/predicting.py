@@ -49,7 +49,7 @@ class Labeller:
 
 def label_images(what: str, images: ImagesToLabel, labeller: Labeller, store: NewStore, execution: Execution) -> None:
     """Make a store of a detector's labels of images; shards of an interrupted run are used again."""
-    settings, compute = labeller.settings, execution.compute
+    settings, compute = labeller.settings, execution.settled
     work = PredictWork(
         listing=images.listing.absolute(),
         images=ImageFolder.of(images.image_root, images.file_names()),

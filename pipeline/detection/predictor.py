@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.coco.model import CocoCategory
+from pipeline.compute.devices import resolve_precision, usable_device
+from pipeline.compute.settings import Precision
 from pipeline.detection.flip import merge, mirrored_back
 from pipeline.detection.models import first_outputs
 from pipeline.detection.painted_masks import Prediction, QueryMask, RegionMask
@@ -32,8 +34,6 @@ from pipeline.detection.published import (
 )
 from pipeline.errors import StageError
 from pipeline.masks.windows import BoxXyxy
-from pipeline.sam.engine import resolve_precision
-from pipeline.sam.interface import Precision
 
 Inputs = tuple[Tensor, DetDataSample]
 """The input of the detector for an image: pixels, uint8 3 x height x width, blue first, and their data sample."""
@@ -136,10 +136,10 @@ class Predictor:
 @lru_cache(maxsize=2)
 def build_predictor(choice: DetectorChoice) -> Predictor:
     """Load the detector of a worker process; the last two are kept, for comparisons."""
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if choice.device == "auto" else choice.device
-    if device == "cpu":
+    device = usable_device(choice.device)
+    if device.type == "cpu":
         torch.set_num_threads(1)  # a worker is a core; rounding must not depend on the number of threads
-    return Predictor(read_published(choice.folder), device, choice.precision, choice.batch_images)
+    return Predictor(read_published(choice.folder), str(device), choice.precision, choice.batch_images)
 
 
 @contextmanager

@@ -16,11 +16,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from pipeline.coco.model import CocoCategory
+from pipeline.compute.settings import Device, Precision
 from pipeline.errors import StageError
 from pipeline.files.reading import read_file
 from pipeline.files.writing import open_atomically, write_atomically
@@ -53,8 +54,8 @@ class DetectorChoice:
     """A trained detector, and how a worker runs it. flip: predict on the mirror image too."""
 
     folder: Path
-    device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["auto", "fp32", "bf16"]
+    device: Device
+    precision: Precision
     batch_images: int
     flip: bool = False
 

@@ -216,13 +216,14 @@ def _stage_row(stage: StageResult, longest: float) -> dict[str, Any]:
 def _artefact(key: str, seal: Seal) -> dict[str, Any]:
     made_by = dict(seal.made_by)
     by = " of ".join(made_by.pop(name) for name in ("user", "experiment") if name in made_by)
-    host = made_by.pop("host", "")
+    host, precision = made_by.pop("host", ""), made_by.pop("precision", "")
     facts = {
         "fingerprint": seal.id,
         "content": seal.digest,
         "made": f"{seal.made_at}, in {words.duration(seal.seconds)}",
         "by": f"{by}, on {host}" if host else by,
         "size": f"{words.size(seal.size_bytes)} in {words.count(seal.files, 'file')}",
+        **({"precision of models": precision} if precision else {}),
     }
     fingerprint = seal.fingerprint
     groups = {

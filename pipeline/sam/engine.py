@@ -6,7 +6,6 @@ The results are those of its `SamPredictor`, given the same images and prompts o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,12 +15,14 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.compute.devices import resolve_precision, usable_device
+from pipeline.compute.settings import Precision
 from pipeline.errors import ImageError, StageError
 from pipeline.sam.attention import fast_encoder
 from pipeline.sam.decoder import BatchedMaskDecoder
 from pipeline.sam.encoded import EncodedImage, ImageForSam, image_hw_of
 from pipeline.sam.frame import InputFrame
-from pipeline.sam.interface import ImageEmbeddings, Precision
+from pipeline.sam.interface import ImageEmbeddings
 from pipeline.sam.prompt import Candidates, Prompt
 from pipeline.sam.prompt_tensors import batches_of, prompt_tensors
 
@@ -147,16 +148,6 @@ def prepared_pixels(image: NDArray[np.uint8], frame: InputFrame, mean: Tensor, s
     return F.pad((resized - mean) / std, (0, side - width, 0, side - height))
 
 
-def usable_device(device: str | torch.device) -> torch.device:
-    """Return a device, for `auto` a GPU if there is one; raise StageError for a GPU that torch does not see."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found = torch.device(device)
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise StageError("device cuda: torch sees no GPU here; choose cpu, or install a driver that fits torch")
-    return found
-
-
 def images_at_once(device: torch.device, frame: InputFrame, batch_images: int) -> int:
     """Return the number of images that a device encodes at once. batch_images: the most."""
     return min(batch_images, max(1, CPU_INPUT_PIXELS // frame.input_side**2)) if device.type == "cpu" else batch_images
@@ -171,20 +162,6 @@ def require_pixels(image: NDArray[np.uint8]) -> None:
     """Raise ImageError for an array that is not an RGB image."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ImageError(f"SAM needs uint8 pixels (height, width, 3), not {image.dtype} {image.shape}")
-
-
-def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
-    """`auto` is bf16 where the device multiplies matrices faster in it.
-
-    CPUs do with tile registers (AMX). AVX-512 alone has bf16 instructions too, but Intel's run at half the
-    speed of float32.
-    """
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    has_tiles = device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False)
-    return "bf16" if has_tiles else "fp32"
 
 
 def resize_pixels(image: NDArray[np.uint8], size_hw: tuple[int, int], device: torch.device) -> Tensor:

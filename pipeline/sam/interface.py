@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.compute.settings import NumberFormat
 from pipeline.sam.encoded import ImageForSam
 from pipeline.sam.frame import InputFrame
 from pipeline.sam.prompt import Candidates, Prompt
-
-Precision = Literal["auto", "fp32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Engine(Protocol):
         """Return where it computes."""
 
     @property
-    def precision(self) -> Literal["fp32", "bf16"]:
+    def precision(self) -> NumberFormat:
         """Return the number format of its products."""
 
     def encode(self, images: Sequence[ImageForSam]) -> ImageEmbeddings:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 
-from pipeline.compute.settings import ComputeSettings
+from pipeline.compute.devices import usable_device
+from pipeline.compute.settings import ComputeSettings, Precision
 from pipeline.files.identity import stamp_of
 from pipeline.sam.build import build_sam
-from pipeline.sam.engine import SamEngine, usable_device
+from pipeline.sam.engine import SamEngine
 from pipeline.sam.files import HF, hf_folder, sam_files
-from pipeline.sam.interface import Engine, Precision
+from pipeline.sam.interface import Engine
 from pipeline.sam.settings import SamSettings
 
 

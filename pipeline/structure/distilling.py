@@ -53,7 +53,7 @@ def distill_work(
         annotations=annotations.absolute(),
         images=ImageFolder.of(image_root, [image.file_name for image in read_images(annotations)]),
         shards_folder=shards_beside(store_path),
-        sam=SamChoice.of(sam, execution.compute),
+        sam=SamChoice.of(sam, execution.settled),
         settings=settings,
     )
 

@@ -161,7 +161,7 @@ def _found(job: _Job, scratch: Path, execution: Execution) -> Path:
 def _refined(job: _Job, found: Path, scratch: Path, execution: Execution) -> Path:
     """Refine the labels; return their store."""
     path, settings = scratch / "refined" / LABELS, job.settings
-    sam = SamChoice.of(settings.sam, settings.compute)
+    sam = SamChoice.of(settings.sam, execution.settled)
     work = refine_work(found, job.request.images, path, sam, settings.refine, make_gate(settings.refine))
     refine_store(work, path, job.provenance, execution)
     return path

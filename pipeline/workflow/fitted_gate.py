@@ -48,7 +48,7 @@ def fitted_gate(
         labelled = read_coco(annotations)
         predicted, refined = scratch / "teacher" / LABELS, scratch / "refined" / LABELS
         _label_held_out(experiment, labelled, Labeller(teacher, experiment.predict), predicted, execution)
-        choice, images = SamChoice.of(sam, execution.compute), experiment.data.labelled_source.images
+        choice, images = SamChoice.of(sam, execution.settled), experiment.data.labelled_source.images
         # Without a gate, to measure every mask of SAM's.
         work = refine_work(predicted, images, refined, choice, experiment.refine, Gate())
         refine_store(work, refined, {}, execution)

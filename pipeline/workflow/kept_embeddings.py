@@ -95,10 +95,10 @@ def _make(
         # By id: labels in another order have the same fingerprint and continue the same shards.
         plan = divide(sorted(labels.image_ids.tolist()), per_shard)
         complete = prepare_embeddings(folder, plan, shape)
-        sam = SamChoice.of(source.sam, execution.compute)
+        sam = SamChoice.of(source.sam, execution.settled)
         work = EmbedWork(labels.path.absolute(), source.images, folder.absolute(), sam, shape, per_shard)
         encoded = run_missing("embeddings", work, plan, complete, execution)[ENCODED_IMAGES]
         made = table.seal(plan, {}, {"fingerprint": fingerprint.to_dict()})
     summary = {"images": made.images, "encoded": made.encoded}
-    store.seal(fingerprint, experiment, time.monotonic() - begun, summary, {})
+    store.seal(fingerprint, experiment, time.monotonic() - begun, summary, execution.made_with)
     return encoded

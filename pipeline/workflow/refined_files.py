@@ -65,9 +65,10 @@ def refine_coco_file(
         teacher, refined = scratch / "teacher.zarr", scratch / "refined.zarr"
         if not teacher.exists():
             write_label_store(teacher, rows_to_refine(dataset, scores), dataset.categories, {})
-        sam = SamChoice.of(settings.sam, settings.compute)
+        execution = Execution(settings.compute, progress)
+        sam = SamChoice.of(settings.sam, execution.settled)
         work = refine_work(teacher, images, refined, sam, settings.refine, make_gate(settings.refine))
-        refine_store(work, refined, {}, Execution(settings.compute, progress))
+        refine_store(work, refined, {}, execution)
         try:
             file = write_refined(annotations, dataset, LabelStore.open(refined), output)
         except StageError:  # no image could be used: the next run reads them again

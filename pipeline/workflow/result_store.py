@@ -141,11 +141,12 @@ class StoreRoot:
         experiment: str,
         seconds: float,
         summary: Mapping[str, Any],
-        versions: Mapping[str, str],
+        made_with: Mapping[str, str],
         consumed: Mapping[str, str] | None = None,
     ) -> Seal:
         """Turn an unfinished result into a sealed one, atomically, after its record is on disk.
 
+        made_with: versions of the libraries, and what else a person may want to know of how it was made.
         consumed: digests of the results that it was made from, by `stage/id`.
         """
         stage, result_id = fingerprint.stage, fingerprint.id
@@ -162,7 +163,7 @@ class StoreRoot:
             size_bytes=sum(size for size, _ in files.values()),
             made_at=now(),
             seconds=round(seconds, 3),
-            made_by={"experiment": experiment, "user": user_name(), "host": socket.gethostname(), **versions},
+            made_by={"experiment": experiment, "user": user_name(), "host": socket.gethostname(), **made_with},
             summary=summary,
             format=FORMAT,
             consumed=consumed or {},

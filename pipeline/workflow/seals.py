@@ -27,7 +27,7 @@ class Seal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The completion record of a result.
 
     digest: of the names and contents of all files; the same wherever the result was made.
-    made_by: experiment, user, host and versions of the libraries.
+    made_by: experiment, user, host, versions of the libraries, and the precision that models computed in.
     summary: the stage's own figures, shown by `s4m status`.
     record_digest: of all other fields; may be empty in records of format 1.
     consumed: digests of the results that it was made from, by `stage/id`; empty in records of format 1.

@@ -15,19 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.compute.devices import resolve_precision, usable_device
+from pipeline.compute.settings import Precision
 from pipeline.errors import ImageError
 from pipeline.sam.encoded import EncodedImage, ImageForSam, image_hw_of
-from pipeline.sam.engine import (
-    compiled_encoder,
-    images_at_once,
-    prompts_at_once,
-    require_pixels,
-    resolve_precision,
-    usable_device,
-)
+from pipeline.sam.engine import compiled_encoder, images_at_once, prompts_at_once, require_pixels
 from pipeline.sam.hf.families import Maps, image_grid
 from pipeline.sam.hf.loading import LoadedSam
-from pipeline.sam.interface import ImageEmbeddings, Precision
+from pipeline.sam.interface import ImageEmbeddings
 from pipeline.sam.prompt import Candidates, Prompt
 from pipeline.sam.prompt_tensors import batches_of, prompt_tensors
 
