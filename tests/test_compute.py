@@ -73,6 +73,25 @@ def test_workers_of_a_machine_with_several_gpus_see_one_each(monkeypatch):
     assert seen == ["4", "6", "4"]
 
 
+@pytest.mark.parametrize(("given", "processes"), [({}, 1), ({"gpus": 4}, 4), ({"gpus": 4, "workers": 2}, 2)])
+def test_every_gpu_gets_a_worker_unless_their_number_is_given(given, processes):
+    assert ComputeSettings(**given).processes == processes
+
+
+@pytest.mark.slow
+def test_several_gpus_start_several_workers(tmp_path, monkeypatch, digest):
+    asked: list[int] = []
+
+    def cluster(workers: int):
+        asked.append(workers)
+        return local_cluster(workers)
+
+    monkeypatch.setattr("pipeline.compute.shards.local_cluster", cluster)
+    assert run(CountingWork(tmp_path), ComputeSettings(gpus=2)) == 40
+    assert asked == [2]
+    assert sealed(tmp_path).attributes.digest == digest
+
+
 @pytest.mark.slow
 def test_the_plugin_reaches_the_workers(tmp_path, monkeypatch, digest):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")

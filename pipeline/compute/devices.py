@@ -40,6 +40,15 @@ def resolve_precision(precision: Precision, device: torch.device) -> NumberForma
     return _faster_on_cpu()
 
 
+def require_gpus(gpus: int) -> None:
+    """Raise StageError on a machine with GPUs, but with fewer than that."""
+    if torch.cuda.is_available() and torch.cuda.device_count() < gpus:
+        raise StageError(
+            f"compute.gpus is {gpus}, and torch sees {torch.cuda.device_count()} here: choose fewer, or check "
+            "CUDA_VISIBLE_DEVICES"
+        )
+
+
 def fastest_format(device: Device) -> NumberFormat:
     """Return the number format that models compute in on a device of this process if nobody chose one."""
     return resolve_precision("auto", usable_device(device))

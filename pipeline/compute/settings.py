@@ -16,8 +16,8 @@ Precision = Literal["auto", "fp32", "bf16"]
 class ComputeSettings(Settings):
     """Machines and progress. Nothing here changes a result by more than rounding or makes a stage run again."""
 
-    workers: Count = 1
-    """Number of processes that share a stage's images, each with one core or GPU. 1: no further process is started."""
+    workers: Count | None = None
+    """Number of processes that share a stage's images, each with one core or GPU. Null: as many as `gpus`."""
     scheduler: str | None = None
     """Address of a running Dask scheduler whose workers are used. Null: start `workers` on this machine."""
     device: Device = "auto"
@@ -27,19 +27,24 @@ class ComputeSettings(Settings):
     compile: bool = False
     """Compile SAM's image encoder with torch.compile: minutes of waiting at the start, faster afterwards."""
     gpus: Count = 1
-    """Number of GPUs that a training uses."""
+    """Number of GPUs of this machine to use; a training runs one process for each. Without GPUs: of such processes."""
     batch_images: Count = 8
     """Number of images that a model processes at once outside of training."""
     failed_share: Share = 0.1
     """Fail a stage in which more than this share of the images, and more than one, cannot be used. 1: never."""
     cache_embeddings: bool = False
     """Keep SAM's image embeddings in the store, so that refining again with other prompts is fast."""
-    loader_workers: Annotated[int, Field(ge=0)] = 1
-    """Number of processes that load images for a training. 0: the training loads them itself."""
+    loader_workers: Annotated[int, Field(ge=0)] | None = None
+    """Number of processes that load images for each GPU of a training. 0: none. Null: as many as keep a GPU busy."""
     checkpoint_every: Count = 500
     """Number of training iterations between two checkpoints."""
     logger: Literal["tensorboard", "wandb"] = "tensorboard"
     """Program that shows the training curves. They are written to a JSON log as well."""
+
+    @property
+    def processes(self) -> int:
+        """Return the number of processes of this machine that share a stage's images; 1 is the command's own."""
+        return self.gpus if self.workers is None else self.workers
 
     def may_fail(self, images: int) -> int:
         """Return how many of a stage's images may be unusable."""

@@ -75,7 +75,7 @@ def run_shards(
     done: Callable[[Report], None],
 ) -> None:
     """Compute and publish all shards, in any order; call `done` after each one is published."""
-    if compute.scheduler is None and compute.workers == 1:
+    if compute.scheduler is None and compute.processes == 1:
         for shard in shards:
             done(work.publish(shard, work.compute(shard)))
     elif shards:
@@ -162,7 +162,11 @@ def _client(compute: ComputeSettings, shards: int) -> Iterator[Client]:
             with cluster_client(compute.scheduler) as client:
                 yield client
             return
-        with local_cluster(min(compute.workers, shards)) as cluster, Client(cluster) as client:
+        if compute.device != "cpu":
+            from pipeline.compute.devices import require_gpus
+
+            require_gpus(compute.gpus)
+        with local_cluster(min(compute.processes, shards)) as cluster, Client(cluster) as client:
             if compute.device != "cpu":
                 from pipeline.compute.gpus import OneGpuEach, visible_gpus
 

@@ -197,10 +197,11 @@ def _loader_config(batches: Sequence[StepBatch], seed: int, compute: ComputeSett
     """Return the config of the loader: the batches of a step, one after the other, are one batch to MMEngine."""
     used = [[source for source in batch.sources if source.amount > 0] for batch in batches]
     sizes = [batch.size // compute.gpus for batch in batches]
+    loaders = 1 if compute.loader_workers is None else compute.loader_workers
     return {
         "batch_size": sum(sizes),
-        "num_workers": compute.loader_workers,
-        "persistent_workers": compute.loader_workers > 0,
+        "num_workers": loaders,
+        "persistent_workers": loaders > 0,
         "worker_init_fn": {"type": "s4m.begin_loader"},
         "dataset": {"type": "s4m.Mixture", "datasets": [source.dataset for sources in used for source in sources]},
         "sampler": {

@@ -21,10 +21,12 @@ from mmengine.runner import Runner
 from torch import nn
 
 import pipeline.detection.registered  # noqa: F401  the classes that configs name
+from pipeline.compute.devices import require_gpus, usable_device
 from pipeline.compute.settings import ComputeSettings
 from pipeline.detection.config import BUILD_FAILURES
 from pipeline.detection.hooks import ExactResume, Report, StepLog, TrainingFolder, published_weights
 from pipeline.detection.launching import run_together
+from pipeline.detection.loader_workers import choose_loaders
 from pipeline.detection.published import CARD, ModelCard, publish
 from pipeline.detection.stopping import StopSignals
 from pipeline.detection.weights import load_weights, read_weights, start_from
@@ -105,8 +107,10 @@ def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -
     resume = ExactResume(folder, job.compute.checkpoint_every, job.seed, begin, stop, note)
     runner.register_hook(log)
     runner.register_hook(resume)
+    on_gpu = usable_device(job.compute.device).type == "cuda"
     with stop.caught(), _logs_closed_after(runner):
         try:
+            choose_loaders(runner, job.compute, on_gpu=on_gpu)
             runner.train()
             if get_rank() == 0:
                 card = msgspec.structs.replace(job.card, losses=log.recent.means())
@@ -181,7 +185,9 @@ def _config(content: dict[str, Any]) -> Config:
 
 def _train_in_processes(job: TrainingJob, report: Report, note: Callable[[str], None]) -> None:
     """Train in one process per GPU; the first one reports."""
-    on_gpus = job.compute.device != "cpu" and torch.cuda.is_available()
+    on_gpus = usable_device(job.compute.device).type == "cuda"
+    if on_gpus:
+        require_gpus(job.compute.gpus)
     run_together(_train_as_one_of_several, (job, report, note), job.compute.gpus, on_gpus=on_gpus)
 
 
