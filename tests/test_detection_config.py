@@ -76,8 +76,8 @@ def test_class_counts_and_our_classes_are_filled_in(tmp_path):
 def test_overrides_go_by_dotted_key(tmp_path):
     read = detector(tmp_path, overrides={"model.backbone.depth": 50, "optim_wrapper.optimizer.lr": 0.5})
     assert model_config(read, 2)["backbone"]["depth"] == 50
-    assert optimizer_config(read, TrainSettings(), bf16=False)["optimizer"]["lr"] == 0.5
-    assert optimizer_config(read, TrainSettings(learning_rate=0.1), bf16=True)["optimizer"]["lr"] == 0.1
+    assert optimizer_config(read, TrainSettings())["optimizer"]["lr"] == 0.5
+    assert optimizer_config(read, TrainSettings(learning_rate=0.1))["optimizer"]["lr"] == 0.1
 
 
 def test_the_schedule_is_stretched_over_the_iterations(tmp_path):
@@ -162,7 +162,7 @@ def test_an_override_of_what_is_no_part_of_a_detector_is_refused(tmp_path, key, 
 def test_an_optimizer_wrapper_needs_an_optimizer(tmp_path):
     read = detector(tmp_path, overrides={"optim_wrapper": {"_delete_": True, "type": "OptimWrapper"}})
     with pytest.raises(StageError, match="detector.py: optim_wrapper has no optimizer; found"):
-        optimizer_config(read, TrainSettings(learning_rate=0.1), bf16=False)
+        optimizer_config(read, TrainSettings(learning_rate=0.1))
 
 
 def test_a_crop_needs_a_transform_that_crops(tmp_path):

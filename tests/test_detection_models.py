@@ -112,18 +112,41 @@ def test_mixed_groups_train_every_parameter(family):
     assert [name for name, gradient in found.items() if gradient is None] == []
 
 
+def noted_formats(detector):
+    """The number formats that convolutions computed in, by name, filled by what follows: those outside the decoders."""
+    formats = {}
+    for name, module in detector.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and not name.startswith("panoptic_head"):
+            module.register_forward_hook(lambda _, __, output, name=name: formats.update({name: output.dtype}))
+    return formats
+
+
 @pytest.mark.slow
 def test_mixed_precision_trains_and_costs_about_the_same(family):
     (taught,), _ = taught_batch(flips=(True,))
     samples = [taught, sample(instances(ONE, OTHER, weights=[0.5, 0]), source="pseudo", ignored=instances(OTHER))]
-    detector = build(family, structural_weight=1.0)
-    exact = losses_of(detector, images(2), samples)
-    with torch.autocast("cpu", torch.bfloat16):
-        mixed = losses_of(detector, images(2), samples)
+    exact = losses_of(build(family, structural_weight=1.0), images(2), samples)
+    detector = build(family, structural_weight=1.0, features_in="bf16")
+    formats = noted_formats(detector)
+    mixed = losses_of(detector, images(2), samples)
     assert {loss.dtype for loss in mixed.values()} == {torch.float32}
     assert sum(mixed.values()).item() == pytest.approx(sum(exact.values()).item(), rel=0.1)
+    assert sum(mixed.values()).item() != sum(exact.values()).item()
     assert all(torch.isfinite(each).all() for each in gradients(detector, mixed).values())
-    assert sum(losses_of(detector, images(2), samples).values()).item() == sum(exact.values()).item()
+    assert set(formats.values()) == {torch.bfloat16}
+
+
+def test_the_features_of_all_images_are_made_at_once(family):
+    detector = build(family, structural_weight=1.0)
+    seen = []
+    detector.backbone.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    (taught,), _ = taught_batch(flips=(True,))
+    samples = [sample(instances(OTHER), source="pseudo"), taught]
+    found = losses_of(detector, images(2), samples)
+    assert seen == [2]
+    alone = losses_of(detector, images(2)[1:], [taught])
+    assert {name for name in found if not name.startswith("pseudo_")} == set(alone)
+    assert found["loss_structure"].item() > 0
 
 
 def test_every_parameter_trains_without_structure(family):

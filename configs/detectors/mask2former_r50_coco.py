@@ -14,7 +14,7 @@ model = dict(data_preprocessor=dict(batch_augments=None))
 optim_wrapper = dict(
     _delete_=True,
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-4, weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=1e-4, weight_decay=0.05, fused=True),
     paramwise_cfg=dict(
         custom_keys=dict(
             backbone=dict(lr_mult=0.1),

@@ -38,7 +38,7 @@ model = dict(
 optim_wrapper = dict(
     _delete_=True,
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05, fused=True),
     paramwise_cfg=dict(
         custom_keys=dict(
             # As in the base: what is learned for each query or level does not decay.

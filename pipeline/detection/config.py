@@ -152,15 +152,13 @@ def without_pretrained(model: Any) -> Any:
     return kept | ({"pretrained": False} if kept.get("pretrained") is True else {})
 
 
-def optimizer_config(detector: Detector, settings: TrainSettings, *, bf16: bool) -> dict[str, Any]:
+def optimizer_config(detector: Detector, settings: TrainSettings) -> dict[str, Any]:
     """Return the optimizer config, with the experiment's learning rate if it sets one."""
     wrapper: dict[str, Any] = deepcopy(detector.content["optim_wrapper"])
     if not isinstance(wrapper.get("optimizer"), dict):
         raise StageError(f"{detector.path}: optim_wrapper has no optimizer; found {wrapper}")
     if settings.learning_rate is not None:
         wrapper["optimizer"]["lr"] = settings.learning_rate
-    if bf16:
-        wrapper |= {"type": "AmpOptimWrapper", "dtype": "bfloat16"}
     return wrapper
 
 

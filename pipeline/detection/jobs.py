@@ -9,9 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
 from pipeline.coco.model import CocoCategory
+from pipeline.compute.devices import resolve_precision, usable_device
 from pipeline.compute.settings import ComputeSettings
 from pipeline.detection.config import (
     Detector,
@@ -113,12 +112,14 @@ def training_job(subject: Subject, training: Training, compute: ComputeSettings,
 def _shared_config(subject: Subject, training: Training, compute: ComputeSettings) -> dict[str, Any]:
     """Return what the configs of this project and of MMDetection's entry points have in common."""
     settings = training.settings
-    # bf16 is faster on GPUs alone.
-    bf16 = compute.precision != "fp32" and compute.device != "cpu" and torch.cuda.is_available()
     model = model_config(training.detector, len(subject.categories))
     if training.start is not None:
         model = without_pretrained(model)
-    model |= {"structural_weight": training.structural_weight, "pseudo_weight": training.pseudo_weight}
+    model |= {
+        "structural_weight": training.structural_weight,
+        "pseudo_weight": training.pseudo_weight,
+        "features_in": resolve_precision(compute.precision, usable_device(compute.device)),
+    }
     average = {"type": "EMAHook", "ema_type": "MomentumAnnealingEMA", "gamma": _EMA_GAMMA}
     return {
         "default_scope": "mmdet",
@@ -126,7 +127,7 @@ def _shared_config(subject: Subject, training: Training, compute: ComputeSetting
         "model": model,
         "train_dataloader": _loader_config(training.batches, settings.seed, compute),
         "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": settings.iterations, "val_interval": _NEVER},
-        "optim_wrapper": optimizer_config(training.detector, settings, bf16=bf16),
+        "optim_wrapper": optimizer_config(training.detector, settings),
         "param_scheduler": schedule_config(training.detector, settings.iterations),
         "custom_hooks": [average | {"momentum": training.ema_momentum}] if training.ema_momentum else [],
         "model_wrapper_cfg": {"type": "MMDistributedDataParallel", "broadcast_buffers": False, "device_ids": None},

@@ -60,16 +60,28 @@ class WeightNotingSampler:
         return result
 
 
+def _in_float32(results: dict[str, Tensor | None]) -> dict[str, Any]:
+    return {name: value if value is None else value.float() for name, value in results.items()}
+
+
 @MODELS.register_module()
 class RPNHead(MMDetectionRPNHead):  # type: ignore[misc]
     """MMDetection's RPN head, with weights of instances and ignored instances."""
 
     assigner: BaseAssigner | IgnoringAssigner
+    in_bf16 = False
+    """Whether layers compute in bf16; results are float32."""
 
     def __init__(self, **head: Any) -> None:
         super().__init__(**head)
         if self.train_cfg:
             self.assigner = IgnoringAssigner(self.assigner)
+
+    def forward_single(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scores and boxes of one level."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.in_bf16):
+            scores, boxes = super().forward_single(x)
+        return scores.float(), boxes.float()
 
     def _get_targets_single(
         self,
@@ -98,6 +110,16 @@ class StandardRoIHead(MMDetectionRoIHead):  # type: ignore[misc]
 
     bbox_assigner: BaseAssigner | IgnoringAssigner
     bbox_sampler: BaseSampler | WeightNotingSampler
+    in_bf16 = False
+    """Whether layers compute in bf16; results are float32, and so is RoIAlign, which knows no bf16."""
+
+    def _bbox_forward(self, x: tuple[Tensor, ...], rois: Tensor) -> dict[str, Any]:
+        with torch.autocast(rois.device.type, torch.bfloat16, enabled=self.in_bf16):
+            return _in_float32(super()._bbox_forward(x, rois))
+
+    def _mask_forward(self, x: tuple[Tensor, ...], *regions: Tensor, **others: Tensor) -> dict[str, Any]:
+        with torch.autocast(x[0].device.type, torch.bfloat16, enabled=self.in_bf16):
+            return _in_float32(super()._mask_forward(x, *regions, **others))
 
     def init_assigner_sampler(self) -> None:
         """Build MMDetection's assigner and sampler, wrapped in ours."""

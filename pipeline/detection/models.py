@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from mmdet.utils import reduce_mean
 from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
+from pipeline.compute.settings import NumberFormat
 from pipeline.detection.mask2former_head import MASKS_IN_ALL
 from pipeline.detection.registry import MODELS
 from pipeline.structure.loss import Geometry, ImageStructure, StructuralLoss
@@ -36,15 +37,24 @@ class SemiSupervisedDetector(BaseDetector):  # type: ignore[misc]
 
     Images whose `source` is not "labelled" form a group of their own: their losses are multiplied by
     `pseudo_weight`. With `structural_weight`, labelled images that carry structural targets also teach the features
-    to resemble each other as SAM's do. What the processes of a distributed training must know of each other's groups is
-    exchanged by `share_counts`; the losses of a group wait for nobody.
+    to resemble each other as SAM's do. Features are made of all images at once, in `features_in`, and given to the
+    heads as float32. What the processes of a distributed training must know of each other's groups is exchanged by
+    `share_counts`; the losses of a group wait for nobody.
     """
 
-    def __init__(self, *, structural_weight: float = 0.0, pseudo_weight: float = 1.0, **detector: Any) -> None:
+    def __init__(
+        self,
+        *,
+        structural_weight: float = 0.0,
+        pseudo_weight: float = 1.0,
+        features_in: NumberFormat = "fp32",
+        **detector: Any,
+    ) -> None:
         super().__init__(**detector)
         self.pseudo_weight = pseudo_weight
         self.structural_loss = StructuralLoss(structural_weight) if structural_weight > 0 else None
-        self._features_dtype: torch.dtype | None = None
+        self._in_bf16 = features_in == "bf16"
+        self._features: tuple[Tensor, ...] | None = None  # of the group whose losses are computed
 
     @abstractmethod
     def structural_features(self) -> tuple[nn.Module, int]:
@@ -55,38 +65,35 @@ class SemiSupervisedDetector(BaseDetector):  # type: ignore[misc]
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> Losses:
         """The detector's losses by name, those of pseudo-labels prefixed; `loss_structure` where there are targets."""
-        device = batch_inputs.device.type
-        # mmcv's operators (NMS, RoIAlign, deformable attention) know no bf16: in mixed precision only the features
-        # are made in it, by `extract_feat`.
-        self._features_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        try:
-            with torch.autocast(device, enabled=False):
-                return self._losses_of_groups(batch_inputs, batch_data_samples)
-        finally:
-            self._features_dtype = None
+        samples = batch_data_samples
+        labelled = [index for index, sample in enumerate(samples) if sample.get("source", LABELLED) == LABELLED]
+        pseudo = sorted(set(range(len(samples))) - set(labelled))
+        self.share_counts([[samples[index] for index in group] for group in (labelled, pseudo)])
+        features = self._features_of_all(batch_inputs)
+        losses: Losses = {}
+        for group, losses_of in ((labelled, self._labelled_losses), (pseudo, self._pseudo_losses)):
+            if not group:
+                continue
+            self._features = tuple(level[group] for level in features)
+            try:
+                losses |= losses_of(batch_inputs[group], [samples[index] for index in group])
+            finally:
+                self._features = None
+        return losses
 
-    def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps, finest first; in a training of mixed precision made in that and given as float32."""
-        if self._features_dtype is None:
-            features: tuple[Tensor, ...] = super().extract_feat(batch_inputs)
-            return features
-        with torch.autocast(batch_inputs.device.type, self._features_dtype):
-            features = super().extract_feat(batch_inputs)
+    def _features_of_all(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        # mmcv's operators (NMS, RoIAlign, deformable attention) know no bf16: only the features are made in it.
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._in_bf16):
+            features = self.extract_feat(inputs)
         return tuple(level.float() for level in features)
 
-    def _losses_of_groups(self, inputs: Tensor, samples: list[DetDataSample]) -> Losses:
-        labelled: list[int] = []
-        pseudo: list[int] = []
-        for index, sample in enumerate(samples):
-            (labelled if sample.get("source", LABELLED) == LABELLED else pseudo).append(index)
-        self.share_counts([[samples[index] for index in group] for group in (labelled, pseudo)])
-        losses: Losses = {}
-        if labelled:
-            losses |= self._labelled_losses(inputs[labelled], [samples[index] for index in labelled])
-        if pseudo:
-            found = super().loss(inputs[pseudo], [samples[index] for index in pseudo])
-            losses |= _as_pseudo(found, self.pseudo_weight)
-        return losses
+    def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
+        """Feature maps, finest first; while losses are computed those made for the whole batch."""
+        features: tuple[Tensor, ...] = self._features or super().extract_feat(batch_inputs)
+        return features
+
+    def _pseudo_losses(self, inputs: Tensor, samples: list[DetDataSample]) -> Losses:
+        return _as_pseudo(super().loss(inputs, samples), self.pseudo_weight)
 
     def _labelled_losses(self, inputs: Tensor, samples: list[DetDataSample]) -> Losses:
         taught = [index for index, sample in enumerate(samples) if "structure_maps" in sample]
@@ -96,7 +103,9 @@ class SemiSupervisedDetector(BaseDetector):  # type: ignore[misc]
         module, stride = self.structural_features()
         with first_outputs(module) as outputs:
             losses: Losses = super().loss(inputs, samples)
-        features = outputs[0][taught]
+        # A module that made the features has run already: its first output is the finest of them.
+        finest = outputs[0] if outputs else cast(tuple[Tensor, ...], self._features)[0]
+        features = finest[taught]
         samples = [samples[index] for index in taught]
         targets = [
             ImageStructure(sample.structure_anchors_xy, sample.structure_windows_xyxy, sample.structure_maps)
@@ -109,6 +118,10 @@ class SemiSupervisedDetector(BaseDetector):  # type: ignore[misc]
 @MODELS.register_module()
 class MaskRCNN(SemiSupervisedDetector, MMDetectionMaskRCNN):  # type: ignore[misc]
     """Mask R-CNN; structure is taught to the FPN's finest level."""
+
+    def __init__(self, **detector: Any) -> None:
+        super().__init__(**detector)
+        self.rpn_head.in_bf16 = self.roi_head.in_bf16 = self._in_bf16
 
     def structural_features(self) -> tuple[nn.Module, int]:
         """The FPN, whose finest level the RPN's first anchors lie on."""
