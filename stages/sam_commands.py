@@ -162,7 +162,8 @@ def adapt(
     images: Annotated[Path, typer.Argument(metavar="IMAGE_DIR", help="The folder that file names start from.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     sam: Annotated[
-        str, typer.Option(metavar="MODEL", help="sam_tiny, vit_b, vit_l or vit_h.", autocompletion=complete_models)
+        str,
+        typer.Option(metavar="MODEL", help="The SAM, as sam.model of an experiment.", autocompletion=complete_models),
     ] = "sam_tiny",
     checkpoint: Annotated[Path | None, typer.Option(help="Weights other than the model's own.")] = None,
     preset: Annotated[RefinePreset, typer.Option(help="The recipe that it will refine with.")] = "best",

@@ -22,6 +22,7 @@ from pipeline.refinement.settings import RefineSettings
 from pipeline.sam.build import build_sam
 from pipeline.sam.engine import SamEngine
 from pipeline.sam.frame import InputFrame
+from pipeline.sam.learner import SamLearner
 from tests.refinement_fake import disc, iou, paint
 from tests.tiny_coco import tiny_coco
 
@@ -50,7 +51,7 @@ def sam():
 def fitting(labelled, sam):
     def make(adapt=ADAPT, refine=REFINE, frozen=None):
         course = Course("tried", 1, labelled.image_ids, 0.8)
-        return Fitting(sam, labelled, course, refine, adapt, frozen)
+        return Fitting(SamLearner(sam), labelled, course, refine, adapt, frozen)
 
     return make
 
@@ -125,7 +126,7 @@ def test_a_lesson_is_learned(labelled, sam, fitting):
     lesson = draw_lesson(view, FRAME, 0.8, REFINE, 0, rng)
     losses = []
     for _ in range(8):
-        loss = lesson_loss(learner._sam, learner._embedding(view), lesson, FRAME, REFINE)
+        loss = lesson_loss(learner._sam, learner._embedding(view), lesson, REFINE)
         losses.append(float(loss.detach()))
         learner._optimizer.zero_grad()
         loss.backward()
@@ -142,16 +143,17 @@ def test_every_pass_counts_and_prompts_of_several_forms_are_answered(labelled, s
     lesson = draw_lesson(view, FRAME, 0.8, refine, 0, rng)
     bare = replace(lesson.asked[0], prompt=replace(lesson.asked[0].prompt, box_xyxy_full=None))
     mixed = replace(lesson, asked=(bare, *lesson.asked[1:]))
-    embedding = sam.image_encoder(module.prepared_pixels(view.image_rgb, FRAME, sam.pixel_mean, sam.pixel_std)[None])
-    once = lesson_loss(sam, embedding, mixed, FRAME, refine.model_copy(update={"passes": 1}))
-    twice = lesson_loss(sam, embedding, mixed, FRAME, refine)
+    learner = SamLearner(sam)
+    embeddings = learner.encode(view.image_rgb)
+    once = lesson_loss(learner, embeddings, mixed, refine.model_copy(update={"passes": 1}))
+    twice = lesson_loss(learner, embeddings, mixed, refine)
     assert twice.isfinite()
     assert float(once.detach()) != float(twice.detach())
 
 
 def test_a_loss_that_is_not_a_number_ends_the_training(fitting, monkeypatch):
-    def nan(sam, embedding, *_):
-        return embedding.sum() * float("nan")
+    def nan(sam, embeddings, *_):
+        return embeddings.features.sum() * float("nan")
 
     monkeypatch.setattr(module, "lesson_loss", nan)
     with pytest.raises(StageError, match=r"the loss is not a number after 0 steps: lower adapt.learning_rate"):

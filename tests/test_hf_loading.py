@@ -110,10 +110,9 @@ def published_name(name):
     return own if own.startswith(("detector_model.", "tracker_neck.")) else name
 
 
-@pytest.mark.slow
-def test_the_tracker_in_a_whole_sam_3(folders, tmp_path):
+def whole_sam_3(tracker_folder, folder):
     """As facebook/sam3 is published: a detector and a tracker in one, which share the image encoder."""
-    folder = shutil.copytree(folders["sam3_tracker"], tmp_path / "mine")
+    shutil.copytree(tracker_folder, folder)
     state = {published_name(name): tensor for name, tensor in load_file(folder / "model.safetensors").items()}
     assert {name.partition(".")[0] for name in state} == {"detector_model", "tracker_model", "tracker_neck"}
     more = {"detector_model.text_encoder.a": torch.zeros(2), "tracker_model.memory_encoder.b": torch.zeros(2)}
@@ -123,6 +122,12 @@ def test_the_tracker_in_a_whole_sam_3(folders, tmp_path):
     whole = {"model_type": "sam3_video", "tracker_config": tracker}
     whole["detector_config"] = {"model_type": "sam3", "vision_config": config["vision_config"]}
     (folder / "config.json").write_text(json.dumps(whole))
+    return folder
+
+
+@pytest.mark.slow
+def test_the_tracker_in_a_whole_sam_3(folders, tmp_path):
+    folder = whole_sam_3(folders["sam3_tracker"], tmp_path / "mine")
     found = load_hf_sam(folder)
     expected = tiny_sams.build("sam3_tracker").state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.model.state_dict().items())

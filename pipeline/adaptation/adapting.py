@@ -8,32 +8,30 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 import numpy as np
-from segment_anything.modeling import Sam
 
 from pipeline.adaptation.card import FORMAT, Adaptation, Trained, read_adaptation, write_adaptation
 from pipeline.adaptation.encoding import EncodedOnce
-from pipeline.adaptation.fitting import Course, Fitting, State, half_way
+from pipeline.adaptation.fitting import Course, Fitting, half_way
 from pipeline.adaptation.guard import QualityResult, WhoseWeights, choose_weights, pooled_gain
 from pipeline.adaptation.labelled import UsableImages
 from pipeline.adaptation.measuring import QUALITIES, Exam, Marks, examine, make_exams, noises_of
 from pipeline.adaptation.settings import AdaptSettings
-from pipeline.compute.devices import usable_device
 from pipeline.compute.execution import Execution
-from pipeline.errors import StageError
+from pipeline.errors import S4MError, StageError
 from pipeline.files.writing import open_atomically
 from pipeline.presentation import words
 from pipeline.refinement.settings import RefineSettings
 from pipeline.sam.adapted import CARD
-from pipeline.sam.build import build_sam, write_state
-from pipeline.sam.engine import SamEngine
-from pipeline.sam.files import ADAPTED_WEIGHTS, HF
+from pipeline.sam.files import hf_folder
+from pipeline.sam.hf.folder import check_folder
+from pipeline.sam.interface import Engine, Learner, State
+from pipeline.sam.learner import build_learner
 from pipeline.sam.settings import SamSettings
 
 FEWEST_IMAGES: Final = 2
@@ -60,11 +58,12 @@ class AdaptTask:
 
 def require_adaptable(model: str) -> None:
     """Raise StageError for a SAM that cannot be fitted here."""
-    if model.startswith(HF):
-        raise StageError(
-            f"{model}: models of Hugging Face transformers cannot be fitted to labels here: choose sam_tiny, vit_b, "
-            "vit_l or vit_h as sam.model, or set adapt.enabled to false"
-        )
+    folder = hf_folder(model)
+    if folder is not None:
+        try:
+            check_folder(folder, model)
+        except S4MError as error:
+            raise StageError(f"{model} cannot be fitted to labels: {error}") from error
 
 
 def adapt_sam(task: AdaptTask, folder: Path, execution: Execution) -> Adaptation:
@@ -75,12 +74,13 @@ def adapt_sam(task: AdaptTask, folder: Path, execution: Execution) -> Adaptation
     """
     require_adaptable(task.sam.model)
     if not (folder / CARD).exists():
+        sam = build_learner(task.sam, execution.compute.device)
         labelled = UsableImages.read(task.annotations, task.images, execution.compute, task.adapt.seed, task.held_out)
         for name, reason in labelled.failures.items():
             execution.say(f"adapt: {name} is not used: {reason}")
         folder.mkdir(parents=True, exist_ok=True)
-        state, card = _Adapting(task, labelled, folder / _WORK, execution).run()
-        write_state(state, folder / ADAPTED_WEIGHTS)
+        state, card = _Adapting(task, sam, labelled, folder / _WORK, execution).run()
+        sam.publish(state, folder)
         write_adaptation(card, folder)
     shutil.rmtree(folder / _WORK, ignore_errors=True)
     return read_adaptation(folder)
@@ -89,21 +89,18 @@ def adapt_sam(task: AdaptTask, folder: Path, execution: Execution) -> Adaptation
 class _Adapting:
     """The steps of one adaptation. work: folder of its unfinished parts."""
 
-    def __init__(self, task: AdaptTask, labelled: UsableImages, work: Path, execution: Execution) -> None:
-        self._task, self._labelled, self._work = task, labelled, work
+    def __init__(self, task: AdaptTask, sam: Learner, labelled: UsableImages, work: Path, execution: Execution) -> None:
+        self._task, self._sam, self._labelled, self._work = task, sam, labelled, work
         self._say: Callable[[str], None] = execution.say
         self._precision = execution.settled.precision
-        self._device = usable_device(execution.compute.device)
         # Prompts alike for all gates; the random points are those of this stage.
         self._refine = task.refine.model_copy(update={"gate": "none", "separate": False, "seed": task.adapt.seed})
-        sam = task.sam
-        self._sam: Sam = build_sam(sam.model, sam.checkpoint, input_side=sam.input_side).to(self._device)
-        self._trained = trained_part(task.adapt, sam.model)
-        self._frozen = EncodedOnce(self._engine(self._sam.state_dict())) if self._trained == "decoder" else None
+        self._trained = trained_part(task.adapt, task.sam.model)
+        self._frozen = EncodedOnce(self._engine(self._shipped)) if self._trained == "decoder" else None
 
     def run(self) -> tuple[State, Adaptation]:
         images = self._labelled.image_ids
-        shipped: State = self._sam.state_dict()
+        shipped = self._shipped
         if len(images) < FEWEST_IMAGES:
             reason = (
                 f"there {'is' if len(images) == 1 else 'are'} {words.count(len(images), 'labelled image')} with "
@@ -132,7 +129,7 @@ class _Adapting:
         if path.exists():
             return msgspec.json.decode(path.read_bytes(), type=dict[str, Marks])
         course = Course(f"fold {number} of {folds}", number, self._labelled.without(held_out), max(noises))
-        fitted, shipped = self._fit(course), _on_cpu(self._sam.state_dict())
+        fitted, shipped = self._fit(course), _on_cpu(self._shipped)
         exams = list(make_exams(self._labelled, held_out, noises, self._task.adapt.seed, folds))
         candidates = {
             WhoseWeights.SHIPPED: shipped,
@@ -152,10 +149,12 @@ class _Adapting:
         engine = self._engine(state)
         return examine(exams, engine if self._frozen is None else self._frozen.with_decoder(engine), self._refine)
 
-    def _engine(self, state: State) -> SamEngine:
-        sam = deepcopy(self._sam)
-        sam.load_state_dict(dict(state))
-        return SamEngine(sam, self._device, self._precision)
+    @property
+    def _shipped(self) -> State:
+        return self._sam.module.state_dict()
+
+    def _engine(self, state: State) -> Engine:
+        return self._sam.engine(state, self._precision)
 
     def _card(self, chosen: WhoseWeights, reason: str, folds: int, results: tuple[QualityResult, ...]) -> Adaptation:
         return Adaptation(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import cos, pi
 from pathlib import Path
@@ -14,7 +13,6 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from pipeline.adaptation.encoding import EncodedOnce
@@ -27,11 +25,10 @@ from pipeline.masks.windows import BoolMask
 from pipeline.presentation import words
 from pipeline.refinement.choice import choose
 from pipeline.refinement.settings import RefineSettings
-from pipeline.sam.engine import prepared_pixels
 from pipeline.sam.frame import InputFrame
-from pipeline.sam.prompt import Candidates, Prompt
-from pipeline.sam.prompt_tensors import batches_of, prompt_tensors
-from pipeline.sam.tiny.model import predict_prompts
+from pipeline.sam.interface import ImageEmbeddings, Learner, State
+from pipeline.sam.prompt import CANDIDATES, Candidates, Prompt
+from pipeline.sam.prompt_tensors import batches_of
 from pipeline.sam.tiny.train import Recipe, answer_losses
 
 WARM_UP_STEPS: Final = 20
@@ -45,8 +42,6 @@ VARIANTS: Final = 8
 
 LOSS: Final = Recipe(single_mask_weight=0.0)
 """Weights of the losses. Refinement chooses among three candidates: the single mask is not asked for."""
-
-State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -70,18 +65,16 @@ class Fitting:
 
     def __init__(
         self,
-        sam: Sam,
+        sam: Learner,
         labelled: UsableImages,
         course: Course,
         refine: RefineSettings,
         adapt: AdaptSettings,
         frozen: EncodedOnce | None,
     ) -> None:
-        shared = {} if frozen is None else {id(sam.image_encoder): sam.image_encoder}
-        self._sam = deepcopy(sam, shared).eval()  # norms stay as they are, their statistics too
+        self._sam = sam.copied(with_encoder=frozen is None)
         self._labelled, self._course, self._refine, self._adapt = labelled, course, refine, adapt
         self._frozen = frozen
-        self._frame = InputFrame(sam.image_encoder.img_size, sam.prompt_encoder.mask_input_size[0])
         self._trained = trained_parameters(self._sam, with_encoder=frozen is None)
         self._average = {name: value.detach().clone() for name, value in self._trained.items()}
         self._optimizer = torch.optim.AdamW(self._groups(), betas=(0.9, 0.98), fused=True)
@@ -107,7 +100,7 @@ class Fitting:
             if self._step % CHECKPOINT_EVERY == 0 and self._step < steps:
                 self._save(checkpoint)
         checkpoint.unlink(missing_ok=True)
-        return {name: self._average.get(name, value).cpu() for name, value in self._sam.state_dict().items()}
+        return {name: self._average.get(name, value).cpu() for name, value in self._sam.module.state_dict().items()}
 
     def train_step(self) -> float:
         """Do one step of the optimizer; return the loss."""
@@ -136,10 +129,10 @@ class Fitting:
         image_id = int(rng.choice(self._course.image_ids))
         view = self._view(image_id, rng)
         number = self._step * self._adapt.batch_images + index
-        lesson = draw_lesson(view, self._frame, self._course.most_noise, self._refine, number, rng)
+        lesson = draw_lesson(view, self._sam.frame, self._course.most_noise, self._refine, number, rng)
         if not lesson.asked:
             return 0.0
-        loss = lesson_loss(self._sam, self._embedding(view), lesson, self._frame, self._refine)
+        loss = lesson_loss(self._sam, self._embedding(view), lesson, self._refine)
         (loss / self._adapt.batch_images).backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
@@ -151,24 +144,24 @@ class Fitting:
         return draw_view(
             self._labelled.pixels(image_id),
             self._labelled.masks[image_id],
-            self._frame,
+            self._sam.frame,
             self._refine.zoom_below_px,
             self._adapt.instances,
             rng,
         )
 
-    def _embedding(self, view: TrainingView) -> Tensor:
-        if self._frozen is not None:
-            return self._frozen.encode([view.image_rgb]).features.clone()
-        pixels = prepared_pixels(view.image_rgb, self._frame, self._sam.pixel_mean, self._sam.pixel_std)
-        embedding: Tensor = self._sam.image_encoder(pixels[None])
-        return embedding
+    def _embedding(self, view: TrainingView) -> ImageEmbeddings:
+        if self._frozen is None:
+            return self._sam.encode(view.image_rgb)
+        kept = self._frozen.encode([view.image_rgb])
+        # Copies: what was made in inference mode takes no part in a training.
+        return replace(kept, features=kept.features.clone(), finer=tuple(each.clone() for each in kept.finer))
 
     def _groups(self) -> list[dict[str, Any]]:
-        rates = {True: self._adapt.learning_rate * self._adapt.encoder_rate, False: self._adapt.learning_rate}
+        rates = {"encoder": self._adapt.learning_rate * self._adapt.encoder_rate, "decoder": self._adapt.learning_rate}
         groups = []
-        for of_encoder, rate in rates.items():
-            chosen = [value for name, value in self._trained.items() if name.startswith("image_encoder.") is of_encoder]
+        for part, rate in rates.items():
+            chosen = [value for name, value in self._trained.items() if self._sam.part_of(name) == part]
             if chosen:
                 groups.append({"params": chosen, "peak_lr": rate, "lr": rate})
         return groups
@@ -180,7 +173,7 @@ class Fitting:
             torch.save(state | {"optimizer": self._optimizer.state_dict()}, file)
 
     def _load(self, path: Path) -> None:
-        state = torch.load(path, map_location=self._sam.pixel_mean.device, weights_only=True)
+        state = torch.load(path, map_location=self._sam.device, weights_only=True)
         self._step = state["step"]
         with torch.no_grad():
             for name, value in self._trained.items():
@@ -189,12 +182,15 @@ class Fitting:
         self._optimizer.load_state_dict(state["optimizer"])
 
 
-def trained_parameters(sam: Sam, *, with_encoder: bool) -> dict[str, nn.Parameter]:
+def trained_parameters(sam: Learner, *, with_encoder: bool) -> dict[str, nn.Parameter]:
     """Return the parameters that are trained, by name; switch off the gradients of all others."""
-    norms = {id(value) for module in sam.modules() if _is_norm(module) for value in module.parameters()}
+    parts = ("encoder", "decoder") if with_encoder else ("decoder",)
+    norms = {
+        id(value) for module in sam.module.modules() if _is_norm(module) for value in module.parameters(recurse=False)
+    }
     trained: dict[str, nn.Parameter] = {}
-    for name, value in sam.named_parameters():
-        wanted = id(value) not in norms and (with_encoder or not name.startswith("image_encoder."))
+    for name, value in sam.module.named_parameters():
+        wanted = id(value) not in norms and sam.part_of(name) in parts
         value.requires_grad_(wanted)
         if wanted:
             trained[name] = value
@@ -202,7 +198,7 @@ def trained_parameters(sam: Sam, *, with_encoder: bool) -> dict[str, nn.Paramete
 
 
 def _is_norm(module: nn.Module) -> bool:
-    return "Norm" in type(module).__name__ and not list(module.children())
+    return "Norm" in type(module).__name__
 
 
 def learning_rate_factor(step: int, steps: int) -> float:
@@ -218,17 +214,16 @@ def half_way(first: State, second: State) -> State:
     return {name: (value + second[name]) / 2 if value.is_floating_point() else value for name, value in first.items()}
 
 
-def lesson_loss(sam: Sam, embedding: Tensor, lesson: Lesson, frame: InputFrame, refine: RefineSettings) -> Tensor:
-    """Return the mean loss of SAM's answers about one view, over all passes. embedding: 1 x C x h x w of the view."""
-    image_hw = lesson.truths[0].shape
-    truths = torch.from_numpy(np.stack([truth_of(mask, frame) for mask in lesson.truths])).to(embedding.device)
+def lesson_loss(sam: Learner, embeddings: ImageEmbeddings, lesson: Lesson, refine: RefineSettings) -> Tensor:
+    """Return the mean loss of SAM's answers about one view, over all passes. embeddings: of the view."""
+    frame, device = sam.frame, embeddings.features.device
+    truths = torch.from_numpy(np.stack([truth_of(mask, frame) for mask in lesson.truths])).to(device)
     prompts = [asked.prompt for asked in lesson.asked]
     losses: list[Tensor] = []
     for number in range(refine.passes):
         answered: dict[int, Prompt] = {}
         for indices in batches_of(prompts, frame.lowres_side, len(prompts)):
-            some = [prompts[index] for index in indices]
-            logits, ious = _answers(sam, embedding, some, (image_hw[0], image_hw[1]), frame)
+            logits, ious = sam.decode(embeddings, [prompts[index] for index in indices])
             losses.append(len(indices) * answer_losses(LOSS, logits, ious, truths[indices]).total)
             if number + 1 < refine.passes:
                 answered |= _with_answers(lesson, prompts, indices, (logits, ious), refine)
@@ -252,15 +247,6 @@ def truth_of(mask: BoolMask, frame: InputFrame) -> NDArray[np.float32]:
     return truth
 
 
-def _answers(
-    sam: Sam, embedding: Tensor, prompts: Sequence[Prompt], image_hw: tuple[int, int], frame: InputFrame
-) -> tuple[Tensor, Tensor]:
-    """Return logits P x 4 x side x side and predicted IoUs P x 4 of prompts of one form, all about one view."""
-    tensors = prompt_tensors(prompts, [image_hw] * len(prompts), frame, embedding.device)
-    sparse, dense = sam.prompt_encoder(tensors.points, tensors.boxes, tensors.masks)
-    return predict_prompts(sam, embedding.expand(len(prompts), -1, -1, -1), sparse, dense)
-
-
 def _with_answers(
     lesson: Lesson,
     prompts: Sequence[Prompt],
@@ -269,7 +255,7 @@ def _with_answers(
     refine: RefineSettings,
 ) -> dict[int, Prompt]:
     """Return the prompts of the next pass by index: the chosen candidates become mask prompts."""
-    logits, ious = (each.detach()[:, 1:].float().cpu().numpy() for each in answers)
+    logits, ious = (each.detach()[:, -CANDIDATES:].float().cpu().numpy() for each in answers)
     chosen = {}
     for row, index in enumerate(indices):
         asked = lesson.asked[index]

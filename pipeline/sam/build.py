@@ -156,11 +156,11 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def write_state(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors by name as a file of safetensors, whole or not at all."""
+def write_state(state: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors by name as a file of safetensors, whole or not at all. metadata: texts in its header."""
     from safetensors.torch import save
 
-    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, metadata)
     with open_atomically(path) as file:
         file.write(content)
 

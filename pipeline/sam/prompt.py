@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+CANDIDATES: Final = 3
+"""Masks with which a SAM answers a prompt, so that one can be chosen."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from pipeline.detection.settings import PredictSettings, StudentSettings, Teache
 from pipeline.evaluation.settings import EvaluateSettings
 from pipeline.presentation.settings import ReportSettings
 from pipeline.refinement.settings import RefineSettings
-from pipeline.sam.files import HF
 from pipeline.sam.settings import SamSettings
 from pipeline.settings import AnyPath, Settings
 from pipeline.structure.settings import DistillSettings
@@ -82,15 +81,6 @@ class Experiment(Settings):
             if self.teacher.held_out == 0:
                 message = "calibrated needs labelled images to be fitted on; set teacher.held_out, say 0.2"
                 raise self.misfit(message, "refine", "gate")
-        return self
-
-    @model_validator(mode="after")
-    def _sam_can_be_adapted(self) -> Self:
-        if self.adapt.enabled and self.sam.model.startswith(HF):
-            message = (
-                f"only sam_tiny, vit_b, vit_l and vit_h can be fitted to labels, and sam.model is {self.sam.model}"
-            )
-            raise self.misfit(message, "adapt", "enabled")
         return self
 
 

@@ -1,7 +1,6 @@
 """SAMs of transformers over many images and prompts at once.
 
-The results are those of a model's own forward, given the same images and prompts one by one. Each prompt is an entry of
-a batch, with its image's maps, since transformers gives one mask prompt to all prompts of an entry.
+The results are those of a model's own forward, given the same images and prompts one by one.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from torch.nn import functional as F
 
 from pipeline.compute.devices import resolve_precision, usable_device
 from pipeline.compute.settings import Precision
-from pipeline.errors import ImageError
 from pipeline.sam.encoded import EncodedImage, ImageForSam, image_hw_of
-from pipeline.sam.engine import compiled_encoder, images_at_once, prompts_at_once, require_pixels
+from pipeline.sam.engine import compiled_encoder, images_at_once, prompts_at_once
+from pipeline.sam.hf.asking import ask, pixel_values
 from pipeline.sam.hf.families import Maps, image_grid
 from pipeline.sam.hf.loading import LoadedSam
 from pipeline.sam.interface import ImageEmbeddings
 from pipeline.sam.prompt import Candidates, Prompt
-from pipeline.sam.prompt_tensors import batches_of, prompt_tensors
+from pipeline.sam.prompt_tensors import batches_of
 
 
 class HfEngine:
@@ -100,16 +99,8 @@ class HfEngine:
 
     def _asked(self, embeddings: ImageEmbeddings, images: Sequence[int], prompts: Sequence[Prompt]) -> Any:
         """Return the model's answer to prompts of one form, each about the image of its index."""
-        image_hw = [embeddings.image_hw[index] for index in images]
-        tensors = prompt_tensors(prompts, image_hw, self.frame, self.device)
-        maps = (each[list(images)] for each in (embeddings.features, *embeddings.finer))
-        asked: dict[str, Any] = self._sam.family.arguments(*_first_and_rest(maps))
-        if tensors.points is not None:
-            asked["input_points"], asked["input_labels"] = (each.unsqueeze(1) for each in tensors.points)
-        if tensors.boxes is not None:
-            asked["input_boxes"] = tensors.boxes.unsqueeze(1)
         with self._autocast():
-            return self._model(**asked, input_masks=tensors.masks, multimask_output=True)
+            return ask(self._sam, embeddings, images, prompts)
 
     def _encoded(self, images: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[Tensor, ...]]:
         """Yield the maps of one image after the other, float32; some images are encoded at once."""
@@ -120,22 +111,7 @@ class HfEngine:
             yield from zip(features.float(), *(each.float() for each in finer), strict=True)
 
     def _prepared(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """Return pixel values B x 3 x input_side x input_side, as the model's image processor makes them."""
-        for image in images:
-            require_pixels(image)
-            if self.frame.keeps_aspect and 2 * self.frame.input_side * min(image.shape[:2]) < max(image.shape[:2]):
-                raise ImageError(
-                    f"{image.shape[1]} x {image.shape[0]} pixels are too thin for this SAM: no row is left"
-                )
-        prepared = self._sam.processor(
-            # A copy where torch cannot share the memory: a read-only array or a reversed view.
-            images=[np.require(image, requirements=["C", "W"]) for image in images],
-            input_data_format="channels_last",
-            return_tensors="pt",
-            device=self.device,
-        )
-        pixels: Tensor = prepared["pixel_values"]
-        return pixels.to(self.device)
+        return pixel_values(self._sam, images, self.device)
 
     def _restored(self, image: EncodedImage) -> tuple[Tensor, ...]:
         """Return the maps of an image from the form in which they are kept."""
@@ -160,11 +136,6 @@ class _Embedder(nn.Module):
     def forward(self, pixels: Tensor) -> Maps:
         """Return the maps of a batch of images."""
         return self.family.embed(self.model, pixels)
-
-
-def _first_and_rest(maps: Iterator[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    first, *rest = maps
-    return first, rest
 
 
 def _numpy(tensor: Tensor) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ All of them have one forward and one `get_image_embeddings`; these differ in the
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from pipeline.errors import S4MError
+from pipeline.sam.interface import Part
 
 Maps = tuple[Tensor, tuple[Tensor, ...]]
 """The image embedding B x C x h x w, and finer maps of the same images, channels first."""
@@ -34,9 +36,17 @@ class Family:
     """SAM: the decoder needs the image embedding alone."""
 
     classes: ClassVar[frozenset[str]] = frozenset({"SamModel"})
+    encoders: ClassVar[tuple[str, ...]] = ("vision_encoder.",)
+    """What the names of parameters begin with that take part in encoding images."""
 
     def prepare(self, model: Any) -> None:
         """Change a model, where it must be changed to answer as its authors' own code does."""
+
+    def part_of(self, name: str) -> Part | None:
+        """Return what a parameter belongs to; None for the frequencies of positions, which were drawn once for all."""
+        if name.endswith("positional_embedding"):
+            return None
+        return "encoder" if name.startswith(self.encoders) else "decoder"
 
     def finer_maps(self, model: Any) -> tuple[FinerMap, ...]:
         """Return what the finer maps of a model are."""
@@ -44,7 +54,7 @@ class Family:
 
     def embed(self, model: Any, pixels: Tensor) -> Maps:
         """Return the maps of a batch of images."""
-        return model.get_image_embeddings(pixels), ()
+        return _image_embeddings(model, pixels), ()
 
     def arguments(self, features: Tensor, finer: Sequence[Tensor]) -> dict[str, Any]:
         """Return the arguments of the model's forward that hand these maps on."""
@@ -56,6 +66,7 @@ class HighResolution(Family):
     """SAM 2, EdgeTAM and SAM 3's tracker: two finer maps are added while masks are upscaled."""
 
     classes = frozenset({"Sam2Model", "EdgeTamModel", "Sam3TrackerModel"})
+    encoders = ("vision_encoder.", "no_memory_embedding", "mask_decoder.conv_s0.", "mask_decoder.conv_s1.")
 
     def finer_maps(self, model: Any) -> tuple[FinerMap, ...]:
         """Return what the finer maps of a model are."""
@@ -65,7 +76,7 @@ class HighResolution(Family):
 
     def embed(self, model: Any, pixels: Tensor) -> Maps:
         """Return the maps of a batch of images."""
-        *finer, features = model.get_image_embeddings(pixels)
+        *finer, features = _image_embeddings(model, pixels)
         return features, tuple(finer)
 
     def arguments(self, features: Tensor, finer: Sequence[Tensor]) -> dict[str, Any]:
@@ -91,7 +102,7 @@ class HighQuality(Family):
 
     def embed(self, model: Any, pixels: Tensor) -> Maps:
         """Return the maps of a batch of images. The decoder uses the first of the intermediate embeddings alone."""
-        features, intermediate = model.get_image_embeddings(pixels)
+        features, intermediate = _image_embeddings(model, pixels)
         return features, (intermediate[0].permute(0, 3, 1, 2),)
 
     def arguments(self, features: Tensor, finer: Sequence[Tensor]) -> dict[str, Any]:
@@ -117,6 +128,11 @@ class UpscaleDecodedTokens:
         assert self.tokens is not None, "the transformer runs before the upscaling"
         tokens, self.tokens = self.tokens, None
         return (image_grid(tokens, given[0].shape[-2:]),)
+
+
+def _image_embeddings(model: Any, pixels: Tensor) -> Any:
+    """Call a model's `get_image_embeddings` without its `no_grad`, so that gradients can reach the encoder."""
+    return inspect.unwrap(type(model).get_image_embeddings)(model, pixels)
 
 
 def image_grid(tokens: Tensor, grid_hw: Sequence[int]) -> Tensor:

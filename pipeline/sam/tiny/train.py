@@ -26,6 +26,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from pipeline.errors import StageError
 from pipeline.files.writing import open_atomically
 from pipeline.sam.build import DAMAGE
+from pipeline.sam.prompt import CANDIDATES
 from pipeline.sam.tiny.batches import (
     Batch,
     PromptGroup,
@@ -112,10 +113,11 @@ class PromptLosses:
 
 
 def answer_losses(recipe: Recipe, logits_lowres: Tensor, predicted_iou: Tensor, truth: Tensor) -> PromptLosses:
-    """Return the losses of answers (G, 4, S/2, S/2) against masks (G, S, S) float, at full resolution.
+    """Return the losses of answers (G, K, S/2, S/2) against masks (G, S, S) float, at full resolution.
 
-    Dice and cross-entropy; of the three candidates the best one counts, the others only a little, so that all of
-    them keep learning.
+    The first of the K is the single mask, the last `CANDIDATES` compete. A recipe that gives the single mask no weight
+    takes the candidates alone too. Dice and cross-entropy; of the candidates the best one counts, the others only a
+    little, so that all of them keep learning.
     """
     side = truth.shape[-1]
     logits = F.interpolate(logits_lowres, (side, side), mode="bilinear", align_corners=False).flatten(2)
@@ -133,7 +135,7 @@ def answer_losses(recipe: Recipe, logits_lowres: Tensor, predicted_iou: Tensor, 
         both = (inside * target).sum(2)
         iou = both / (inside.sum(2) + area - both).clamp(min=1)
     iou_error = F.mse_loss(predicted_iou, iou)
-    candidates = mask_loss[:, 1:]
+    candidates = mask_loss[:, -CANDIDATES:]
     best = candidates.min(1).values.mean()
     total = (
         best
@@ -141,7 +143,7 @@ def answer_losses(recipe: Recipe, logits_lowres: Tensor, predicted_iou: Tensor, 
         + recipe.single_mask_weight * mask_loss[:, 0].mean()
         + iou_error
     )
-    best_iou = iou[:, 1:].max(1).values.mean()
+    best_iou = iou[:, -CANDIDATES:].max(1).values.mean()
     return PromptLosses(total, float(best.detach()), float(iou_error.detach()), float(best_iou))
 
 
