@@ -2,11 +2,13 @@
 
     python -m benchmarks.adapt --annotations FILE --images FOLDER [--labelled 40] [--measured 60] [--seed 0]
     python -m benchmarks.adapt --annotations FILE --images FOLDER --step vit_b [--train all]
+    python -m benchmarks.adapt --annotations FILE --images FOLDER --step "SAM 2.1 tiny" [--train all]
 
 The first form fits SAM to some of the images, drawn at random, as the stage `adapt` does, with folds and guard. Then it
 refines masks of imitated teachers of three qualities on other images, with SAM as it was and with the chosen weights.
-The second form does a few training steps of a SAM with random weights, which change no time. Both print Markdown, with
-seconds of the clock and of the processor, and the peak memory of the process.
+The other forms do a few training steps of a SAM with random weights, which change no time: segment_anything's, or
+a family of transformers as `benchmarks.sams` names them. All print Markdown, with seconds of the clock and of the
+processor, and the peak memory of the process.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.sams import FAMILIES, family
 from pipeline.adaptation.adapting import AdaptTask, adapt_sam
 from pipeline.adaptation.card import report_lines
 from pipeline.adaptation.encoding import EncodedOnce
@@ -36,7 +39,9 @@ from pipeline.compute.settings import ComputeSettings
 from pipeline.refinement.settings import RefineSettings
 from pipeline.sam.adapted import settings_of
 from pipeline.sam.build import build_sam
-from pipeline.sam.engine import SamEngine
+from pipeline.sam.hf.learner import HfLearner
+from pipeline.sam.interface import Learner
+from pipeline.sam.learner import SamLearner, build_learner
 from pipeline.sam.settings import SamSettings
 
 STEPS = 3
@@ -57,8 +62,8 @@ def written(dataset: CocoDataset, path: Path) -> Path:
 
 def marks_of(sam: SamSettings, exams: Sequence[Exam]) -> Marks:
     """Refine the masks of the exams with a SAM."""
-    engine = SamEngine(build_sam(sam.model, sam.checkpoint, input_side=sam.input_side), precision="fp32")
-    return examine(exams, engine, RefineSettings())
+    learner = build_learner(sam, "cpu")
+    return examine(exams, learner.engine(learner.module.state_dict(), "fp32"), RefineSettings())
 
 
 def table(before: Marks, after: Marks) -> str:
@@ -96,14 +101,19 @@ def compare(arguments: argparse.Namespace) -> None:
     print(f"\nOn {len(exams)} other images:\n\n{table(before, after)}")
 
 
+def random_learner(name: str) -> Learner:
+    """Return a SAM with random weights, by its name in segment_anything or here."""
+    if name in FAMILIES:
+        return HfLearner(family(name), Path())  # it has no folder, and is not published
+    return SamLearner(build_sam(name, random_weights_seed=0))
+
+
 def step(arguments: argparse.Namespace) -> None:
     """Do training steps of a SAM with random weights."""
     labelled = UsableImages.read(arguments.annotations, arguments.images, ComputeSettings(), arguments.seed)
     adapt = AdaptSettings(seed=arguments.seed, batch_images=1, train=arguments.train)
-    sam = build_sam(arguments.step, random_weights_seed=0)
-    frozen = None
-    if arguments.train != "all":
-        frozen = EncodedOnce(SamEngine(build_sam(arguments.step, random_weights_seed=0), precision="fp32"))
+    sam = random_learner(arguments.step)
+    frozen = None if arguments.train == "all" else EncodedOnce(sam.engine(sam.module.state_dict(), "fp32"))
     course = Course("measured", 0, labelled.image_ids[:1], 1.0)
     what = "all of it" if frozen is None else "all but its encoder"
     print(f"{arguments.step}, random weights, {what}, a batch of one image with at most {adapt.instances} instances:\n")

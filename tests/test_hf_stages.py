@@ -157,7 +157,7 @@ def test_distils_from_the_decoders_tokens(tmp_path, files, folders, family, prom
     }
     for number in (1, 2):  # random weights see little in even surfaces
         Image.fromarray(noise(number)).save(tmp_path / "images" / f"{number:04}.png")
-    shutil.copy(tmp_path / "images" / "0001.png", tmp_path / "unlabelled")
+    Image.fromarray(noise(3)).save(tmp_path / "unlabelled" / "other.png")
     path = make_experiment_files(tmp_path, {"data": data, "distill": {"anchors": 8, "prompt": prompt}})
     experiment = load_experiment(path, [f"sam.model=hf:{folders[family]}"])
     for stage in ("split", "distill"):
