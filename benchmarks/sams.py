@@ -36,6 +36,7 @@ from pipeline.compute.settings import Precision
 from pipeline.compute.shards import Shard
 from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import ImageLabels
+from pipeline.presentation import words
 from pipeline.refinement.coco_file import rows_to_refine
 from pipeline.refinement.gate import Gate
 from pipeline.refinement.refine_work import RefineWork
@@ -242,7 +243,8 @@ def compare(dataset: CocoDataset, image_root: Path, model: str, device: str, pre
             measured[name] = in_a_process(work, image_ids, folder)
     first, second = measured.values()
     ious = mask_ious(first.labels, second.labels)
-    print(f"{model}, {len(image_ids)} images, {len(ious)} instances, {device}, {first.precision}\n")
+    counts = f"{words.count(len(image_ids), 'image')}, {words.count(len(ious), 'instance')}"
+    print(f"{model}, {counts}, {device}, {first.precision}\n")
     print("| | images/s | CPU s/image | most memory, GB |\n|---|---:|---:|---:|")
     for name, each in measured.items():
         rate, cpu = len(image_ids) / each.seconds, each.cpu_seconds / len(image_ids)
