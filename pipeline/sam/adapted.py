@@ -18,7 +18,7 @@ CARD: Final = "adaptation.json"
 
 
 class AdaptedSam(msgspec.Struct, frozen=True):
-    """What a card says about the SAM beside it: model, input_side: as in `SamSettings`, which it was fitted with.
+    """What a card says about the SAM beside it. model, input_side: as in `SamSettings`, of the SAM that was fitted.
 
     chosen: whose weights it has: `adapted`, `half-way` or `shipped`, the last being those that it had before.
     """
