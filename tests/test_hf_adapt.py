@@ -369,6 +369,18 @@ def test_the_guard_measures_held_out_labels(data, folders, tmp_path, family):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("family", ["sam", "sam2"])
+def test_several_passes_and_embeddings_made_in_bf16(data, folders, tmp_path, family):
+    refine = RefineSettings(passes=2, mask_prompt=False, zoom_below_px=0)
+    task = AdaptTask(data.annotations, data.image_root, SamSettings(model=f"hf:{folders(family)}"), refine, ADAPT)
+    execution = Execution(ComputeSettings(device="cpu", precision="bf16"), say=ignore)
+    card = adapt_sam(task, tmp_path / "out", execution)
+    assert all(0 < value < 1 for each in card.results for value in each.refined.values())
+    state = load_hf_sam(tmp_path / "out").model.state_dict()
+    assert {value.dtype for value in state.values()} == {torch.float32}
+
+
+@pytest.mark.slow
 def test_random_weights_get_better_by_far_on_images_that_were_held_out(folders, tmp_path):
     data = tiny_coco(tmp_path, images=4)
     card = adapted(folders("edgetam"), data, tmp_path / "out", iterations=25, learning_rate=3e-3)
