@@ -161,7 +161,13 @@ def test_encoder_in_bf16_stays_near() -> None:
     exact = encoder(images)
     rough = fast_encoder(encoder, torch.bfloat16)(images)
     assert rough.dtype == torch.float32
-    assert 0 < (rough - exact).norm() / exact.norm() < 0.02
+    error = (rough - exact).norm()
+    assert 0 < error / exact.norm() < 0.02
+    for block in encoder.blocks:
+        for name in ("rel_pos_h", "rel_pos_w"):
+            unplaced = copy.deepcopy(encoder.float())
+            getattr(unplaced.blocks[list(encoder.blocks).index(block)].attn, name).zero_()
+            assert (unplaced(images) - exact).norm() > 2 * error, "the terms of positions are not seen"
 
 
 # Whole engine

@@ -2,7 +2,9 @@
 
 Its attention with decomposed relative position writes the scores of all pairs of tokens, adds two broadcast
 terms to all of them, and normalises: at 64 x 64 tokens that moves gigabytes an image. Here the two terms are
-computed for a few query rows at a time, while they fit the cache, and given to fused attention as its mask.
+computed for a few query rows at a time, while they fit the cache, and given to fused attention as its mask. Where a
+CPU multiplies bf16, products cost less than sums: there the terms become channels of the queries, which meet a one in
+the keys of their row and of their column, and there is no mask at all.
 Everything that is done token by token (norms, projections, MLP) runs over strips of rows for the same reason.
 """
 
@@ -70,6 +72,7 @@ class FastBlock(nn.Module):
 
     rows_table: Tensor
     columns_table: Tensor
+    places: Tensor
 
     def __init__(self, block: Block, grid_side: int, dtype: torch.dtype) -> None:
         super().__init__()
@@ -85,6 +88,10 @@ class FastBlock(nn.Module):
         # side x side x channels: what query row (column) i adds for key row (column) k, to be multiplied by q.
         for name, table in (("rows_table", attention.rel_pos_h), ("columns_table", attention.rel_pos_w)):
             self.register_buffer(name, get_rel_pos(side, side, table.detach()).to(dtype), persistent=False)
+        # side² x 2 side: a one in the row and one in the column of each key.
+        ones = torch.eye(side)
+        places = torch.cat([ones.repeat_interleave(side, 0), ones.repeat(side, 1)], dim=1)
+        self.register_buffer("places", places.to(dtype), persistent=False)
 
     def forward(self, tokens: Tensor) -> None:
         """Replace tokens B x H x W x C, float32, by the block's output."""
@@ -107,6 +114,9 @@ class FastBlock(nn.Module):
         qkv = torch.cat([self._qkv(strip).permute(3, 0, 4, 1, 2, 5) for strip in strips], dim=3)
         queries, keys, values = qkv.unbind(0)
         keys, values = keys.flatten(2, 3), values.flatten(2, 3)
+        if self._is_bf16_on_cpu(tokens):
+            keys = torch.cat([keys, self.places.expand(*keys.shape[:2], -1, -1)], dim=-1)
+            values = F.pad(values, (0, self.places.shape[1]))  # fused attention wants as many channels
         parts = torch.split(queries, strip_rows, dim=2), torch.split(self.rows_table, strip_rows)
         for strip, strip_queries, rows_table in zip(strips, *parts, strict=True):
             self._finish(strip, self._attend_all(strip_queries, keys, values, rows_table))
@@ -134,14 +144,24 @@ class FastBlock(nn.Module):
         windows = padded.view(batch, down, side, across, side, -1).transpose(2, 3)
         windows = windows.reshape(-1, side * side, 3, self.heads, qkv.shape[-1])
         queries, keys, values = windows.permute(2, 0, 3, 1, 4)
-        mask = _position_scores(*self._position_terms(_in_rows(queries, side), self.rows_table))
+        terms = torch.cat(self._position_terms(_in_rows(queries, side), self.rows_table), dim=-1)
+        mask = terms.flatten(2, 3) @ self.places.T
         attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         merged = attended.transpose(1, 2).reshape(batch, down, across, side, side, -1).transpose(2, 3)
         return merged.reshape(batch, down * side, across * side, -1)[:, :height, :width]
 
+    def _is_bf16_on_cpu(self, tokens: Tensor) -> bool:
+        return tokens.device.type == "cpu" and self.places.dtype == torch.bfloat16
+
     def _attend_all(self, queries: Tensor, keys: Tensor, values: Tensor, rows_table: Tensor) -> Tensor:
         """Apply attention of B x heads x h x W x c queries over all B x heads x N x c keys, to B x h x W x C."""
-        batch, heads, height, width = queries.shape[:4]
+        batch, heads, height, width, channels = queries.shape
+        if keys.shape[-1] > channels:
+            scale = channels**-0.5  # is for the products of channels alone
+            terms = [each / scale for each in self._position_terms(queries, rows_table)]
+            extended = torch.cat([queries, *terms], dim=-1).flatten(2, 3)
+            attended = F.scaled_dot_product_attention(extended, keys, values, scale=scale)[..., :channels]
+            return _in_rows(attended, width).permute(0, 2, 3, 1, 4).flatten(3)
         if queries.device.type == "cpu":
             row_step, head_step = CPU_QUERY_ROWS, min(heads, torch.get_num_threads())
         else:
