@@ -95,7 +95,7 @@ class SamEngine:
             some = [prompts[place] for place in places]
             tensors = prompt_tensors(some, image_hw, self.frame, self.device)
             sparse, dense = self._prompt_encoder(tensors.points, tensors.boxes, tensors.masks)
-            with self._autocast():
+            with self._decoder_precision():
                 logits, ious = self._decoder.candidates(self._decoder(image_tokens[indices], sparse, dense))
             for place, mask_logits, iou in zip(places, _numpy(logits), _numpy(ious), strict=True):
                 candidates[place] = Candidates(mask_logits_lowres=mask_logits, predicted_iou=iou)
@@ -117,7 +117,7 @@ class SamEngine:
             some = [prompts[index] for index in indices]
             tensors = prompt_tensors(some, [image_hw] * len(some), self.frame, self.device)
             sparse, dense = self._prompt_encoder(tensors.points, tensors.boxes, tensors.masks)
-            with self._autocast():
+            with self._decoder_precision():
                 decoded = self._decoder(image_tokens.expand(len(some), -1, -1), sparse, dense)
             yield indices, decoded.image_tokens.float().transpose(1, 2).unflatten(2, grid_hw)
 
@@ -125,12 +125,14 @@ class SamEngine:
         """Features of one image after the other, C x h x w float32; some images are encoded at once."""
         for first in range(0, len(images), self._images_at_once):
             inputs = torch.stack([self._prepared(image) for image in images[first : first + self._images_at_once]])
-            with self._autocast():
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 features = self._encoder(inputs).float()
             yield from features
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+    def _decoder_precision(self) -> torch.autocast:
+        # The decoder's products are small: on a CPU converting for them costs more than bf16 saves.
+        in_bf16 = self.precision == "bf16" and self.device.type != "cpu"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=in_bf16)
 
     def _prepared(self, image: NDArray[np.uint8]) -> Tensor:
         return prepared_pixels(image, self.frame, self._pixel_mean, self._pixel_std)
