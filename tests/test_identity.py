@@ -26,7 +26,7 @@ def read(monkeypatch):
     seen: list[str] = []
 
     def noted(path: Path) -> str:
-        seen.append(path.name)
+        seen.append(Path(path).name)
         return hash_file(path)
 
     monkeypatch.setattr(identity, "hash_file", noted)

@@ -23,6 +23,12 @@ IMAGE_ENDINGS = frozenset(
     {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 
+HASHED_AT_ONCE = 100
+"""Files that a thread is given at a time: to give it one takes longer than to hash a small one."""
+
+READ_WHOLE = 1 << 20
+"""Smaller files are read in one piece."""
+
 Progress = Callable[[int, int], None]
 """Called with files hashed so far and files to hash."""
 
@@ -39,19 +45,26 @@ class ImageList:
     read: Callable[[], Sequence[str]]
 
 
-def hash_file(path: Path) -> str:
+def hash_file(path: Path | str) -> str:
     """Return the xxh3-128 digest of a file's content; ABSENT where there is no such file, but a pipe or a device."""
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        with open(path, "rb", buffering=0, opener=_open_at_once) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
                 return ABSENT
+            if found.st_size < READ_WHOLE:
+                return xxhash.xxh3_128_hexdigest(file.read())
             return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return ABSENT
     except OSError:
-        if path.is_socket():
+        if Path(path).is_socket():
             return ABSENT
         raise
+
+
+def _hash_files(paths: Sequence[str]) -> list[str]:
+    return [hash_file(path) for path in paths]
 
 
 def _open_at_once(path: str, flags: int) -> int:
@@ -140,11 +153,13 @@ class IdentityCache:
             for path, stamp in zip(paths, stamps, strict=True)
             if stamp != ABSENT and known.get(path, ("", ""))[0] != stamp
         }
+        unknown = list(fresh)
+        parts = [unknown[first : first + HASHED_AT_ONCE] for first in range(0, len(unknown), HASHED_AT_ONCE)]
+        rows_done: list[tuple[str, str, str]] = []
         with ThreadPoolExecutor(8) as pool:
-            rows_done: list[tuple[str, str, str]] = []
-            for path, digest in zip(fresh, pool.map(hash_file, map(Path, fresh)), strict=True):
-                rows_done.append((path, fresh[path], digest))
-                if self._progress and (len(rows_done) % 500 == 0 or len(rows_done) == len(fresh)):
+            for part, found in zip(parts, pool.map(_hash_files, parts), strict=True):
+                rows_done += [(path, fresh[path], digest) for path, digest in zip(part, found, strict=True)]
+                if self._progress:
                     self._progress(len(rows_done), len(fresh))
         self._memory.write("REPLACE INTO files VALUES (?, ?, ?)", rows_done)
         known.update({path: (stamp, digest) for path, stamp, digest in rows_done})
