@@ -1,4 +1,4 @@
-"""Measure a training step: waiting for samples, distillation, composites, and the comparison with MMDetection's own.
+"""Measure a training step: waiting for samples, distillation, composites, precisions, and MMDetection's own.
 
     python -m benchmarks.training [--folder work/bench-train] [--images 40] [--steps 25] [--rounds 2]
 
@@ -44,6 +44,7 @@ from stages.runner import run_stage
 ROOT: Final = Path(__file__).parent.parent
 WORKERS: Final = (0, 1)
 MODES: Final = ("none", "materialised", "on-the-fly")
+PRECISIONS: Final = ("fp32", "bf16")
 PLAIN_COLOURS: Final = ("student.jitter=0", "student.grey=0", "student.blur=0")
 
 
@@ -153,10 +154,14 @@ def make_ways(bench: Bench, batch_size: int) -> dict[tuple[str, str, int], Way]:
             ways["teacher", f"{weight:g}", workers] = _way(
                 bench, "train-teacher", loading, f"teacher.distillation_weight={weight}"
             )
+        for precision in PRECISIONS:
+            ways["student", precision, workers] = _way(
+                bench, "train-student", loading, results, f"compute.precision={precision}"
+            )
         for mode in MODES:
             ways["student", mode, workers] = _way(bench, "train-student", loading, results, f"augment.mode={mode}")
         ways["pseudo-labels", "ours", workers] = _way(
-            bench, "train-student", loading, results, *labels_only, *PLAIN_COLOURS
+            bench, "train-student", loading, results, *labels_only, *PLAIN_COLOURS, "compute.precision=fp32"
         )
         ways["pseudo-labels", "MMDetection's", workers] = Way(lambda: train_mmdetection(bench))
     return ways
@@ -193,7 +198,8 @@ def train_mmdetection(bench: Bench) -> list[LoggedStep]:
 def _mmdetections_model(model: Mapping[str, Any]) -> dict[str, Any]:
     ours = r'"s4m\.(MaskRCNN|RPNHead|StandardRoIHead)"'
     theirs: dict[str, Any] = json.loads(re.sub(ours, r'"mmdet.\1"', json.dumps(model)))
-    del theirs["structural_weight"], theirs["pseudo_weight"]
+    for own in ("structural_weight", "pseudo_weight", "features_in"):
+        del theirs[own]
     return theirs
 
 
@@ -233,7 +239,7 @@ def report(ways: Mapping[tuple[str, str, int], Way], batch_size: int) -> str:
     def milliseconds(*key: str, workers: int) -> str:
         return f"{statistics.median(ways[key[0], key[1], workers].step_seconds()) * 1e3:.0f}"
 
-    waiting, distillation, composites, mmdetection = [], [], [], []
+    waiting, distillation, composites, precisions, mmdetection = [], [], [], [], []
     for workers in WORKERS:
         for what, how in (("teacher", "1"), ("student", "materialised")):
             share = ways[what, how, workers].waiting_share()
@@ -244,6 +250,9 @@ def report(ways: Mapping[tuple[str, str, int], Way], batch_size: int) -> str:
         more = _ratio(ways["student", "on-the-fly", workers], ways["student", "materialised", workers]) - 1
         times = " | ".join(milliseconds("student", mode, workers=workers) for mode in MODES)
         composites.append(f"{workers} | {times} | {more:+.1%}")
+        times = " | ".join(milliseconds("student", each, workers=workers) for each in PRECISIONS)
+        faster = _ratio(ways["student", "fp32", workers], ways["student", "bf16", workers])
+        precisions.append(f"{workers} | {times} | {faster:.2f}")
         theirs, ours = ways["pseudo-labels", "MMDetection's", workers], ways["pseudo-labels", "ours", workers]
         rates = [batch_size / statistics.median(way.step_seconds()) for way in (theirs, ours)]
         mmdetection.append(f"{workers} | {rates[0]:.1f} | {rates[1]:.1f} | {_ratio(theirs, ours):.2f}")
@@ -256,6 +265,7 @@ def report(ways: Mapping[tuple[str, str, int], Way], batch_size: int) -> str:
                 "loader_workers | ms/step without | materialised | on the fly | on the fly over materialised",
                 composites,
             ),
+            _table("Precision of a student", "loader_workers | ms/step in fp32 | in bf16 | times", precisions),
             _table(
                 "Training on the same images and labels",
                 "loader_workers | CocoDataset, samples/s | StoredLabels, samples/s | times",
