@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from pipeline.coco.model import CocoCategory, CocoDataset
 from pipeline.coco.reading import read_coco
 from pipeline.detection.imported_labels import import_labels
-from pipeline.detection.predicting import ImagesToLabel, Labeller, label_images, require_same_categories
+from pipeline.detection.predicting import (
+    ImagesToLabel,
+    Labeller,
+    label_images,
+    require_same_categories,
+    threshold_rule,
+)
 from pipeline.detection.published import read_published
+from pipeline.labels.class_thresholds import thresholds_in_words
 from pipeline.labels.filling import NewStore
 from pipeline.labels.label_store import LabelStore
 from pipeline.workflow.graph import labelling_model
@@ -14,30 +24,35 @@ from stages.context import StageContext, Summary
 
 
 def run(context: StageContext) -> Summary:
-    """Write labels into a store, without those below the score threshold or beyond the number of instances."""
+    """Write labels into a store, without those below the score thresholds or beyond the number of instances."""
     sealed = context.folder / LABELS
     results = context.experiment.predict.results
+    unlabelled = read_coco(context.unlabelled(), annotations_required=False)
     if results is None or context.node.round > 1:
-        _predict(context)
+        _predict(context, unlabelled)
     elif not sealed.exists():
-        settings = context.experiment.predict
-        repeated = import_labels(
-            results, context.unlabelled(), context.experiment.data, settings, sealed, context.provenance
-        )
+        settings, store = context.experiment.predict, _store(context, unlabelled.categories)
+        repeated = import_labels(results, context.unlabelled(), context.experiment.data, settings, store)
         if repeated:
             context.say(f"{repeated:,} instances left out: the file has their mask and category more than once")
-    return LabelStore.open(sealed).counts()
+    made = LabelStore.open(sealed)
+    thresholds = thresholds_in_words(made.attributes.provenance, made.categories)
+    return made.counts() | ({"thresholds": thresholds} if thresholds else {})
 
 
-def _predict(context: StageContext) -> None:
+def _store(context: StageContext, categories: Sequence[CocoCategory]) -> NewStore:
+    rule = threshold_rule(context.experiment.predict, context.labelled())
+    return NewStore(context.folder / LABELS, categories, context.provenance, rule)
+
+
+def _predict(context: StageContext, unlabelled: CocoDataset) -> None:
     folder = context.results[labelling_model(context.node.round)]
     categories = read_published(folder).card.categories
-    unlabelled = read_coco(context.unlabelled(), annotations_required=False)
     require_same_categories(folder, categories, context.unlabelled(), unlabelled.categories)
     label_images(
         "predict",
         ImagesToLabel(context.unlabelled(), context.unlabelled_images(), [image.id for image in unlabelled.images]),
         Labeller(folder, context.experiment.predict),
-        NewStore(context.folder / LABELS, categories, context.provenance),
+        _store(context, categories),
         context.execution,
     )

@@ -71,6 +71,9 @@ SETTINGS: dict[str, tuple[object, frozenset[str]]] = {
     "teacher.distillation_anchors": (64, TEACHER),
     "teacher.held_out": (0.2, TEACHER),
     "predict.score_threshold": (0.5, PREDICT),
+    "predict.threshold": ("per-class", PREDICT),
+    "predict.lowest_threshold": (0.2, PREDICT),
+    "predict.highest_threshold": (0.8, PREDICT),
     "predict.mask_threshold": (0.5, PREDICT),
     "predict.max_instances": (10, PREDICT),
     "predict.flip_test": (True, PREDICT),
@@ -170,7 +173,12 @@ ADAPT = {"enabled": True}
 
 BY_SHAPE = ((POOL, POOL_CONTENTS), (LISTED, LIST_CONTENTS), (SETS, SETS_CONTENTS))
 CONTENTS = POOL_CONTENTS | LIST_CONTENTS | SETS_CONTENTS
-BESIDE: dict[str, dict[str, object]] = {"augment.views": {"augment": {"mode": "on-the-fly"}}}
+PER_CLASS = {"predict": {"threshold": "per-class"}}
+BESIDE: dict[str, dict[str, object]] = {
+    "augment.views": {"augment": {"mode": "on-the-fly"}},
+    "predict.lowest_threshold": PER_CLASS,
+    "predict.highest_threshold": PER_CLASS,
+}
 """What a key needs beside it."""
 
 
@@ -247,6 +255,30 @@ def test_another_split_changes_what_learns_from_unlabelled_images_of_two_sets_al
     monkeypatch.setitem(STAGES, "split", replace(STAGES["split"], version=99))
     assert changed(before["pool"], ids(experiment(POOL))) == {"split", "report"}
     assert changed(before["sets"], ids(experiment(SETS))) == PREDICT | {"split"}
+
+
+def test_keys_that_are_not_used_change_nothing():
+    for section, key, value, used in (
+        ("predict", "lowest_threshold", 0.1, {"threshold": "per-class"}),
+        ("predict", "highest_threshold", 0.9, {"threshold": "per-class"}),
+        ("predict", "score_threshold", 0.1, {}),
+    ):
+        unused = {} if used else {"threshold": "per-class"}
+        before, after = (ids(experiment(**{section: {**unused, **given}})) for given in ({}, {key: value}))
+        assert not changed(before, after), key
+
+
+def test_what_is_off_has_no_part_in_a_fingerprint():
+    settings = {key for node in plan(experiment()).values() for key in node.settings}
+    assert not settings & {"predict.threshold", "predict.lowest_threshold", "predict.highest_threshold"}
+
+
+def test_labelled_images_decide_about_thresholds_of_labels_from_a_file():
+    given = experiment(SETS, predict={"results": "r.json"}, student={"start": "scratch"})
+    chosen = changed_value(given, "predict.threshold", "per-class")
+    one, two = {"data.labelled.annotations": "one"}, {"data.labelled.annotations": "two"}
+    assert "predict" not in changed(ids(given, one), ids(given, two))
+    assert "predict" in changed(ids(chosen, one), ids(chosen, two))
 
 
 def test_paths_enter_no_fingerprint():

@@ -225,6 +225,52 @@ def test_workers_and_batches_do_not_change_the_result(predict, monkeypatch, fork
     assert len(digests) == 1
 
 
+def labelled_of(tmp_path: Path, counts: dict[int, int], images: int = 2) -> None:
+    """Write the labelled images of the split, with this many instances of each category, and a crowd."""
+    square = {"segmentation": [[0, 0, 4, 0, 4, 4, 0, 4]], "bbox": [0, 0, 4, 4], "area": 16}
+    wanted = [category for category, count in counts.items() for _ in range(count)]
+    annotations = [
+        {"id": number, "image_id": 1, "category_id": category, "iscrowd": 0, **square}
+        for number, category in enumerate(wanted, start=1)
+    ]
+    listed = [
+        {"id": number, "file_name": f"{number}.png", "width": 64, "height": 48} for number in range(1, images + 1)
+    ]
+    content = {"images": listed, "annotations": annotations, "categories": CATEGORIES}
+    write_json(folder(tmp_path / "split") / "labelled.json", content)
+
+
+@pytest.mark.slow
+def test_each_class_gets_as_many_labels_as_labelled_images_have(predict, tmp_path, monkeypatch):
+    monkeypatch.setattr(predicting, "IMAGES_PER_SHARD", 2)
+    low = ("predict.lowest_threshold=0.1", "predict.max_instances=1000")
+    everything = predict("predict.score_threshold=0.1", low[1], name="all")
+    scores = {
+        category: sorted(each.score for row in everything for each in row.instances if each.category_id == category)
+        for category in (3, 7)
+    }
+    assert all(len(found) > 10 for found in scores.values())
+    labelled_of(tmp_path, {3: 2, 7: 3})  # 1 and 1.5 an image; 5 and 8 in 5 images
+    chosen = predict("predict.threshold=per-class", *low, name="chosen")
+    expected = {"3": scores[3][-5], "7": scores[7][-8]}
+    assert chosen.attributes.provenance["class_thresholds"] == expected
+    assert chosen.attributes.provenance["fingerprint"] == {"stage": "predict"}
+    for before, after in zip(everything, chosen, strict=True):
+        kept = [each for each in before.instances if each.score >= expected[str(each.category_id)]]
+        assert list(after.instances) == kept
+        assert after.status is (Status.OK if kept else Status.EMPTY)
+    monkeypatch.setattr(predicting, "IMAGES_PER_SHARD", 3)
+    again = predict("predict.threshold=per-class", *low, "compute.batch_images=4", name="again")
+    assert again.attributes.digest == chosen.attributes.digest
+
+
+def test_the_chosen_thresholds_are_told(tmp_path, model, monkeypatch):
+    labelled_of(tmp_path, {3: 1})
+    context = context_of(tmp_path, NOISE, ("predict.threshold=per-class", "predict.lowest_threshold=0.9"))
+    given = replace(context, folder=folder(tmp_path / "result"), results={"train-teacher": model})
+    assert stages.predict.run(given)["thresholds"] == "three 0.90, seven 0.95"
+
+
 def test_an_interrupted_run_goes_on_where_it_was(predict, monkeypatch, tmp_path):
     whole = predict().attributes.digest
     monkeypatch.setattr(predicting, "IMAGES_PER_SHARD", 2)

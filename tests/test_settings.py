@@ -16,7 +16,7 @@ from pipeline.refinement.presets import REFINE_PRESETS
 from pipeline.refinement.settings import RefineSettings
 from pipeline.sam.settings import SamSettings
 from pipeline.settings import ConfigMarker, FileMarker, FolderMarker, named_paths
-from pipeline.workflow.experiment import Experiment, RefineOnly
+from pipeline.workflow.experiment import AnnotateOnly, Experiment, RefineOnly
 from pipeline.workflow.loading import load_experiment, refine_only
 
 POOL = AnnotatedSet(annotations=Path("a.json"), images=Path("i"))
@@ -74,6 +74,16 @@ def test_a_key_that_is_given_wins_over_the_preset_and_survives_a_dump(preset):
             lambda: StudentSettings(batch_size=0),
             "batch_size",
             "there are no images in a step; raise batch_size or unlabelled_batch_size",
+        ),
+        (
+            lambda: PredictSettings(lowest_threshold=0.8, highest_threshold=0.5),
+            "lowest_threshold",
+            "is 0.8, above highest_threshold (0.5); change one of them",
+        ),
+        (
+            lambda: AnnotateOnly(predict=PredictSettings(threshold="per-class")),
+            "predict.threshold",
+            "per-class needs the labelled images of an experiment; use fixed",
         ),
         (lambda: RefineSettings(preset="s4m", points=0), "", "no prompt for SAM; give points, center_point, box or"),
         (

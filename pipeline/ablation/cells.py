@@ -175,6 +175,11 @@ def _composites(experiment: Experiment) -> Settings:
     return {"augment.mode": mode, "student.mixture.composites": amount}
 
 
+def _with(settings: Settings) -> Callable[[Experiment], Settings]:
+    """Train a student with these settings, and with everything else as the experiment has it."""
+    return lambda experiment: {"student.rounds": max(1, experiment.student.rounds), **settings}
+
+
 CELLS: Final[dict[str, Cell]] = {
     cell.key: cell
     for cell in (
@@ -199,6 +204,12 @@ CELLS: Final[dict[str, Cell]] = {
             "arp-unrefined", "ARP, unrefined", "self-training with composites of unrefined instances", _pasted_unrefined
         ),
         Cell("all", "as written", "the experiment itself", lambda _: {}),
+        Cell(
+            "per-class",
+            "thresholds per class",
+            "a threshold of the score for each class, by how many instances labelled images have",
+            _with({"predict.threshold": "per-class"}),
+        ),
         Cell(CEILING, "all labels", "the supervised detector, trained on the labels of all images", _ceiling),
     )
 }

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pipeline.coco.reading import read_coco
 from pipeline.datasets.lists import every_image
@@ -12,8 +11,9 @@ from pipeline.datasets.settings import DataSettings
 from pipeline.detection.settings import PredictSettings
 from pipeline.errors import StageError
 from pipeline.labels.coco_import import is_results_list, read_detections
-from pipeline.labels.label_writing import write_label_store
-from pipeline.labels.rows import best_instances
+from pipeline.labels.filling import NewStore
+from pipeline.labels.label_writing import write_above_thresholds, write_label_store
+from pipeline.labels.rows import ImageLabels, best_instances
 
 
 def import_labels(
@@ -21,8 +21,7 @@ def import_labels(
     unlabelled: Path,
     data: DataSettings,
     settings: PredictSettings,
-    store_path: Path,
-    provenance: Mapping[str, Any],
+    store: NewStore,
 ) -> int:
     """Write the labels of a results file into a store; return how many repeated instances were left out.
 
@@ -37,11 +36,15 @@ def import_labels(
     dataset = read_coco(unlabelled, annotations_required=False)
     # The results may also be of labelled images, which may have been unlabelled before.
     detections = read_detections(results, every_image(data), dataset.categories)
-    labels = (
-        best_instances(
-            detections.labels(image), settings.score_threshold, settings.mask_threshold, settings.max_instances
-        )
-        for image in dataset.images
-    )
-    write_label_store(store_path, labels, dataset.categories, provenance)
+
+    def labels() -> Iterator[ImageLabels]:
+        for image in dataset.images:
+            yield best_instances(
+                detections.labels(image), settings.least_score, settings.mask_threshold, settings.max_instances
+            )
+
+    if store.rule is None:
+        write_label_store(store.path, labels(), store.categories, store.provenance)
+    else:
+        write_above_thresholds(labels, store.rule, store.path, store.categories, store.provenance)
     return detections.repeated

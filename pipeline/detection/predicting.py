@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.coco.image_folder import ImageFolder
 from pipeline.coco.model import CocoCategory
+from pipeline.coco.reading import read_coco
 from pipeline.compute.execution import Execution
 from pipeline.datasets.listing import listed_images
 from pipeline.detection.predict_work import PredictWork
@@ -15,6 +16,7 @@ from pipeline.detection.prediction_labels import LabelLimits
 from pipeline.detection.published import DetectorChoice
 from pipeline.detection.settings import PredictSettings
 from pipeline.errors import StageError
+from pipeline.labels.class_thresholds import ThresholdRule
 from pipeline.labels.filling import NewStore, fill_label_store, shards_beside
 from pipeline.tables.shard_files import divide
 
@@ -57,11 +59,16 @@ def label_images(what: str, images: ImagesToLabel, labeller: Labeller, store: Ne
         detector=DetectorChoice(
             labeller.folder.absolute(), compute.device, compute.precision, compute.batch_images, settings.flip_test
         ),
-        limits=LabelLimits(
-            settings.score_threshold, settings.max_instances, settings.mask_threshold, labeller.measured
-        ),
+        limits=LabelLimits(settings.least_score, settings.max_instances, settings.mask_threshold, labeller.measured),
     )
     fill_label_store(what, work, divide(images.image_ids, IMAGES_PER_SHARD), store, execution)
+
+
+def threshold_rule(settings: PredictSettings, labelled: Path) -> ThresholdRule | None:
+    """Return what the thresholds of classes are chosen by; None with a fixed one. labelled: COCO file."""
+    if settings.threshold == "fixed":
+        return None
+    return ThresholdRule.of_labelled(read_coco(labelled), settings.lowest_threshold, settings.highest_threshold)
 
 
 def require_same_categories(

@@ -57,6 +57,12 @@ class PredictSettings(Settings):
 
     score_threshold: Share = 0.7
     """Leave out predicted instances whose class score, the probability of their class alone, is below this."""
+    threshold: Literal["fixed", "per-class"] = "fixed"
+    """Use `score_threshold` for all classes, or choose one for each, so that images have as many as labelled ones."""
+    lowest_threshold: Share = 0.3
+    """With `threshold: per-class`: choose no threshold below this."""
+    highest_threshold: Share = 0.95
+    """With `threshold: per-class`: choose no threshold above this."""
     mask_threshold: Share = 0.0
     """Leave out predicted instances whose mask score, the mean probability inside their mask, is below this."""
     max_instances: Annotated[int, Field(ge=1, le=1000)] = 100
@@ -65,6 +71,18 @@ class PredictSettings(Settings):
     """Predict on the mirrored image as well, and merge both predictions."""
     results: FilePath | None = None
     """COCO results file of any detector, whose labels are used instead of the teacher's. Null: the teacher predicts."""
+
+    @property
+    def least_score(self) -> float:
+        """Return the lowest class score that an instance may have, whatever its class."""
+        return self.lowest_threshold if self.threshold == "per-class" else self.score_threshold
+
+    @model_validator(mode="after")
+    def _thresholds_in_order(self) -> Self:
+        if self.lowest_threshold > self.highest_threshold:
+            message = f"is {self.lowest_threshold:g}, above highest_threshold ({self.highest_threshold:g})"
+            raise self.misfit(f"{message}; change one of them", "lowest_threshold")
+        return self
 
 
 class MixtureSettings(Settings):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,9 +12,10 @@ from pipeline.coco.model import CocoCategory
 from pipeline.compute.execution import Execution, TooManyFailedError, run_missing
 from pipeline.compute.shards import ShardReport, ShardWork
 from pipeline.files.leftovers import remove_folder
+from pipeline.labels.class_thresholds import ThresholdRule
 from pipeline.labels.label_columns import LABEL_FORMAT
-from pipeline.labels.label_writing import seal_labels
-from pipeline.labels.rows import Status
+from pipeline.labels.label_writing import seal_labels, shard_labels, write_above_thresholds
+from pipeline.labels.rows import ImageLabels, Status
 from pipeline.tables.shard_files import ShardPlan, completed_shards, shard_counts, shard_path
 from pipeline.tables.table_format import TableFormat
 
@@ -30,11 +31,16 @@ class WorkAside(ShardWork[Any, ShardReport], Protocol):
 
 @dataclass(frozen=True)
 class NewStore:
-    """A label store to make. provenance: JSON that says what made the labels."""
+    """A label store to make.
+
+    provenance: JSON that says what made the labels. rule: chooses a threshold for each class, which the store's labels
+    reach, when all shards are there; None: the store has every label of the shards.
+    """
 
     path: Path
     categories: Sequence[CocoCategory]
     provenance: Mapping[str, Any]
+    rule: ThresholdRule | None = None
 
 
 def shards_beside(sealed: Path) -> Path:
@@ -88,6 +94,12 @@ def fill_label_store(
     """Make a label store as `fill_store` does."""
 
     def seal_shards(plan: ShardPlan) -> object:
-        return seal_labels(work.shards_folder, plan, store.path, store.categories, store.provenance)
+        if store.rule is None:
+            return seal_labels(work.shards_folder, plan, store.path, store.categories, store.provenance)
+
+        def candidates() -> Iterator[ImageLabels]:
+            return shard_labels(work.shards_folder, plan)
+
+        return write_above_thresholds(candidates, store.rule, store.path, store.categories, store.provenance)
 
     return fill_store(what, work, plan, ShardedStore(store.path, LABEL_FORMAT, seal_shards), execution)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ import msgspec
 from pipeline.coco.model import CocoCategory
 from pipeline.errors import ProblemsError
 from pipeline.labels.checking import row_problems
-from pipeline.labels.label_columns import LABEL_FORMAT, LabelAttributes, columns_from_labels
+from pipeline.labels.class_thresholds import ThresholdRule, above_thresholds, recorded
+from pipeline.labels.label_columns import LABEL_FORMAT, LabelAttributes, columns_from_labels, labels_from_columns
 from pipeline.labels.rows import ImageLabels
 from pipeline.tables.columns import ColumnData
 from pipeline.tables.sealing import seal, write_table
-from pipeline.tables.shard_files import ShardPlan, write_shard
+from pipeline.tables.shard_files import ShardPlan, read_shard, write_shard
 
 _IMAGES_PER_SHARD = 256
 
@@ -45,6 +46,28 @@ def write_label_store(
 ) -> LabelAttributes:
     """Make a store of labels that exist already, such as imported ones, in their order."""
     return write_table(LABEL_FORMAT, store_path, _parts(labels), _facts(categories), provenance)
+
+
+def shard_labels(folder: Path, plan: ShardPlan) -> Iterator[ImageLabels]:
+    """Yield the labels of all shards of a plan, in its order. Raise StoreError if a shard is missing or damaged."""
+    for index, ids in enumerate(plan):
+        yield from labels_from_columns(read_shard(LABEL_FORMAT, folder, index, ids))
+
+
+def write_above_thresholds(
+    candidates: Callable[[], Iterable[ImageLabels]],
+    rule: ThresholdRule,
+    store_path: Path,
+    categories: Sequence[CocoCategory],
+    provenance: Mapping[str, Any],
+) -> LabelAttributes:
+    """Make a store of the labels that reach the thresholds of their classes, which its provenance records.
+
+    candidates: gives all labels, twice: to choose the thresholds, and to write.
+    """
+    thresholds = rule.thresholds(candidates(), categories)
+    chosen = (above_thresholds(row, thresholds) for row in candidates())
+    return write_label_store(store_path, chosen, categories, {**provenance, **recorded(thresholds)})
 
 
 def _parts(labels: Iterable[ImageLabels]) -> Iterator[ColumnData]:

@@ -30,7 +30,7 @@ from pipeline.sam.weights import identify_weights
 from pipeline.sam.worker import SamChoice
 from pipeline.workflow.experiment import AnnotateOnly
 from pipeline.workflow.fingerprint import Fingerprint
-from pipeline.workflow.graph import STAGES, refinement_settings
+from pipeline.workflow.graph import STAGES, prediction_settings, refinement_settings
 from pipeline.workflow.kept_work import image_stamps, kept_until_done
 from pipeline.workflow.result_files import LABELS
 
@@ -114,8 +114,7 @@ class _Job:
 
         Images are identified by their size and time of change. Raise S4MError if SAM's weights cannot be used.
         """
-        predict, sam = self.settings.predict.model_dump(mode="json"), self.settings.sam
-        settings = {f"predict.{key}": value for key, value in predict.items()}
+        sam, settings = self.settings.sam, prediction_settings(self.settings.predict)
         inputs = {
             "detector.weights": hash_file(self.published.folder / WEIGHTS),
             "detector.config": hash_file(self.published.folder / CONFIG),

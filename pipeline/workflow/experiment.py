@@ -111,6 +111,9 @@ class AnnotateOnly(RefineOnly):
     def _labels_are_the_detectors(self) -> Self:
         if self.predict.results is not None:
             raise self.misfit("the trained detector labels the images; leave this out", "predict", "results")
+        if self.predict.threshold == "per-class":
+            message = "per-class needs the labelled images of an experiment; use fixed"
+            raise self.misfit(message, "predict", "threshold")
         return self
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from pipeline.adaptation.settings import AdaptSettings
 from pipeline.datasets.settings import ListedData, PairedData, PercentData
+from pipeline.detection.settings import PredictSettings
 from pipeline.refinement.settings import AFTER_SAM, RefineSettings
 from pipeline.sam.files import kind_of
 from pipeline.sam.settings import SamSettings
@@ -95,6 +96,13 @@ def node_key(stage: str, number: int) -> str:
 def labelling_model(number: int) -> str:
     """Return the node whose model labels the unlabelled images in a round."""
     return "train-teacher" if number == 1 else node_key("train-student", number - 1)
+
+
+def prediction_settings(predict: PredictSettings) -> dict[str, Any]:
+    """Return the values that change which predictions become labels, by dotted key."""
+    fixed = predict.threshold == "fixed"
+    unused = ("threshold", "lowest_threshold", "highest_threshold") if fixed else ("score_threshold",)
+    return _section("predict", predict, without=unused)
 
 
 def refinement_settings(refine: RefineSettings, sam: SamSettings) -> dict[str, Any]:
@@ -263,7 +271,11 @@ def _teacher(experiment: Experiment) -> Node:
 def _predict(experiment: Experiment, number: int) -> Node:
     model = labelling_model(number)
     imported = experiment.predict.results is not None and number == 1
+    settings = prediction_settings(experiment.predict) | _unlabelled_settings(experiment)
     inputs = _unlabelled_inputs(experiment)
+    if experiment.predict.threshold == "per-class":
+        settings |= _pool_settings(experiment)
+        inputs = (*inputs, *_labelled_inputs(experiment))
     if imported:
         # Without a teacher, no fingerprint upstream changes with the labelled images, which are left out here.
         labelled = ("data.labelled.images",) if isinstance(experiment.data, PairedData) else ()
@@ -271,8 +283,8 @@ def _predict(experiment: Experiment, number: int) -> Node:
     return Node(
         "predict",
         number,
-        _section("predict", experiment.predict) | _unlabelled_settings(experiment),
-        inputs,
+        settings,
+        tuple(dict.fromkeys(inputs)),
         made_from=() if imported else (model,),
         reads=("split",) if imported else ("split", model),
     )
