@@ -44,6 +44,7 @@ APS = {
     "arp-unrefined": 0.23,
     "all": 0.31,
     "per-class": 0.32,
+    "fine-tuning": 0.33,
     "ceiling": 0.40,
 }
 
@@ -184,6 +185,18 @@ def test_what_an_experiment_leaves_out_is_there_in_the_cells_that_measure_it(exp
     assert not plan(pasted)["augment"].skipped
     assert not plan(experiment_of(exp, "arp-unrefined", *bare))["augment"].skipped
     assert experiment_of(exp, "all", *bare).student.rounds == 0
+
+
+def test_fine_tuning_is_measured_at_the_same_number_of_steps(exp):
+    def steps(*overrides: str) -> tuple[int, int]:
+        student = experiment_of(exp, "fine-tuning", *overrides).student
+        return student.iterations, student.finetune_iterations
+
+    assert steps("student.iterations=1600") == (1440, 160)
+    assert steps("student.iterations=1") == (1, 1)
+    assert steps("student.iterations=800", "student.finetune_iterations=50") == (800, 50)
+    ceiling = experiment_of(exp, "ceiling", "student.iterations=800", "student.finetune_iterations=50")
+    assert ceiling.teacher.iterations == 850
 
 
 def test_the_ceiling_learns_from_every_label_and_split_takes_it(exp, tmp_path):

@@ -190,6 +190,39 @@ def test_skipping_goes_over_both_batches(monkeypatch, skipped):
         assert drawn(made, 30) == expected
 
 
+def last_alone(rank: int, ranks: int, monkeypatch) -> MixtureSampler:
+    """Batches of 4 and 8 images of all ranks, and from step 5 on 12 labelled ones."""
+    monkeypatch.setattr(sampler_module, "get_dist_info", lambda: (rank, ranks))
+    return MixtureSampler(Names(9, 31, 31), [4 // ranks, 8 // ranks], [[1], [1, 1]], 3, first_alone_from=5)
+
+
+def test_the_last_steps_have_images_of_the_first_batch_alone(monkeypatch):
+    samples = drawn(last_alone(0, 1, monkeypatch), 9 * 12)
+    assert samples[: 5 * 12] == drawn(two_batches(0, 1, monkeypatch, (4, 8)), 5 * 12)
+    assert [sample.source for sample in samples[5 * 12 :]] == [0] * 4 * 12
+    # No labelled image is left out or shown twice where the steps change.
+    labelled = [sample.draw for sample in samples if sample.source == 0]
+    assert labelled == list(range(5 * 4 + 4 * 12))
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_share_the_last_steps_too(monkeypatch, ranks):
+    whole, own = drawn(last_alone(0, 1, monkeypatch), 9 * 12), 12 // ranks
+    parts = [drawn(last_alone(rank, ranks, monkeypatch), 9 * own) for rank in range(ranks)]
+    for step in range(9):
+        shared = [part[step * own : (step + 1) * own] for part in parts]
+        assert Counter(chain.from_iterable(shared)) == Counter(whole[step * 12 : (step + 1) * 12])
+
+
+@pytest.mark.parametrize("skipped", [0, 7, 29, 30, 31, 36, 50, 1003])
+def test_skipping_goes_over_the_last_steps_too(monkeypatch, skipped):
+    for rank in range(2):
+        made = last_alone(rank, 2, monkeypatch)
+        expected = drawn(made, skipped + 20)[skipped:]
+        made.skip(skipped)
+        assert drawn(made, 20) == expected
+
+
 def naive_factors(classes: list[set[int]], threshold: float) -> list[float]:
     """The factors by their definition in LVIS, class by class and image by image."""
     factors = []

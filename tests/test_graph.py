@@ -128,6 +128,8 @@ SETTINGS: dict[str, tuple[object, frozenset[str]]] = {
     "student.instance_weight": ("class", STUDENT),
     "student.ignore_dropped": (False, STUDENT),
     "student.ema_momentum": (0.1, STUDENT),
+    "student.finetune_iterations": (10, STUDENT),
+    "student.finetune_rate": (0.5, STUDENT),
     "student.jitter": (0.1, STUDENT),
     "student.grey": (0.1, STUDENT),
     "student.blur": (0.1, STUDENT),
@@ -176,6 +178,7 @@ CONTENTS = POOL_CONTENTS | LIST_CONTENTS | SETS_CONTENTS
 PER_CLASS = {"predict": {"threshold": "per-class"}}
 BESIDE: dict[str, dict[str, object]] = {
     "augment.views": {"augment": {"mode": "on-the-fly"}},
+    "student.finetune_rate": {"student": {"finetune_iterations": 5}},
     "predict.lowest_threshold": PER_CLASS,
     "predict.highest_threshold": PER_CLASS,
 }
@@ -261,9 +264,10 @@ def test_keys_that_are_not_used_change_nothing():
     for section, key, value, used in (
         ("predict", "lowest_threshold", 0.1, {"threshold": "per-class"}),
         ("predict", "highest_threshold", 0.9, {"threshold": "per-class"}),
-        ("predict", "score_threshold", 0.1, {}),
+        ("predict", "score_threshold", 0.1, {"threshold": "fixed"}),
+        ("student", "finetune_rate", 0.5, {"finetune_iterations": 5}),
     ):
-        unused = {} if used else {"threshold": "per-class"}
+        unused = {"threshold": "per-class"} if used == {"threshold": "fixed"} else {}
         before, after = (ids(experiment(**{section: {**unused, **given}})) for given in ({}, {key: value}))
         assert not changed(before, after), key
 
@@ -271,6 +275,7 @@ def test_keys_that_are_not_used_change_nothing():
 def test_what_is_off_has_no_part_in_a_fingerprint():
     settings = {key for node in plan(experiment()).values() for key in node.settings}
     assert not settings & {"predict.threshold", "predict.lowest_threshold", "predict.highest_threshold"}
+    assert not settings & {"student.finetune_iterations", "student.finetune_rate"}
 
 
 def test_labelled_images_decide_about_thresholds_of_labels_from_a_file():

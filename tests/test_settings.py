@@ -76,6 +76,11 @@ def test_a_key_that_is_given_wins_over_the_preset_and_survives_a_dump(preset):
             "there are no images in a step; raise batch_size or unlabelled_batch_size",
         ),
         (
+            lambda: StudentSettings(batch_size=0, unlabelled_batch_size=2, finetune_iterations=5),
+            "finetune_iterations",
+            "needs labelled images in every step, and batch_size is 0; raise it",
+        ),
+        (
             lambda: PredictSettings(lowest_threshold=0.8, highest_threshold=0.5),
             "lowest_threshold",
             "is 0.8, above highest_threshold (0.5); change one of them",

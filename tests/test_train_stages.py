@@ -306,6 +306,48 @@ def test_an_interrupted_student_ends_as_an_uninterrupted_one(folder, taught, tea
     assert not same(weights(teacher), weights(result))
 
 
+def rates(result: Path) -> list[float]:
+    return [json.loads(line)["lr"] for line in (result / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_an_interrupted_fine_tuning_ends_as_an_uninterrupted_one(folder, taught, monkeypatch):
+    student = {"iterations": 4, "batch_size": 1, "unlabelled_batch_size": 2, "finetune_iterations": 4}
+    settings = NO_COMPOSITES | {"student": student | {"finetune_rate": 0.5}}
+    experiment = taught_experiment(folder, taught, settings)
+    put_refined(experiment, monkeypatch)
+    whole = trained(experiment, *STUDENT)
+    assert read_published(whole).card.iterations == 8
+    pseudo = [any(name.startswith("pseudo_") for name in step) for step in losses(whole)]
+    assert pseudo == [True] * 4 + [False] * 4
+    # The log has the rate of the next step.
+    assert rates(whole)[3:7] == pytest.approx([1e-3 * share for share in (0.5, 0.4275, 0.2525, 0.0775)], rel=1e-3)
+    for number, stopped in enumerate((4, 5, 7)):  # checkpoints are after 2, 4 and 6 steps
+        again = taught_experiment(folder, taught, settings, "store=" + str(folder / f"again-{number}"))
+        trained(again, *STUDENT[:-1])
+        interrupted_at(monkeypatch, stopped)
+        with pytest.raises(Stop):
+            run_stage(again, "train-student", 1)
+        run_stage(again, "train-student", 1)
+        result = workspace(again).result("train-student")
+        assert losses(result) == losses(whole)
+        assert same(weights(result), weights(whole))
+
+
+@pytest.mark.slow
+def test_fine_tuning_begins_at_the_average_of_the_weights(folder, taught, monkeypatch):
+    student = {"iterations": 4, "batch_size": 1, "unlabelled_batch_size": 2}
+    plain = taught_experiment(folder, taught, NO_COMPOSITES | {"student": student})
+    put_refined(plain, monkeypatch)
+    average = weights(trained(plain, *STUDENT))
+    # At a rate of next to nothing the result is what it began with; the batch norm of this detector follows images.
+    last = {"finetune_iterations": 1, "finetune_rate": 1e-9}
+    tuned = taught_experiment(folder, taught, NO_COMPOSITES | {"student": student | last}, f"store={folder / 'two'}")
+    result = weights(trained(tuned, *STUDENT))
+    trainable = [name for name in average if "running" not in name and "num_batches" not in name]
+    assert all(torch.allclose(result[name], average[name], atol=1e-6) for name in trainable)
+
+
 def dropped(row: ImageLabels) -> ImageLabels:
     instances = tuple(replace(each, decision=Decision.DROPPED) for each in row.instances)
     return replace(row, instances=instances)

@@ -134,7 +134,7 @@ def _ceiling(experiment: Experiment) -> Settings:
         "data.unlabelled.annotations": str(data.validation.annotations),
         "data.unlabelled.images": str(data.validation.images),
         "teacher.distillation_weight": 0,
-        "teacher.iterations": experiment.student.iterations,
+        "teacher.iterations": experiment.student.iterations + experiment.student.finetune_iterations,
         "teacher.held_out": 0,
         "refine.gate": "none",  # a calibrated gate needs held-out images
         **_TEACHER_ALONE,
@@ -180,6 +180,18 @@ def _with(settings: Settings) -> Callable[[Experiment], Settings]:
     return lambda experiment: {"student.rounds": max(1, experiment.student.rounds), **settings}
 
 
+def _finetuned(experiment: Experiment) -> Settings:
+    """Train the student's last steps on labelled images alone: as many as the experiment says, or else a tenth.
+
+    A student that has no fine-tuning in the experiment is trained for so many steps less before.
+    """
+    student = experiment.student
+    last = student.finetune_iterations or max(1, student.iterations // 10)
+    before = student.iterations if student.finetune_iterations else max(1, student.iterations - last)
+    values = {"student.iterations": before, "student.finetune_iterations": last}
+    return _with(values)(experiment)
+
+
 CELLS: Final[dict[str, Cell]] = {
     cell.key: cell
     for cell in (
@@ -210,6 +222,7 @@ CELLS: Final[dict[str, Cell]] = {
             "a threshold of the score for each class, by how many instances labelled images have",
             _with({"predict.threshold": "per-class"}),
         ),
+        Cell("fine-tuning", "fine-tuning", "a last tenth of the student's steps on labelled images alone", _finetuned),
         Cell(CEILING, "all labels", "the supervised detector, trained on the labels of all images", _ceiling),
     )
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +19,7 @@ from pipeline.detection.config import (
     schedule_config,
     without_pretrained,
 )
+from pipeline.detection.finetuning import FineTuning
 from pipeline.detection.for_mmdetection import image_pipeline
 from pipeline.detection.hooks import CURVES_EVERY
 from pipeline.detection.published import FORMAT, FORMAT_VERSION, ModelCard
@@ -66,7 +66,8 @@ class Subject:
 class Training:
     """A detector and the settings it is trained with. ema_momentum: of the average of the weights (0: no average).
 
-    batches: those of every step, each with at least one image.
+    batches: those of every step, each with at least one image. finetuning: the steps after these, if there are some, in
+    which all images are those of the first batch.
     """
 
     detector: Detector
@@ -76,6 +77,12 @@ class Training:
     structural_weight: float = 0.0
     pseudo_weight: float = 1.0
     ema_momentum: float = 0.0
+    finetuning: FineTuning | None = None
+
+    @property
+    def iterations(self) -> int:
+        """Return the number of all steps."""
+        return self.settings.iterations + (self.finetuning.iterations if self.finetuning else 0)
 
 
 def training_job(subject: Subject, training: Training, compute: ComputeSettings, folder: Path) -> TrainingJob:
@@ -98,7 +105,7 @@ def training_job(subject: Subject, training: Training, compute: ComputeSettings,
             version=FORMAT_VERSION,
             experiment=subject.experiment,
             stage=subject.node,
-            iterations=settings.iterations,
+            iterations=training.iterations,
             categories=subject.categories,
             losses={},
             made_from=subject.made_from,
@@ -121,15 +128,20 @@ def _shared_config(subject: Subject, training: Training, compute: ComputeSetting
         "features_in": resolve_precision(compute.precision, usable_device(compute.device)),
     }
     average = {"type": "EMAHook", "ema_type": "MomentumAnnealingEMA", "gamma": _EMA_GAMMA}
+    hooks = [average | {"momentum": training.ema_momentum}] if training.ema_momentum else []
+    last_schedule = []
+    if training.finetuning is not None:
+        hooks.append(training.finetuning.hook(settings.iterations))
+        last_schedule.append(training.finetuning.schedule(settings.iterations))
     return {
         "default_scope": "mmdet",
         "custom_imports": {"imports": list(IMPORTS)},
         "model": model,
-        "train_dataloader": _loader_config(training.batches, settings.seed, compute),
-        "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": settings.iterations, "val_interval": _NEVER},
+        "train_dataloader": _loader_config(training, compute),
+        "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": training.iterations, "val_interval": _NEVER},
         "optim_wrapper": optimizer_config(training.detector, settings),
-        "param_scheduler": schedule_config(training.detector, settings.iterations),
-        "custom_hooks": [average | {"momentum": training.ema_momentum}] if training.ema_momentum else [],
+        "param_scheduler": schedule_config(training.detector, settings.iterations) + last_schedule,
+        "custom_hooks": hooks,
         "model_wrapper_cfg": {"type": "MMDistributedDataParallel", "broadcast_buffers": False, "device_ids": None},
         "randomness": {"seed": settings.seed},
         **_test_config(subject, training),
@@ -194,10 +206,10 @@ def _curves_config(subject: Subject, compute: ComputeSettings, folder: Path) -> 
     }
 
 
-def _loader_config(batches: Sequence[StepBatch], seed: int, compute: ComputeSettings) -> dict[str, Any]:
+def _loader_config(training: Training, compute: ComputeSettings) -> dict[str, Any]:
     """Return the config of the loader: the batches of a step, one after the other, are one batch to MMEngine."""
-    used = [[source for source in batch.sources if source.amount > 0] for batch in batches]
-    sizes = [batch.size // compute.gpus for batch in batches]
+    used = [[source for source in batch.sources if source.amount > 0] for batch in training.batches]
+    sizes = [batch.size // compute.gpus for batch in training.batches]
     loaders = 1 if compute.loader_workers is None else compute.loader_workers
     return {
         "batch_size": sum(sizes),
@@ -209,7 +221,8 @@ def _loader_config(batches: Sequence[StepBatch], seed: int, compute: ComputeSett
             "type": "s4m.MixtureSampler",
             "batch_sizes": sizes,
             "amounts": [[source.amount for source in sources] for sources in used],
-            "seed": seed,
+            "seed": training.settings.seed,
+            **({} if training.finetuning is None else {"first_alone_from": training.settings.iterations}),
         },
     }
 

@@ -17,6 +17,7 @@ from pipeline.detection import (  # noqa: F401
     backbone,
     composites,
     datasets,
+    finetuning,
     loader_workers,
     mask2former_head,
     mask_rcnn_head,

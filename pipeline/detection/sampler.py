@@ -81,20 +81,27 @@ class MixtureSampler(Sampler[Sample]):
     """Endless samples of a mixture, step by step; a step has one or more batches, one after the other.
 
     batch_sizes: samples of each batch in one rank. amounts: for each batch the relative amounts of its sources, which
-    are the mixture's, in order. The batches of all ranks depend on their size, not on the number of ranks. Every rank
-    gets as many samples of a batch as the others; of a source at most one more. Each source is read in shuffled
-    passes (see `Passes`); sources that are empty or have the amount 0 are left out.
+    are the mixture's, in order. first_alone_from: the step from which on all samples are of the first batch's only
+    source. The batches of all ranks depend on their size, not on the number of ranks. Every rank gets as many samples
+    of a batch as the others; of a source at most one more. Each source is read in shuffled passes (see `Passes`);
+    sources that are empty or have the amount 0 are left out.
     MMDetection's MultiSourceSampler rounds the shares once, and resumes only by drawing all samples again.
     """
 
     def __init__(
-        self, dataset: Mixture, batch_sizes: Sequence[int], amounts: Sequence[Sequence[float]], seed: int
+        self,
+        dataset: Mixture,
+        batch_sizes: Sequence[int],
+        amounts: Sequence[Sequence[float]],
+        seed: int,
+        first_alone_from: int | None = None,
     ) -> None:
         every = list(chain.from_iterable(amounts))
         if len(every) != len(dataset.datasets):
             raise StageError(f"The sampler has {len(every)} amounts for {len(dataset.datasets)} datasets.")
         self._rank, self._ranks = get_dist_info()
-        self._step_size = sum(batch_sizes)
+        self._step_size, self._first_size = sum(batch_sizes), batch_sizes[0]
+        self._first_alone_from = first_alone_from
         self._lengths = [len(each) if amount else 0 for each, amount in zip(dataset.datasets, every, strict=True)]
         self._skipped = 0
         self._batches = []
@@ -124,6 +131,23 @@ class MixtureSampler(Sampler[Sample]):
         self._skipped = num_samples
 
     def _from_step(self, first: int) -> Iterator[Sample]:
-        for batches in zip(*(batch.samples(first) for batch in self._batches), strict=True):
+        steps = zip(*(batch.samples(first) for batch in self._batches), strict=True)
+        mixed = None if self._first_alone_from is None else max(self._first_alone_from - first, 0)
+        for batches in islice(steps, mixed):
             for batch in batches:
                 yield from batch[self._rank :: self._ranks]
+        if self._first_alone_from is not None:
+            for batch in self._first_alone(max(first - self._first_alone_from, 0)):
+                yield from batch[self._rank :: self._ranks]
+
+    def _first_alone(self, steps_done: int) -> Iterator[list[Sample]]:
+        """Yield the samples of all ranks, step by step, after so many steps with the source of the first batch alone.
+
+        Its passes go on where the steps before left them.
+        """
+        assert self._first_alone_from is not None
+        (passes,) = self._batches[0].passes
+        size = self._step_size * self._ranks
+        drawn = self._first_alone_from * self._first_size * self._ranks + steps_done * size
+        for start in count(drawn, size):
+            yield [passes.sample(draw) for draw in range(start, start + size)]

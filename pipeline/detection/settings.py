@@ -127,6 +127,10 @@ class StudentSettings(TrainSettings):
     """Probability that a pseudo-labelled image or composite is turned grey."""
     blur: Share = 0.5
     """Probability that a pseudo-labelled image or composite is blurred."""
+    finetune_iterations: Annotated[int, Field(ge=0)] = 0
+    """Number of optimizer steps after `iterations` in which all images are labelled ones. 0: none."""
+    finetune_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Share of the learning rate that these last steps begin with; it falls to a hundredth of that."""
     rounds: Annotated[int, Field(ge=0, le=9)] = 1
     """Number of students, each trained on the labels of the one before, the first on the teacher's. 0: no student."""
 
@@ -152,4 +156,7 @@ class StudentSettings(TrainSettings):
     def _of_some_images(self) -> Self:
         if self.batch_size + self.unlabelled_images == 0:
             raise self.misfit("there are no images in a step; raise batch_size or unlabelled_batch_size", "batch_size")
+        if self.finetune_iterations and not self.batch_size:
+            message = "needs labelled images in every step, and batch_size is 0; raise it"
+            raise self.misfit(message, "finetune_iterations")
         return self

@@ -329,7 +329,8 @@ def _augment(experiment: Experiment, number: int) -> Node:
 def _student(experiment: Experiment, number: int) -> Node:
     refine, augment, model = node_key("refine", number), node_key("augment", number), labelling_model(number)
     student = experiment.student
-    settings = _section("student", student, without=("rounds",)) | _pool_settings(experiment)
+    unused = () if student.finetune_iterations else ("finetune_iterations", "finetune_rate")
+    settings = _section("student", student, without=("rounds", *unused)) | _pool_settings(experiment)
     settings["student.unlabelled_batch_size"] = student.unlabelled_images  # null is a shorthand
     detector = ("student.detector",)
     if student.detector is None:

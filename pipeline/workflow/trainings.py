@@ -15,6 +15,7 @@ from pipeline.augment.sources import LabelledFolder
 from pipeline.coco.reading import read_coco
 from pipeline.datasets.held_out import held_out_ids
 from pipeline.detection.config import Detector, read_detector
+from pipeline.detection.finetuning import FineTuning
 from pipeline.detection.jobs import Source, StepBatch, Training
 from pipeline.detection.packing import sample_pipeline
 from pipeline.detection.published import WEIGHTS
@@ -84,6 +85,9 @@ def student_training(
         start=_student_start(experiment, number, results),
         pseudo_weight=student.pseudo_weight,
         ema_momentum=student.ema_momentum,
+        finetuning=FineTuning(student.finetune_iterations, student.finetune_rate)
+        if student.finetune_iterations
+        else None,
     )
 
 
