@@ -73,6 +73,9 @@ Count = Annotated[int, Field(ge=1)]
 ScoreKind = Literal["class", "mask", "product"]
 """The scores of a detected instance: that of its class, that of its mask, or their product."""
 
+ClassCheckAction = Literal["off", "flag", "weight", "correct", "drop"]
+"""What becomes of labels whose class similar labelled instances do not have (see `pipeline.labels.class_check`)."""
+
 
 class Settings(BaseModel):
     """A section of settings: unknown keys are refused, nothing is coerced, nothing changes afterwards."""

@@ -21,6 +21,7 @@ def run(context: StageContext) -> Summary:
         context.labelled_images(),
         context.experiment.augment,
         folder,
+        context.experiment.student.doubt,
     )
     if reason := sources.nothing_to_paste():
         context.say(f"{context.node.key}: {reason}")

@@ -29,7 +29,8 @@ def run(context: StageContext) -> Summary:
         if validation
         else []
     )
-    labels = measure_labels(_labels(context), truth, settings, execution) if truth else []
+    doubt = context.experiment.student.doubt
+    labels = measure_labels(_labels(context), truth, settings, doubt, execution) if truth else []
     notes = [note for note, measured in ((NO_VALIDATION, validation), (NO_TRUTH, truth)) if measured is None]
     evaluation = Evaluation(
         format=FORMAT,

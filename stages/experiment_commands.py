@@ -122,7 +122,14 @@ def preview(
     data, labelled = experiment.data, space.result("split") / LABELLED
     refined = LabelledFolder.of(space.result(refine) / LABELS, data.unlabelled_source.images)
     with tempfile.TemporaryDirectory() as scratch:
-        sources = composite_sources(refined, labelled, data.labelled_source.images, experiment.augment, Path(scratch))
+        sources = composite_sources(
+            refined,
+            labelled,
+            data.labelled_source.images,
+            experiment.augment,
+            Path(scratch),
+            experiment.student.doubt,
+        )
         names = sources.refined_store.attributes.names
         sheet, shown = draw_sheet(sources, count, names)
     output.parent.mkdir(parents=True, exist_ok=True)

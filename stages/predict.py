@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from pipeline.coco.model import CocoCategory, CocoDataset
 from pipeline.coco.reading import read_coco
 from pipeline.detection.imported_labels import import_labels
 from pipeline.detection.predicting import (
     ImagesToLabel,
+    LabelledCheck,
     Labeller,
     label_images,
     require_same_categories,
@@ -37,12 +40,23 @@ def run(context: StageContext) -> Summary:
             context.say(f"{repeated:,} instances left out: the file has their mask and category more than once")
     made = LabelStore.open(sealed)
     thresholds = thresholds_in_words(made.attributes.provenance, made.categories)
-    return made.counts() | ({"thresholds": thresholds} if thresholds else {})
+    figures = made.counts() | ({"thresholds": thresholds} if thresholds else {})
+    doubt = context.experiment.student.doubt
+    if doubt.action != "off":
+        figures["doubted classes"] = int((made.class_doubts() >= np.float32(doubt.min_agreement)).sum())
+    return figures
 
 
 def _store(context: StageContext, categories: Sequence[CocoCategory]) -> NewStore:
     rule = threshold_rule(context.experiment.predict, context.labelled())
     return NewStore(context.folder / LABELS, categories, context.provenance, rule)
+
+
+def _check(context: StageContext) -> LabelledCheck | None:
+    student = context.experiment.student
+    if student.class_check == "off":
+        return None
+    return LabelledCheck(context.labelled(), context.labelled_images(), student.class_neighbours)
 
 
 def _predict(context: StageContext, unlabelled: CocoDataset) -> None:
@@ -52,7 +66,7 @@ def _predict(context: StageContext, unlabelled: CocoDataset) -> None:
     label_images(
         "predict",
         ImagesToLabel(context.unlabelled(), context.unlabelled_images(), [image.id for image in unlabelled.images]),
-        Labeller(folder, context.experiment.predict),
+        Labeller(folder, context.experiment.predict, check=_check(context)),
         _store(context, categories),
         context.execution,
     )

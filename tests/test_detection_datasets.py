@@ -249,6 +249,34 @@ def test_stored_labels_weigh_and_ignore(tmp_path, weight, expected):
     assert len(without.ignored_instances) == 0
 
 
+@pytest.mark.parametrize(
+    ("action", "labels", "weights", "ignored"),
+    [
+        ("flag", [1, 0], [1, 1], 1),
+        ("weight", [1, 0], [0.25, 1], 1),
+        ("correct", [0, 0], [1, 1], 1),
+        ("drop", [0], [1], 2),
+    ],
+)
+def test_doubted_classes_weigh_less_are_corrected_or_ignored(tmp_path, action, labels, weights, ignored):
+    doubted, other, dropped = one_of_each()
+    instances = (
+        replace(doubted, class_vote=3, class_agreement=0.75),
+        replace(other, class_vote=7, class_agreement=0.5),
+        dropped,
+    )
+    folder = folder_of(tmp_path, [ImageLabels.of_instances(1, "1.png", 60, 40, instances)])
+    check = {"action": action, "min_agreement": 0.7}
+    sample = stored(folder, class_check=check)[first()]["data_samples"]
+    assert sample.gt_instances.labels.tolist() == labels
+    assert sample.gt_instances.weights.tolist() == weights
+    assert len(sample.ignored_instances) == ignored
+    both = stored(folder, class_check=check, instance_weight="class")[first()]["data_samples"].gt_instances.weights
+    assert both.tolist() == [
+        weight * score for weight, score in zip(weights, (0.75, 0.5)[-len(weights) :], strict=True)
+    ]
+
+
 def test_labels_without_a_gate_cannot_be_weighed_by_it(tmp_path):
     instances = tuple(replace(each, gate_confidence=None) for each in one_of_each())
     folder = folder_of(tmp_path, [ImageLabels.of_instances(1, "1.png", 60, 40, instances)])

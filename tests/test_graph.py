@@ -128,6 +128,9 @@ SETTINGS: dict[str, tuple[object, frozenset[str]]] = {
     "student.instance_weight": ("class", STUDENT),
     "student.ignore_dropped": (False, STUDENT),
     "student.ema_momentum": (0.1, STUDENT),
+    "student.class_check": ("correct", PREDICT),
+    "student.class_neighbours": (5, PREDICT),
+    "student.class_agreement": (0.6, AUGMENT),
     "student.finetune_iterations": (10, STUDENT),
     "student.finetune_rate": (0.5, STUDENT),
     "student.jitter": (0.1, STUDENT),
@@ -178,6 +181,8 @@ CONTENTS = POOL_CONTENTS | LIST_CONTENTS | SETS_CONTENTS
 PER_CLASS = {"predict": {"threshold": "per-class"}}
 BESIDE: dict[str, dict[str, object]] = {
     "augment.views": {"augment": {"mode": "on-the-fly"}},
+    "student.class_neighbours": {"student": {"class_check": "flag"}},
+    "student.class_agreement": {"student": {"class_check": "drop"}},
     "student.finetune_rate": {"student": {"finetune_iterations": 5}},
     "predict.lowest_threshold": PER_CLASS,
     "predict.highest_threshold": PER_CLASS,
@@ -266,6 +271,8 @@ def test_keys_that_are_not_used_change_nothing():
         ("predict", "highest_threshold", 0.9, {"threshold": "per-class"}),
         ("predict", "score_threshold", 0.1, {"threshold": "fixed"}),
         ("student", "finetune_rate", 0.5, {"finetune_iterations": 5}),
+        ("student", "class_neighbours", 5, {"class_check": "flag"}),
+        ("student", "class_agreement", 0.6, {"class_check": "flag"}),
     ):
         unused = {"threshold": "per-class"} if used == {"threshold": "fixed"} else {}
         before, after = (ids(experiment(**{section: {**unused, **given}})) for given in ({}, {key: value}))
@@ -276,6 +283,17 @@ def test_what_is_off_has_no_part_in_a_fingerprint():
     settings = {key for node in plan(experiment()).values() for key in node.settings}
     assert not settings & {"predict.threshold", "predict.lowest_threshold", "predict.highest_threshold"}
     assert not settings & {"student.finetune_iterations", "student.finetune_rate"}
+    assert not [key for key in settings if key.startswith("student.class_")]
+
+
+def test_what_is_done_about_doubted_classes_changes_no_labels():
+    made = {
+        action: ids(experiment(student={"class_check": action})) for action in ("flag", "weight", "correct", "drop")
+    }
+    for key, different in (("predict", 1), ("refine", 1), ("augment", 3), ("train-student", 4)):
+        assert len({of[key] for of in made.values()}) == different, key
+    one, two = (ids(experiment(student={"class_check": "flag", "class_agreement": share})) for share in (0.6, 0.7))
+    assert changed(one, two) == {"evaluate", "report"}
 
 
 def test_labelled_images_decide_about_thresholds_of_labels_from_a_file():

@@ -20,6 +20,7 @@ TABLE_LETTERS = {
     "message byte": "E",
     "instance": "N",
     "mask byte": "M",
+    "uncertain mask byte": "U",
     "soft mask": "S",
 }
 

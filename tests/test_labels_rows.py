@@ -113,6 +113,13 @@ BAD_INSTANCES = {
     "box_xyxy: is (5, 0, 1, 1), not left, top, right, bottom": {"box_xyxy": (5, 0, 1, 1)},
     "agreement: is nan; a measure that does not apply is None": {"agreement": float("nan")},
     "candidate: is 128": {"candidate": 128},
+    "class_vote: is 3 with a class_agreement of None": {"class_vote": 3, "class_agreement": None},
+    "class_vote: does not fit into 64 bits": {"class_vote": 2**63, "class_agreement": 0.5},
+    "class_agreement: is 1.5, not between 0 and 1; None if it does not apply": {
+        "class_vote": 3,
+        "class_agreement": 1.5,
+    },
+    "uncertain_counts: is not ASCII": {"uncertain_counts": b"\xff"},
     "gate_confidence: is 1.5, not between 0 and 1; None if it does not apply": {"gate_confidence": 1.5},
     "gate_confidence: is nan, not between 0 and 1; None if it does not apply": {"gate_confidence": float("nan")},
     "area: is 1, the mask has 6 pixels": {"area": 1},

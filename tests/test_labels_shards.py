@@ -38,7 +38,7 @@ def test_a_shard_reads_as_it_was_written(tmp_path):
 def test_the_first_line_of_a_shard_tells_what_is_inside(tmp_path):
     path = write_label_shard(tmp_path, 0, ROWS)
     header = json.loads(path.read_bytes().split(b"\n")[0])
-    assert (header["format"], header["version"], header["rows"]["image"]) == ("s4m-labels", 3, len(ROWS))
+    assert (header["format"], header["version"], header["rows"]["image"]) == ("s4m-labels", 4, len(ROWS))
     assert shard_rows(LABEL_FORMAT, tmp_path, 0, IDS) == header["rows"]
 
 
@@ -112,8 +112,8 @@ def test_a_cut_off_a_missing_and_a_foreign_shard_are_refused(tmp_path):
         path.write_bytes(content[:size])
         with pytest.raises(StoreError, match="is damaged"):
             read_shard(LABEL_FORMAT, tmp_path, 0, IDS)
-    path.write_bytes(content.replace(b'"version":3', b'"version":2', 1))
-    with pytest.raises(StoreError, match="a shard of s4m-labels 2; this program writes and reads s4m-labels 3"):
+    path.write_bytes(content.replace(b'"version":4', b'"version":2', 1))
+    with pytest.raises(StoreError, match="a shard of s4m-labels 2; this program writes and reads s4m-labels 4"):
         read_shard(LABEL_FORMAT, tmp_path, 0, IDS)
     path.write_bytes(write_label_shard(tmp_path / "other", 0, [tiny_row(8)]).read_bytes())
     with pytest.raises(StoreError, match="it does not hold what it should"):

@@ -177,15 +177,15 @@ def test_what_is_no_store_of_this_format_is_refused(labels, tmp_path):
         ({"attributes": group["attributes"] | {"format": "pictures"}}, "of the format 'pictures'"),
         (
             {"attributes": group["attributes"] | {"version": 1}},
-            "of format version 1, this program reads versions 2 and 3",
+            "of format version 1, this program reads versions 2, 3 and 4",
         ),
         (
-            {"attributes": group["attributes"] | {"version": 4}},
-            "of format version 4, this program reads versions 2 and 3",
+            {"attributes": group["attributes"] | {"version": 5}},
+            "of format version 5, this program reads versions 2, 3 and 4",
         ),
         (
             {"attributes": group["attributes"] | {"version": 2}},
-            "column_digests does not have the columns of the format",
+            "rows does not have the tables of the format",
         ),
         ({"attributes": group["attributes"] | {"rows": None}}, "the attributes are damaged"),
     ):

@@ -1,4 +1,4 @@
-"""Label stores of version 2: written here by the declaration of that version, read and verified by this one."""
+"""Label stores of earlier versions: written here by their declarations, read and verified by this program."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from pipeline.labels.label_columns import DECISIONS, STATUSES, LabelAttributes
+from pipeline.labels.label_columns import DECISIONS, LABEL_FORMAT, STATUSES, LabelAttributes, columns_from_labels
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, label_from_mask
 from pipeline.masks.soft_masks import crop_probability
@@ -60,6 +60,17 @@ VERSION_2 = TableFormat(
         Column("instances/soft_mask_probability", "soft mask", "uint8", "", row_shape=(64, 64), bulk=True),
     ),
 )
+VERSION_3 = replace(
+    VERSION_2,
+    version=3,
+    columns=(
+        *VERSION_2.columns[:-1],
+        Column("instances/mask_score", "instance", "float32", ""),
+        Column("instances/soft_mask_logit", "soft mask", "uint8", "", row_shape=(64, 64), bulk=True),
+    ),
+)
+"""In another order of columns: what a store holds is found by name."""
+SINCE_VERSION_4 = {"class_vote": None, "class_agreement": None, "uncertain_counts": b""}
 ROWS = [tiny_row(image_id) for image_id in range(20)]
 
 
@@ -104,7 +115,10 @@ def old(tmp_path) -> Path:
 
 
 def without_new(row: ImageLabels) -> ImageLabels:
-    return replace(row, instances=tuple(replace(each, mask_score=None, soft_mask=None) for each in row.instances))
+    return replace(
+        row,
+        instances=tuple(replace(each, mask_score=None, soft_mask=None, **SINCE_VERSION_4) for each in row.instances),
+    )
 
 
 def test_a_store_of_version_2_is_read_without_mask_scores(old):
@@ -129,7 +143,7 @@ def test_a_store_of_version_2_is_read_without_mask_scores(old):
 def test_what_was_read_can_be_written_in_this_version(old, tmp_path):
     read = list(LabelStore.open(old))
     again = tiny_store(tmp_path / "new.zarr", read)
-    assert again.attributes.version == 3
+    assert again.attributes.version == 4
     assert list(again) == read
 
 
@@ -142,6 +156,26 @@ def test_a_store_of_version_2_is_verified_by_the_columns_of_its_own_version(old)
     content[20] ^= 1
     file.write_bytes(content)
     assert any("instances/soft_mask_probability" in problem for problem in verify_labels(old))
+
+
+def test_a_store_of_version_3_is_read_without_votes_and_uncertain_pixels(tmp_path):
+    facts = {"categories": msgspec.to_builtins(list(CATEGORIES))}
+    columns = columns_from_labels(ROWS)
+    version_3 = LABEL_FORMAT.of_version(3)
+    assert version_3 is not None
+    assert {column.name for column in VERSION_3.columns} == {column.name for column in version_3.columns}
+    part = {column.name: columns[column.name] for column in version_3.columns}
+    write_table(version_3, tmp_path / "old.zarr", [part], facts, {"made by": "test"})
+    store = LabelStore.open(tmp_path / "old.zarr")
+    assert store.attributes.version == 3
+    assert list(store) == [
+        replace(row, instances=tuple(replace(each, **SINCE_VERSION_4) for each in row.instances)) for row in ROWS
+    ]
+    assert any(each.class_vote is not None for row in ROWS for each in row.instances)
+    assert np.isnan(store.class_doubts()).all()
+    assert verify_labels(store.path) == []
+    again = tiny_store(tmp_path / "new.zarr", list(store))
+    assert (again.attributes.version, list(again)) == (4, list(store))
 
 
 def test_a_store_keeps_mask_scores_and_nan_for_unknown_ones(tmp_path):

@@ -88,6 +88,17 @@ def test_the_order_of_the_store_changes_nothing(tmp_path):
     assert [each.labels.image_id for each in first.images] == [each.labels.image_id for each in second.images]
 
 
+def test_a_class_that_is_doubted_is_worth_a_look(tmp_path):
+    doubted = instance(0.8, 3, class_vote=7, class_agreement=0.75)
+    agreed = instance(0.8, 3, class_vote=3, class_agreement=1.0)
+    review = choose(tiny_store(tmp_path / "s", [image(1, agreed, doubted, instance(0.8))]), 3, 3)
+    assert ranked(review)[0] == (1, 1)
+    mark = review.images[0].marks[1]
+    assert mark.worth == pytest.approx(0.8 * 0.75)
+    assert mark.reason == "0.75 of the votes of similar labelled instances are for Hündin"
+    assert review.images[0].marks[0].worth == pytest.approx(0.8 * 0.1)
+
+
 @pytest.mark.parametrize("measures", [{}, {"gate_confidence": 1.0}], ids=["no measure", "all believed"])
 def test_labels_that_nothing_doubts_are_refused(tmp_path, measures):
     unmeasured = {"agreement": None, "predicted_iou": None, "gate_confidence": None}

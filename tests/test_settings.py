@@ -86,6 +86,16 @@ def test_a_key_that_is_given_wins_over_the_preset_and_survives_a_dump(preset):
             "is 0.8, above highest_threshold (0.5); change one of them",
         ),
         (
+            lambda: Experiment(
+                name="x",
+                data=PERCENT,
+                predict=PredictSettings(results=Path("r.json")),
+                student=StudentSettings(class_check="drop"),
+            ),
+            "student.class_check",
+            "needs a teacher of this experiment, whose features it compares, but predict.results is given",
+        ),
+        (
             lambda: AnnotateOnly(predict=PredictSettings(threshold="per-class")),
             "predict.threshold",
             "per-class needs the labelled images of an experiment; use fixed",

@@ -13,6 +13,7 @@ from pipeline.labels.label_columns import LABEL_FORMAT
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.label_writing import seal_labels, write_label_shard, write_label_store
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_mask
+from pipeline.masks.run_lengths import encode_mask
 from pipeline.masks.soft_masks import make_soft_mask
 from pipeline.tables.shard_files import completed_shards, divide
 from pipeline.tables.verifying import verify
@@ -51,6 +52,10 @@ def tiny_instance(rng: np.random.Generator, *, soft_mask: bool = True) -> Instan
     decision = Decision(rng.choice(list(Decision)))
     label = label_from_mask(mask, category_id, float32(rng.uniform()), decision)
     label = replace(label, mask_score=label.score / 2 if label.area % 2 else None)
+    if label.area % 3 == 0:
+        label = replace(label, class_vote=10 - category_id, class_agreement=label.score)
+    if label.area % 5 == 0:
+        label = replace(label, uncertain_counts=encode_mask(mask[::-1, ::-1])["counts"])
     if decision is Decision.TEACHER:
         return replace(label, soft_mask=make_soft_mask(mask * 0.8, label.box_xyxy)) if soft_mask else label
     measures = [float32(value) for value in rng.uniform(0, 1, 4)]

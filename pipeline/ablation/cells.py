@@ -19,6 +19,7 @@ Settings = Mapping[str, Any]
 
 SUPERVISED: Final = "supervised"
 CEILING: Final = "ceiling"
+CLASS_CHECK: Final = "class-check"
 MEASURED: Final = "evaluate"
 """The node whose result gives the figures of a cell, and the last that a cell needs."""
 
@@ -67,13 +68,20 @@ def cells_of(experiment: Experiment, wanted: Sequence[str] = ()) -> tuple[Cell, 
     unknown = [key for key in wanted if key not in CELLS]
     if unknown:
         raise StageError(f"{', '.join(unknown)}: no such cell; there are {', '.join(CELLS)}")
-    impossible = {CEILING} if isinstance(experiment.data, PairedData) else set()
-    if impossible.intersection(wanted):
-        raise StageError(
-            "ceiling trains on the labels of all images, which are known only if data.annotated gives them: "
-            "leave this cell out"
-        )
+    impossible = _impossible(experiment)
+    for key in impossible.keys() & set(wanted):
+        raise StageError(f"{key} {impossible[key]}: leave this cell out")
     return tuple(cell for key, cell in CELLS.items() if (key in wanted if wanted else key not in impossible))
+
+
+def _impossible(experiment: Experiment) -> dict[str, str]:
+    """Return the cells that an experiment cannot have, with the reasons."""
+    found = {}
+    if isinstance(experiment.data, PairedData):
+        found[CEILING] = "trains on the labels of all images, which are known only if data.annotated gives them"
+    if experiment.predict.results is not None:
+        found[CLASS_CHECK] = "compares features of the teacher, and the labels come from predict.results"
+    return found
 
 
 def overrides_of(cell: Cell, experiment: Experiment, seed: int, given: Sequence[str] = ()) -> tuple[str, ...]:
@@ -180,6 +188,12 @@ def _with(settings: Settings) -> Callable[[Experiment], Settings]:
     return lambda experiment: {"student.rounds": max(1, experiment.student.rounds), **settings}
 
 
+def _checked(experiment: Experiment) -> Settings:
+    """Check the classes of labels as the experiment does, or else correct those that are doubted."""
+    action = experiment.student.class_check
+    return _with({"student.class_check": "correct" if action == "off" else action})(experiment)
+
+
 def _finetuned(experiment: Experiment) -> Settings:
     """Train the student's last steps on labelled images alone: as many as the experiment says, or else a tenth.
 
@@ -221,6 +235,12 @@ CELLS: Final[dict[str, Cell]] = {
             "thresholds per class",
             "a threshold of the score for each class, by how many instances labelled images have",
             _with({"predict.threshold": "per-class"}),
+        ),
+        Cell(
+            CLASS_CHECK,
+            "classes checked",
+            "labels whose class similar labelled instances doubt get the class of these",
+            _checked,
         ),
         Cell("fine-tuning", "fine-tuning", "a last tenth of the student's steps on labelled images alone", _finetuned),
         Cell(CEILING, "all labels", "the supervised detector, trained on the labels of all images", _ceiling),

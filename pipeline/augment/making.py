@@ -11,6 +11,7 @@ from pipeline.augment.settings import AugmentSettings
 from pipeline.augment.sources import CompositeSources, LabelledFolder
 from pipeline.coco.reading import read_coco
 from pipeline.compute.execution import Execution
+from pipeline.labels.class_check import ClassCheck
 from pipeline.labels.dataset_rows import dataset_rows
 from pipeline.labels.filling import NewStore, fill_label_store, shards_beside
 from pipeline.labels.label_store import LabelStore
@@ -22,11 +23,17 @@ LABELLED_STORE = "labelled.zarr"
 
 
 def composite_sources(
-    refined: LabelledFolder, labelled: Path, labelled_root: Path, settings: AugmentSettings, scratch: Path
+    refined: LabelledFolder,
+    labelled: Path,
+    labelled_root: Path,
+    settings: AugmentSettings,
+    scratch: Path,
+    check: ClassCheck,
 ) -> CompositeSources:
     """Return the sources of composites; if labelled images are partners, write their store into `scratch`.
 
     labelled: COCO file of the labelled images. labelled_root: the folder that its file names are relative to.
+    check: what is done to refined labels whose class is doubted.
     """
     partners = None
     if settings.partners == "labelled-too":
@@ -35,7 +42,7 @@ def composite_sources(
             dataset = read_coco(labelled)
             write_label_store(store, dataset_rows(dataset), dataset.categories, {})
         partners = LabelledFolder.of(store, labelled_root)
-    return CompositeSources(refined, partners, settings)
+    return CompositeSources(refined, partners, settings, check)
 
 
 def augment_store(

@@ -13,6 +13,7 @@ from pipeline.augment.pairs import ImageKey, Pair, Pairing
 from pipeline.augment.settings import AugmentSettings
 from pipeline.coco.image_folder import ImageFolder
 from pipeline.errors import ImageError
+from pipeline.labels.class_check import NO_CHECK, ClassCheck
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Status
 
@@ -37,14 +38,16 @@ class LabelledFolder:
 
 @dataclass(frozen=True)
 class CompositeSources:
-    """The sources of composites. labelled: set if labelled images are partners too.
+    """The sources of composites.
 
+    labelled: set if labelled images are partners too. check: what is done to refined labels whose class is doubted.
     A pickled copy does not include what was read.
     """
 
     refined: LabelledFolder
     labelled: LabelledFolder | None
     settings: AugmentSettings
+    check: ClassCheck = NO_CHECK
 
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
@@ -105,7 +108,8 @@ class CompositeSources:
         except ImageError as error:
             raise ImageError(f"{labels.file_name}: {error}") from error
         image_rgb.setflags(write=False)  # it is the base of one composite and the donor of another
-        return LabelledImage(image_rgb, labels, is_truth=key.is_labelled)
+        checked = labels if key.is_labelled else self.check.applied(labels)
+        return LabelledImage(image_rgb, checked, is_truth=key.is_labelled)
 
     @cached_property
     def _pairing(self) -> Pairing:
@@ -119,7 +123,7 @@ class CompositeSources:
         return LabelStore.open(self.refined.store_path), labelled
 
     def __reduce__(self) -> tuple[type[CompositeSources], tuple[object, ...]]:
-        return type(self), (self.refined, self.labelled, self.settings)
+        return type(self), (self.refined, self.labelled, self.settings, self.check)
 
 
 def _conditions(settings: AugmentSettings) -> str:

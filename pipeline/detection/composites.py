@@ -17,6 +17,7 @@ from pipeline.augment.pairs import ImageKey, Pair
 from pipeline.augment.settings import AugmentSettings
 from pipeline.augment.sources import CompositeSources, LabelledFolder
 from pipeline.detection.datasets import (
+    NO_SETTINGS,
     LoadedImage,
     TrainingImages,
     composed,
@@ -28,6 +29,7 @@ from pipeline.detection.registry import DATASETS
 from pipeline.detection.sample_seed import Sample
 from pipeline.detection.settings import InstanceWeight
 from pipeline.detection.window_masks import mask_windows
+from pipeline.labels.class_check import ClassCheck
 from pipeline.labels.rows import ImageLabels, InstanceLabel, with_mask
 from pipeline.masks.crop_mask import CropMask
 
@@ -54,6 +56,7 @@ class Composites(TrainingImages):
         pipeline: Sequence[Mapping[str, Any]],
         instance_weight: InstanceWeight = "none",
         ignore_dropped: bool = True,
+        class_check: Mapping[str, Any] = NO_SETTINGS,
         geometry: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         labelled = None
@@ -61,7 +64,10 @@ class Composites(TrainingImages):
             labelled = LabelledFolder.of(Path(labelled_store), Path(labelled_root))
         self._settings = AugmentSettings.model_validate_json(json.dumps(settings))
         self._sources = CompositeSources(
-            LabelledFolder.of(Path(refined_store), Path(image_root)), labelled, self._settings
+            LabelledFolder.of(Path(refined_store), Path(image_root)),
+            labelled,
+            self._settings,
+            ClassCheck(**class_check),
         )
         store = self._sources.refined_store
         require_weights(store, instance_weight)
@@ -71,6 +77,7 @@ class Composites(TrainingImages):
             pipeline,
             instance_weight=instance_weight,
             ignore_dropped=ignore_dropped,
+            class_check=ClassCheck(**class_check),
         )
         self._geometry = composed(geometry)
         self._base_ids = store.image_ids[usable_positions(store)]

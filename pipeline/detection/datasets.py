@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import cv2
@@ -30,6 +31,7 @@ from pipeline.detection.sample_seed import Sample
 from pipeline.detection.settings import InstanceWeight
 from pipeline.detection.window_masks import MaskWindow, WindowMasks
 from pipeline.errors import ImageError, StageError
+from pipeline.labels.class_check import NO_CHECK, ClassCheck
 from pipeline.labels.dataset_rows import dataset_rows
 from pipeline.labels.label_columns import STATUSES
 from pipeline.labels.label_store import LabelStore
@@ -39,6 +41,7 @@ from pipeline.structure.target_store import StructureStore
 LABELLED: Final = "labelled"
 
 _UNUSABLE_IN_A_ROW = 100
+NO_SETTINGS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +69,7 @@ class TrainingImages(Dataset[dict[str, Any]]):
         *,
         instance_weight: InstanceWeight = "none",
         ignore_dropped: bool = True,
+        class_check: ClassCheck = NO_CHECK,
     ) -> None:
         self.source = source
         self.categories = tuple(sorted(categories, key=lambda category: category.id))
@@ -73,6 +77,7 @@ class TrainingImages(Dataset[dict[str, Any]]):
         self._transforms = composed(pipeline)
         self._instance_weight = instance_weight
         self._ignore_dropped = ignore_dropped
+        self._class_check = class_check
         self._told: set[str] = set()
         self.repeats: NDArray[np.float64] | None = None
         """How many times each item is due in a pass; None: once."""
@@ -141,6 +146,9 @@ class TrainingImages(Dataset[dict[str, Any]]):
         }
 
     def _weight(self, instance: InstanceLabel) -> float:
+        return self._class_check.weight(instance) * self._own_weight(instance)
+
+    def _own_weight(self, instance: InstanceLabel) -> float:
         match self._instance_weight:
             case "none":
                 return 1.0
@@ -220,7 +228,7 @@ class StoredLabels(TrainingImages):
     """The images of a label store that did not fail; those without instances teach what is background.
 
     instance_weight: what an instance counts. ignore_dropped: dropped instances are ignored, or else as if they
-    were not there.
+    were not there. class_check: the fields of a `ClassCheck`; empty for none.
     """
 
     def __init__(
@@ -231,6 +239,7 @@ class StoredLabels(TrainingImages):
         source: Literal["pseudo", "composite"] = "pseudo",
         instance_weight: InstanceWeight = "none",
         ignore_dropped: bool = True,
+        class_check: Mapping[str, Any] = NO_SETTINGS,
     ) -> None:
         self._store = LabelStore.open(Path(store))
         require_weights(self._store, instance_weight)
@@ -240,6 +249,7 @@ class StoredLabels(TrainingImages):
             pipeline,
             instance_weight=instance_weight,
             ignore_dropped=ignore_dropped,
+            class_check=ClassCheck(**class_check),
         )
         self._images = ImageFolder.of(Path(image_root), self._store.file_names())
         self._positions = usable_positions(self._store)
@@ -248,7 +258,7 @@ class StoredLabels(TrainingImages):
         return len(self._positions)
 
     def load(self, item: int, draw: int) -> LoadedImage:
-        labels = self._store[int(self._positions[item])]
+        labels = self._class_check.applied(self._store[int(self._positions[item])])
         return LoadedImage(*_read(self._images, labels), labels, {})
 
 

@@ -27,10 +27,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class LabelledFile:
+    """A file of labelled instances with their features, and how many of each class vote on a label."""
+
+    path: Path
+    neighbours: int
+
+
+@dataclass(frozen=True)
 class PredictWork:
     """A detector's labels of images, shard by shard (see `pipeline.compute.shards.ShardWork`).
 
     listing: the file that lists the images (see `pipeline.datasets.listing`). limits: which predictions become labels.
+    checked_by: labelled instances that vote on the classes of labels; None: nothing is said about classes.
     """
 
     listing: Path
@@ -38,6 +47,7 @@ class PredictWork:
     shards_folder: Path
     detector: DetectorChoice
     limits: LabelLimits
+    checked_by: LabelledFile | None = None
 
     def compute(self, shard: Shard) -> list[ImageLabels]:
         """Return the labels of the images of a shard. Images are read while the detector runs on others."""
@@ -61,7 +71,10 @@ class PredictWork:
     @property
     def paths(self) -> WorkPaths:
         """Return the paths that every worker must see."""
-        return WorkPaths((self.listing, self.images.root, self.detector.folder / WEIGHTS), self.shards_folder)
+        needed = [self.listing, self.images.root, self.detector.folder / WEIGHTS]
+        if self.checked_by is not None:
+            needed.append(self.checked_by.path)
+        return WorkPaths(tuple(needed), self.shards_folder)
 
     def given_up(self, image_id: int, reason: str) -> ImageLabels:
         """Return the row of an image that kills its workers."""
@@ -89,9 +102,23 @@ class PredictWork:
         return [
             _failure(image, pixels)
             if isinstance(pixels, str)
-            else labels_of_image(_with_size_of(image, pixels), next(found), predictor.categories, self.limits)
+            else self._checked(
+                labels_of_image(_with_size_of(image, pixels), next(found), predictor.categories, self.limits),
+                pixels,
+                predictor,
+            )
             for image, pixels in batch
         ]
+
+    def _checked(self, labels: ImageLabels, pixels: NDArray[np.uint8], predictor: Predictor) -> ImageLabels:
+        """Return labels with the votes of labelled instances on their classes, if these are checked."""
+        if self.checked_by is None or not labels.instances:
+            return labels
+        from pipeline.detection.class_neighbours import mask_features, open_neighbours
+
+        features = mask_features(predictor, pixels, [labels.rle(each) for each in labels.instances])
+        joined = np.array([np.concatenate(levels) for levels in features], np.float32)
+        return open_neighbours(self.checked_by.path, self.checked_by.neighbours).voted(labels, joined)
 
 
 def _with_size_of(image: CocoImage, pixels: NDArray[np.uint8]) -> CocoImage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,17 @@ from pipeline.masks.windows import BoxXyxy
 
 Inputs = tuple[Tensor, DetDataSample]
 """The input of the detector for an image: pixels, uint8 3 x height x width, blue first, and their data sample."""
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureLevels:
+    """Feature maps of one image, each float32 1 x C x h x w, the finest first.
+
+    shown_hw: the share of their height and width that the image fills; the rest is padding.
+    """
+
+    maps: tuple[Tensor, ...]
+    shown_hw: tuple[float, float]
 
 
 class Predictor:
@@ -96,6 +108,22 @@ class Predictor:
         shown_wh = torch.tensor([width, height], dtype=torch.float32, device=self._device)
         found = outputs[0].float()
         return found, shown_wh / (stride * shown_wh.new_tensor([found.shape[3], found.shape[2]]))
+
+    @torch.inference_mode()
+    def feature_levels(self, image_rgb: NDArray[np.uint8]) -> FeatureLevels:
+        """Return the feature maps of an image, uint8 (height, width, 3), that instances of a class have in common.
+
+        They are all levels of the FPN, or the mask features and the memories of Mask2Former's pixel decoder.
+        """
+        pixels, sample = self._input(image_rgb)
+        data = self._model.data_preprocessor({"inputs": [pixels], "data_samples": [sample]}, False)
+        maps = self._features(data["inputs"])
+        if hasattr(self._model, "panoptic_head"):
+            mask_features, memories = self._model.panoptic_head.pixel_decoder(maps)
+            maps = (mask_features, *reversed(memories))
+        _require_finite(maps, self._folder)
+        (shown_height, shown_width), (height, width) = data["data_samples"][0].img_shape, data["inputs"].shape[-2:]
+        return FeatureLevels(maps, (shown_height / height, shown_width / width))
 
     def _batches(self, shapes: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
         """Yield the indices of the images of each batch."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from pipeline.settings import MISFIT, ConfigPath, Count, FilePath, Seed, Settings, Share
+from pipeline.settings import MISFIT, ClassCheckAction, ConfigPath, Count, FilePath, Seed, Settings, Share
+
+if TYPE_CHECKING:
+    from pipeline.labels.class_check import ClassCheck
 
 BatchSize = Annotated[int, Field(ge=0)]
 InstanceWeight = Literal["none", "class", "mask", "product", "gate"]
@@ -127,6 +130,12 @@ class StudentSettings(TrainSettings):
     """Probability that a pseudo-labelled image or composite is turned grey."""
     blur: Share = 0.5
     """Probability that a pseudo-labelled image or composite is blurred."""
+    class_check: ClassCheckAction = "off"
+    """Doubt labels whose class similar labelled instances do not have: just flag, weigh less, correct or drop them."""
+    class_neighbours: Count = 10
+    """With a `class_check`: number of labelled instances of each class that vote on the class of a label."""
+    class_agreement: Share = 0.7
+    """With a `class_check`: doubt a label if at least this share of the votes is for one other class."""
     finetune_iterations: Annotated[int, Field(ge=0)] = 0
     """Number of optimizer steps after `iterations` in which all images are labelled ones. 0: none."""
     finetune_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
@@ -141,6 +150,13 @@ class StudentSettings(TrainSettings):
             names = {"given": given, "new": _OLD_WEIGHTS[given]}
             raise PydanticCustomError(MISFIT, 'given "{given}"; it is called {new} now', names)
         return given
+
+    @property
+    def doubt(self) -> ClassCheck:
+        """Return which labels are doubted for their class, and what is done to them."""
+        from pipeline.labels.class_check import ClassCheck  # the schema is read without pycocotools
+
+        return ClassCheck(self.class_check, self.class_agreement)
 
     @property
     def unlabelled_images(self) -> int:

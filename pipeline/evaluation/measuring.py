@@ -18,6 +18,7 @@ from pipeline.evaluation.models import MeasuredModel, measure_model
 from pipeline.evaluation.pseudo_labels import LabelsToMeasure, measure_pseudo_labels
 from pipeline.evaluation.results import Evaluation, ModelResult, PseudoLabelResult
 from pipeline.evaluation.settings import EvaluateSettings
+from pipeline.labels.class_check import ClassCheck
 from pipeline.labels.coco_export import export_results
 from pipeline.labels.filling import NewStore
 from pipeline.labels.label_store import LabelStore
@@ -63,14 +64,21 @@ def measure_models(
 
 
 def measure_labels(
-    rounds: Iterable[LabelsToMeasure], truth: Path, settings: EvaluateSettings, execution: Execution
+    rounds: Iterable[LabelsToMeasure],
+    truth: Path,
+    settings: EvaluateSettings,
+    class_check: ClassCheck,
+    execution: Execution,
 ) -> list[PseudoLabelResult]:
-    """Measure the pseudo-labels of every round. truth: COCO file of the annotations of the unlabelled images."""
+    """Measure the pseudo-labels of every round. truth: COCO file of the annotations of the unlabelled images.
+
+    class_check: says which classes are doubted.
+    """
     dataset = read_coco(truth)
     results: list[PseudoLabelResult] = []
     for each in rounds:
         execution.say(f"evaluate: measuring the labels of {each.predict_node} and {each.refine_node}")
-        results.append(measure_pseudo_labels(each, dataset, boundary=settings.boundary))
+        results.append(measure_pseudo_labels(each, dataset, boundary=settings.boundary, class_check=class_check))
     return results
 
 
@@ -101,6 +109,9 @@ def main_figures(evaluation: Evaluation) -> dict[str, float]:
             if precision is not None:
                 figures[f"{model.role}{of_round} {name}"] = round(100 * precision, 1)
     for labels in evaluation.pseudo_labels:
+        if labels.class_check is not None and labels.class_check.accuracy_corrected is not None:
+            figures[f"{labels.refine_node} right class"] = round(labels.class_check.accuracy or 0.0, 3)
+            figures[f"{labels.refine_node} right class, corrected"] = round(labels.class_check.accuracy_corrected, 3)
         for node, quality in ((labels.predict_node, labels.before), (labels.refine_node, labels.after)):
             if quality.paired.mean_iou is not None:
                 figures[f"{node} mask IoU"] = round(quality.paired.mean_iou, 3)

@@ -13,10 +13,12 @@ import numpy as np
 from pipeline.coco.model import CocoDataset
 from pipeline.evaluation.average_precision import AREA_RANGES
 from pipeline.evaluation.changes import LargestChanges
+from pipeline.evaluation.class_votes import ClassVotes
 from pipeline.evaluation.coco_matching import Bools, Floats, Ints, match
 from pipeline.evaluation.compared_image import ComparedImage, require_same_instances
 from pipeline.evaluation.image_sides import ImageTruths, strongest_first, with_areas
 from pipeline.evaluation.results import DecisionResult, LabelQuality, MaskFigures, PrecisionRecall, PseudoLabelResult
+from pipeline.labels.class_check import NO_CHECK, ClassCheck
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
 from pipeline.masks.overlap import rle_ious
@@ -37,13 +39,15 @@ class LabelsToMeasure:
     refined: Path
 
 
-def measure_pseudo_labels(labels: LabelsToMeasure, truth: CocoDataset, *, boundary: bool) -> PseudoLabelResult:
-    """Compare the labels of both stores with the truth, image by image.
+def measure_pseudo_labels(
+    labels: LabelsToMeasure, truth: CocoDataset, *, boundary: bool, class_check: ClassCheck = NO_CHECK
+) -> PseudoLabelResult:
+    """Compare the labels of both stores with the truth, image by image. class_check: says which classes are doubted.
 
     Images without usable labels and images that the truth does not have are left out. Raise StoreError if the stores
     do not have the same instances.
     """
-    sums = _LabelSums()
+    sums = _LabelSums(class_check)
     images = failed_images = 0
     for before, after in zip(LabelStore.open(labels.predicted), LabelStore.open(labels.refined), strict=True):
         if before.image_id not in truth.image_by_id:
@@ -110,8 +114,9 @@ class _Matched:
 class _LabelSums:
     """Counts over all images, and a few numbers of each paired instance."""
 
-    def __init__(self) -> None:
+    def __init__(self, class_check: ClassCheck) -> None:
         self._before, self._after = _Matched(), _Matched()
+        self._votes = ClassVotes(class_check)
         self._instances = np.zeros(len(_DECISIONS), np.int64)
         self._decisions: list[Ints] = []
         self._class_right: list[Bools] = []
@@ -130,6 +135,7 @@ class _LabelSums:
         self._decisions.append(np.array([_DECISIONS.index(pair.decision) for pair in pairs], np.int64))
         ious = [(each.iou_before, each.boundary_iou_before, each.iou_after, each.boundary_iou_after) for each in pairs]
         self._ious.append(np.array(ious, np.float64).reshape(-1, 4))  # NaN for None
+        self._votes.add(image.after, pairs)
         for pair in pairs:
             self._changes.add(pair)
 
@@ -156,6 +162,7 @@ class _LabelSums:
             ),
             most_improved=self._changes.improved(),
             most_harmed=self._changes.harmed(),
+            class_check=self._votes.result(),
         )
 
     def _decision(self, decision: Decision, ious: Floats, class_right: Bools) -> DecisionResult:

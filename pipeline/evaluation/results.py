@@ -189,6 +189,23 @@ class InstanceChange(msgspec.Struct, frozen=True):
     mask_score: float | None = None
 
 
+class ClassCheckResult(msgspec.Struct, frozen=True, gc=False):
+    """What similar labelled instances say of the classes of labels.
+
+    checked: number of labels that they voted on. doubted: those of another class than the vote. paired, doubted_paired:
+    those of them that are paired with a truth. accuracy: the share of paired labels that have the class of their truth,
+    as they are, with the doubted ones corrected, and without the doubted ones; null without any.
+    """
+
+    checked: int
+    doubted: int
+    paired: int
+    doubted_paired: int
+    accuracy: float | None
+    accuracy_corrected: float | None
+    accuracy_without: float | None
+
+
 class PseudoLabelResult(msgspec.Struct, frozen=True):
     """The pseudo-labels of one round, on images with a known truth.
 
@@ -198,6 +215,7 @@ class PseudoLabelResult(msgspec.Struct, frozen=True):
     class, null without pairs.
     before: the labels of `predict`; after: those of `refine`.
     most_improved, most_harmed: paired instances by the change of their mask IoU, the largest first.
+    class_check: null if no class was checked.
     """
 
     round: int
@@ -213,6 +231,7 @@ class PseudoLabelResult(msgspec.Struct, frozen=True):
     decisions: tuple[DecisionResult, ...]
     most_improved: tuple[InstanceChange, ...]
     most_harmed: tuple[InstanceChange, ...]
+    class_check: ClassCheckResult | None = None
 
 
 class Evaluation(msgspec.Struct, frozen=True):

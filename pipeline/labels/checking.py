@@ -65,17 +65,28 @@ def _instance_problems(instance: InstanceLabel, width: int, height: int) -> Iter
             yield field, f"is {value}; a measure that does not apply is None"
     if instance.gate_confidence is not None and not 0 <= instance.gate_confidence <= 1:
         yield "gate_confidence", f"is {instance.gate_confidence}, not between 0 and 1; None if it does not apply"
+    if (instance.class_vote is None) != (instance.class_agreement is None):
+        yield "class_vote", f"is {instance.class_vote} with a class_agreement of {instance.class_agreement}"
+    if instance.class_vote is not None and instance.class_vote not in _INT64:
+        yield "class_vote", "does not fit into 64 bits"
+    if instance.class_agreement is not None and not 0 <= instance.class_agreement <= 1:
+        yield "class_agreement", f"is {instance.class_agreement}, not between 0 and 1; None if it does not apply"
     if instance.candidate is not None and instance.candidate not in _CANDIDATES:
         yield "candidate", f"is {instance.candidate}"
     if instance.soft_mask is not None:
         yield from _soft_mask_problems(instance.soft_mask, width, height)
+    yield from _counts_problems("rle_counts", instance.rle_counts, width, height)
+    if instance.uncertain_counts:
+        yield from _counts_problems("uncertain_counts", instance.uncertain_counts, width, height)
+
+
+def _counts_problems(field: str, given: bytes, width: int, height: int) -> Iterator[tuple[str, str]]:
     try:
-        counts = instance.rle_counts.decode("ascii")
-        require_usable(RleJson((height, width), counts), width, height)
+        require_usable(RleJson((height, width), given.decode("ascii")), width, height)
     except SegmentationError as error:
-        yield f"rle_counts{error.field}".removesuffix(".counts"), str(error)
+        yield f"{field}{error.field}".removesuffix(".counts"), str(error)
     except UnicodeDecodeError:
-        yield "rle_counts", "is not ASCII"
+        yield field, "is not ASCII"
 
 
 def _soft_mask_problems(soft_mask: SoftMask, width: int, height: int) -> Iterator[tuple[str, str]]:
@@ -98,3 +109,11 @@ def _rle_sum_problems(row: ImageLabels) -> Iterator[tuple[str, str]]:
         # One at a time: pycocotools' area takes no list of more than 255.
         elif (area := area_px(row.rle(instance))) != instance.area:
             yield f"instances[{index}].area", f"is {instance.area}, the mask has {area} pixels"
+    uncertain = [(index, each.uncertain_counts) for index, each in enumerate(row.instances) if each.uncertain_counts]
+    if uncertain:
+        sums = compressed_counts_problems(
+            [counts.decode("ascii") for _, counts in uncertain], [row.width * row.height] * len(uncertain)
+        )
+        for (index, _), problem in zip(uncertain, sums, strict=True):
+            if problem is not None:
+                yield f"instances[{index}].uncertain_counts", problem

@@ -34,8 +34,6 @@ STATUSES: Final = (Status.OK, Status.EMPTY, Status.FAILED)
 DECISIONS: Final = (Decision.SAM, Decision.TEACHER, Decision.DROPPED)
 """On disk a decision is its index in this tuple."""
 NO_CANDIDATE: Final = -1
-MASK_SCORE_VERSION: Final = 3
-"""The first version that has mask scores."""
 
 
 class LabelAttributes(TableAttributes, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -89,10 +87,13 @@ _COLUMNS: Final = (
     Column("instances/agreement", "instance", "float32", "IoU of SAM's mask and the teacher's, or NaN"),
     Column("instances/candidate", "instance", "int8", "which of SAM's candidates was chosen, or -1"),
     Column("instances/gate_confidence", "instance", "float32", "how sure the gate is of the mask, 0 to 1, or NaN"),
+    Column("instances/class_vote", "instance", "int64", "the category of similar labelled instances; 0 without any"),
+    Column("instances/class_agreement", "instance", "float32", "share of comparisons that class_vote won, or NaN"),
     Column(
         "instances/rle_offsets", "instance", "int64", "where each mask begins in rle_bytes", points_into="mask byte"
     ),
     Column("instances/rle_bytes", "mask byte", "uint8", "masks as COCO's compressed RLE, end to end", bulk=True),
+    *text_columns("instances/uncertain", "instance", "uncertain mask", "uncertain pixels as COCO's RLE, or nothing"),
     Column(
         "instances/soft_mask_offsets",
         "instance",
@@ -126,9 +127,13 @@ _VERSION_2_PROBABILITY: Final = Column(
     bulk=True,
 )
 
-_VERSION_3: Final = TableFormat(
+_SINCE_VERSION_4: Final = frozenset(
+    f"instances/{name}" for name in ("class_vote", "class_agreement", "uncertain_offsets", "uncertain_bytes")
+)
+
+_VERSION_4: Final = TableFormat(
     name="s4m-labels",
-    version=3,
+    version=4,
     content="labels",
     make_again="Make them again, or read them with the version of s4m that made them.",
     ids="images/id",
@@ -140,18 +145,21 @@ _VERSION_3: Final = TableFormat(
     facts=("categories",),
     columns=_COLUMNS,
 )
+_VERSION_3: Final = replace(
+    _VERSION_4, version=3, columns=tuple(column for column in _COLUMNS if column.name not in _SINCE_VERSION_4)
+)
 _VERSION_2: Final = replace(
     _VERSION_3,
     version=2,
     columns=tuple(
         _VERSION_2_PROBABILITY if column.name == "instances/soft_mask_logit" else column
-        for column in _COLUMNS
+        for column in _VERSION_3.columns
         if column.name != "instances/mask_score"
     ),
 )
-LABEL_FORMAT: Final = replace(_VERSION_3, earlier=(_VERSION_2,))
+LABEL_FORMAT: Final = replace(_VERSION_4, earlier=(_VERSION_3, _VERSION_2))
 
-_MEASURES = ("mask_score", "predicted_iou", "stability", "agreement", "gate_confidence")
+_MEASURES = ("mask_score", "predicted_iou", "stability", "agreement", "gate_confidence", "class_agreement")
 
 
 def columns_from_labels(rows: Sequence[ImageLabels]) -> dict[str, NDArray[Any]]:
@@ -177,7 +185,9 @@ def columns_from_labels(rows: Sequence[ImageLabels]) -> dict[str, NDArray[Any]]:
         "instances/decision": [DECISIONS.index(instance.decision) for instance in instances],
         **{f"instances/{name}": optional(name, math.nan) for name in _MEASURES},
         "instances/candidate": optional("candidate", NO_CANDIDATE),
+        "instances/class_vote": optional("class_vote", 0),
         **bytes_values("instances/rle", [instance.rle_counts for instance in instances]),
+        **bytes_values("instances/uncertain", [instance.uncertain_counts for instance in instances]),
         "instances/soft_mask_offsets": offsets_of([instance.soft_mask is not None for instance in instances]),
         "instances/soft_mask_crop_xyxy": [soft_mask.crop_box_xyxy for soft_mask in soft_masks],
         "instances/soft_mask_logit": [soft_mask.codes for soft_mask in soft_masks],
@@ -208,19 +218,25 @@ def _instances(columns: ColumnData) -> list[InstanceLabel]:
     def values(name: str) -> list[Any]:
         return list(columns[f"instances/{name}"].tolist())
 
-    rle_bytes = columns["instances/rle_bytes"].tobytes()
+    def texts(name: str) -> list[bytes]:
+        if f"instances/{name}_bytes" not in columns:  # a store of an earlier version
+            return [b""] * len(columns["instances/score"])
+        content = columns[f"instances/{name}_bytes"].tobytes()
+        return [content[start:end] for start, end in pairwise(values(f"{name}_offsets"))]
 
     def measures(name: str) -> list[float | None]:
         if f"instances/{name}" not in columns:  # a store of an earlier version
             return [None] * len(columns["instances/score"])
         return [None if math.isnan(value) else value for value in values(name)]
 
-    mask_score, predicted_iou, stability, agreement, gate_confidence = map(measures, _MEASURES)
+    mask_score, predicted_iou, stability, agreement, gate_confidence, class_agreement = map(measures, _MEASURES)
+    votes = values("class_vote") if "instances/class_vote" in columns else class_agreement
+    class_vote = [None if share is None else vote for vote, share in zip(votes, class_agreement, strict=True)]
     fields = zip(
         values("category_id"),
         values("score"),
         map(tuple, values("box_xyxy")),
-        (rle_bytes[start:end] for start, end in pairwise(values("rle_offsets"))),
+        texts("rle"),
         values("area"),
         (DECISIONS[code] for code in values("decision")),
         mask_score,
@@ -230,6 +246,9 @@ def _instances(columns: ColumnData) -> list[InstanceLabel]:
         (None if candidate == NO_CANDIDATE else candidate for candidate in values("candidate")),
         gate_confidence,
         _soft_masks(columns),
+        class_vote,
+        class_agreement,
+        texts("uncertain"),
         strict=True,
     )
     return [InstanceLabel(*each) for each in fields]

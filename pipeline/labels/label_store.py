@@ -12,7 +12,6 @@ from pipeline.coco.model import CocoCategory, CocoImage
 from pipeline.errors import StoreError
 from pipeline.labels.label_columns import (
     LABEL_FORMAT,
-    MASK_SCORE_VERSION,
     STATUSES,
     LabelAttributes,
     labels_from_columns,
@@ -86,9 +85,22 @@ class LabelStore(TableStore[LabelAttributes]):
 
     def mask_scores(self) -> NDArray[np.float32]:
         """Return the mask scores of all instances; NaN where they are not known, as in stores of version 2."""
-        if self.attributes.version < MASK_SCORE_VERSION:
+        return self._measure("mask_score")
+
+    def class_doubts(self) -> NDArray[np.float32]:
+        """Return of all instances how far similar labelled instances agree on another class; NaN where they do not."""
+        agreement = self._measure("class_agreement")
+        if np.isnan(agreement).all():
+            return agreement
+        disagree = self.column("instances/class_vote") != self.column("instances/category_id")
+        return np.where(disagree, agreement, np.float32(np.nan))
+
+    def _measure(self, name: str) -> NDArray[np.float32]:
+        """Return a measure of all instances; NaN where it is not known, as in stores of a version without it."""
+        column = f"instances/{name}"
+        if column not in self.attributes.column_digests:
             return np.full(self.attributes.instances, np.nan, np.float32)
-        return self.column("instances/mask_score")
+        return self.column(column)
 
     def failed(self) -> list[ImageLabels]:
         """Return the rows of all failed images, in the order of the store."""

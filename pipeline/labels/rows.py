@@ -47,6 +47,9 @@ class InstanceLabel:
     agreement: IoU of SAM's mask and the teacher's, 0 to 1.
     candidate: which of SAM's candidates was chosen, 0 to 127.
     gate_confidence: how sure the gate is of the mask, 0 to 1; 0 where it was dropped.
+    class_vote: the category of the labelled instances whose features are most similar.
+    class_agreement: the share of comparisons that this category won, 0 to 1.
+    uncertain_counts: the pixels about which the masks of this instance disagree, as `rle_counts`; empty if unknown.
     """
 
     category_id: int
@@ -62,6 +65,9 @@ class InstanceLabel:
     candidate: int | None = None
     gate_confidence: float | None = None
     soft_mask: SoftMask | None = None
+    class_vote: int | None = None
+    class_agreement: float | None = None
+    uncertain_counts: bytes = b""
 
     @property
     def mask_score_or_one(self) -> float:

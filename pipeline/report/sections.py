@@ -97,12 +97,28 @@ def round_quality(result: PseudoLabelResult) -> dict[str, Any]:
     return {
         "number": result.round,
         "measured": f"{result.paired:,} of {words.count(result.before.labels, 'label')} match one of "
-        f"{words.count(result.truths, 'true instance')} in {words.count(result.images, 'image')}{accuracy}{failed}.",
+        f"{words.count(result.truths, 'true instance')} in {words.count(result.images, 'image')}{accuracy}{failed}."
+        f"{_doubted(result)}",
         "chart": histogram(distributions, "instances by mask IoU", title),
         "bar": stacked_bar(parts, "; ".join(f"{part.name}: {part.count}" for part in parts)),
         "figures": quality_table(result),
         "decisions": decision_table(result),
     }
+
+
+def _doubted(result: PseudoLabelResult) -> str:
+    """Return what similar labelled instances say of the classes; empty if they were not asked."""
+    check = result.class_check
+    if check is None:
+        return ""
+    told = f" Similar labelled instances doubt the class of {check.doubted:,} of {words.count(check.checked, 'label')}"
+    if check.accuracy is None:
+        return f"{told}."
+    return (
+        f"{told}. The right class have {words.percent(check.accuracy)} as they are, "
+        f"{words.percent(check.accuracy_corrected)} with the doubted ones corrected, "
+        f"{words.percent(check.accuracy_without)} of the others."
+    )
 
 
 def training(key: str, log: TrainingLog) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Chooses the instances of a refined store that people should check first; needs no truth.
 
-worth = score * (1 - min(agreement, predicted_iou, gate_confidence))
+worth = score * (1 - min(agreement, predicted_iou, gate_confidence, 1 - class_agreement of another class))
 
-The confidence that there is an object, times the doubt about its mask; measures that an instance lacks are left out.
+The confidence that there is an object, times the doubt about its mask or its class; measures that an instance lacks are
+left out. Its class is doubted if similar labelled instances agree on another one.
 A dropped instance has a gate confidence of 0, so that its worth is its score.
 """
 
@@ -85,7 +86,9 @@ def choose(store: LabelStore, top: int, per_image: int) -> Review:
     ranks = {int(ordered[index]): rank for rank, index in enumerate(chosen, start=1)}
     positions = dict.fromkeys(int(image_of[instance]) for instance in ranks)
     return Review(
-        images=tuple(_review_image(store[each], int(offsets[each]), worth, ranks) for each in positions),
+        images=tuple(
+            _review_image(store[each], int(offsets[each]), worth, ranks, store.attributes.names) for each in positions
+        ),
         failed=tuple(store.failed()),
         categories=tuple(store.attributes.categories),
     )
@@ -94,7 +97,10 @@ def choose(store: LabelStore, top: int, per_image: int) -> Review:
 def _worths(store: LabelStore) -> NDArray[np.float64]:
     """Return the worth of every instance; 0 for one without measures, and for a mask without a pixel."""
     belief: NDArray[np.float64] = np.fmin.reduce(
-        [store.column(f"instances/{name}").astype(np.float64) for name in _MEASURES]
+        [
+            *(store.column(f"instances/{name}").astype(np.float64) for name in _MEASURES),
+            1 - store.class_doubts().astype(np.float64),
+        ]
     )
     worth = store.column("instances/score").astype(np.float64) * (1 - np.clip(belief, 0, 1))
     return np.where(store.column("instances/area") > 0, np.nan_to_num(worth), 0.0)
@@ -116,19 +122,25 @@ def _spread(images: Sequence[int], categories: Sequence[int], top: int, per_imag
     return sorted(chosen)
 
 
-def _review_image(labels: ImageLabels, first: int, worth: NDArray[np.float64], ranks: Mapping[int, int]) -> ReviewImage:
+def _review_image(
+    labels: ImageLabels,
+    first: int,
+    worth: NDArray[np.float64],
+    ranks: Mapping[int, int],
+    names: Mapping[int, str],
+) -> ReviewImage:
     """Return the image whose instances begin at `first`; dropped ones have a mark even if they are not in the list."""
     return ReviewImage(
         labels,
         {
-            index: Mark(float(worth[first + index]), _reason(instance), ranks.get(first + index))
+            index: Mark(float(worth[first + index]), _reason(instance, names), ranks.get(first + index))
             for index, instance in enumerate(labels.instances)
             if instance.area and (first + index in ranks or instance.decision is Decision.DROPPED)
         },
     )
 
 
-def _reason(instance: InstanceLabel) -> str:
+def _reason(instance: InstanceLabel, names: Mapping[int, str]) -> str:
     dropped = instance.decision is Decision.DROPPED
     doubts = [
         (value, text.format(value))
@@ -139,4 +151,8 @@ def _reason(instance: InstanceLabel) -> str:
         )
         if value is not None
     ]
+    vote, share = instance.class_vote, instance.class_agreement
+    if vote is not None and share is not None and vote != instance.category_id:
+        name = names.get(vote, f"category {vote}")
+        doubts.append((1 - share, f"{share:.2f} of the votes of similar labelled instances are for {name}"))
     return ": ".join([*(["dropped"] if dropped else []), *([min(doubts)[1]] if doubts else [])])

@@ -83,6 +83,13 @@ class Experiment(Settings):
                 raise self.misfit(message, "refine", "gate")
         return self
 
+    @model_validator(mode="after")
+    def _classes_can_be_checked(self) -> Self:
+        if self.student.class_check != "off" and self.predict.results is not None:
+            message = "needs a teacher of this experiment, whose features it compares, but predict.results is given"
+            raise self.misfit(message, "student", "class_check")
+        return self
+
 
 class RefineOnly(Settings):
     """The settings of the refinement of a COCO file, without an experiment."""

@@ -6,13 +6,13 @@ first student.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pipeline.adaptation.settings import AdaptSettings
 from pipeline.datasets.settings import ListedData, PairedData, PercentData
-from pipeline.detection.settings import PredictSettings
+from pipeline.detection.settings import PredictSettings, StudentSettings
 from pipeline.refinement.settings import AFTER_SAM, RefineSettings
 from pipeline.sam.files import kind_of
 from pipeline.sam.settings import SamSettings
@@ -141,10 +141,12 @@ def downstream(nodes: Mapping[str, Node], key: str) -> list[str]:
     return [name for name in nodes if name in held and name != key]
 
 
-def _section(name: str, section: Settings, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
+def _section(
+    name: str, section: Settings, *, without: tuple[str, ...] = (), only: tuple[str, ...] | None = None
+) -> dict[str, Any]:
     """Return a section's values by dotted key. Paths are left out: their content is an input."""
     fields = type(section).model_fields
-    values = section.model_dump(mode="json", exclude=set(without))
+    values = section.model_dump(mode="json", include=None if only is None else set(only), exclude=set(without))
     return {f"{name}.{key}": value for key, value in values.items() if marker_of(fields[key]) is None}
 
 
@@ -273,7 +275,10 @@ def _predict(experiment: Experiment, number: int) -> Node:
     imported = experiment.predict.results is not None and number == 1
     settings = prediction_settings(experiment.predict) | _unlabelled_settings(experiment)
     inputs = _unlabelled_inputs(experiment)
-    if experiment.predict.threshold == "per-class":
+    checked = experiment.student.class_check != "off"
+    if checked:
+        settings["student.class_neighbours"] = experiment.student.class_neighbours
+    if checked or experiment.predict.threshold == "per-class":
         settings |= _pool_settings(experiment)
         inputs = (*inputs, *_labelled_inputs(experiment))
     if imported:
@@ -314,11 +319,16 @@ def _augment(experiment: Experiment, number: int) -> Node:
     elif experiment.student.composites == 0:
         skipped = "student.mixture.composites or student.unlabelled_batch_size is 0"
     labelled = experiment.augment.partners == "labelled-too"
+    settings = _section("augment", experiment.augment, without=("mode", "views"))
+    if experiment.student.class_check in (
+        "correct",
+        "drop",
+    ):  # doubted labels are pasted with their new class, or never
+        settings |= _section("student", experiment.student, only=("class_check", "class_agreement"))
     return Node(
         "augment",
         number,
-        _section("augment", experiment.augment, without=("mode", "views"))
-        | (_pool_settings(experiment) if labelled else {}),
+        settings | (_pool_settings(experiment) if labelled else {}),
         _labelled_inputs(experiment) if labelled else (),
         made_from=(refine,),
         reads=("split", refine),
@@ -326,11 +336,19 @@ def _augment(experiment: Experiment, number: int) -> Node:
     )
 
 
+def _unused(student: StudentSettings) -> Iterator[str]:
+    """Yield the keys of parts of a student's training that are off."""
+    if not student.finetune_iterations:
+        yield from ("finetune_iterations", "finetune_rate")
+    yield "class_neighbours"  # known by the labels
+    if student.class_check in ("off", "flag"):
+        yield from ("class_check", "class_agreement")
+
+
 def _student(experiment: Experiment, number: int) -> Node:
     refine, augment, model = node_key("refine", number), node_key("augment", number), labelling_model(number)
     student = experiment.student
-    unused = () if student.finetune_iterations else ("finetune_iterations", "finetune_rate")
-    settings = _section("student", student, without=("rounds", *unused)) | _pool_settings(experiment)
+    settings = _section("student", student, without=("rounds", *_unused(student))) | _pool_settings(experiment)
     settings["student.unlabelled_batch_size"] = student.unlabelled_images  # null is a shorthand
     detector = ("student.detector",)
     if student.detector is None:
@@ -353,9 +371,10 @@ def _evaluate(experiment: Experiment, made: list[str]) -> Node:
     validation = ("data.validation.annotations", "data.validation.images", "evaluate.cityscapes")
     inputs = (*validation, "data.unlabelled.annotations")
     measured = tuple(key for key in made if not key.startswith(("adapt", "distill", "augment", "split")))
-    return Node(
-        "evaluate", 1, _section("evaluate", experiment.evaluate), inputs, made_from=measured, reads=("split", *measured)
-    )
+    settings = _section("evaluate", experiment.evaluate)
+    if experiment.student.class_check != "off":
+        settings["student.class_agreement"] = experiment.student.class_agreement
+    return Node("evaluate", 1, settings, inputs, made_from=measured, reads=("split", *measured))
 
 
 def _sam(sam: SamSettings) -> dict[str, Any]:

@@ -7,6 +7,7 @@ messages for the user.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipeline.detection.finetuning import FineTuning
 from pipeline.detection.jobs import Source, StepBatch, Training
 from pipeline.detection.packing import sample_pipeline
 from pipeline.detection.published import WEIGHTS
-from pipeline.detection.settings import TrainSettings
+from pipeline.detection.settings import StudentSettings, TrainSettings
 from pipeline.detection.training import Start
 from pipeline.errors import StageError, some_of
 from pipeline.files.shipped import shipped_configs
@@ -172,7 +173,13 @@ def _stored(experiment: Experiment, result: Path, image_root: Path, source: str)
         "source": source,
         "instance_weight": student.instance_weight,
         "ignore_dropped": student.ignore_dropped,
+        **_class_check_config(student),
     }
+
+
+def _class_check_config(student: StudentSettings) -> dict[str, Any]:
+    """Return what a dataset of pseudo-labels is told of doubted classes; nothing where they are not checked."""
+    return {} if student.class_check == "off" else {"class_check": asdict(student.doubt)}
 
 
 def _composites(
@@ -191,10 +198,10 @@ def _composites(
     if mode == "none":
         return None
     refined = LabelledFolder.of(results[node_key("refine", number)] / LABELS, data.unlabelled_source.images)
-    sources = composite_sources(refined, labelled, data.labelled_source.images, experiment.augment, scratch)
+    student, own_images = experiment.student, data.labelled_source.images
+    sources = composite_sources(refined, labelled, own_images, experiment.augment, scratch, student.doubt)
     if reason := sources.nothing_to_paste():
         say(f"{node_key('train-student', number)}: {reason}")
-    student = experiment.student
     return {
         "type": "s4m.Composites",
         "refined_store": str(sources.refined.store_path),
@@ -204,4 +211,5 @@ def _composites(
         "settings": experiment.augment.model_dump(mode="json"),
         "instance_weight": student.instance_weight,
         "ignore_dropped": student.ignore_dropped,
+        **_class_check_config(student),
     }
