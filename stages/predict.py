@@ -66,7 +66,12 @@ def _predict(context: StageContext, unlabelled: CocoDataset) -> None:
     label_images(
         "predict",
         ImagesToLabel(context.unlabelled(), context.unlabelled_images(), [image.id for image in unlabelled.images]),
-        Labeller(folder, context.experiment.predict, check=_check(context)),
+        Labeller(
+            folder,
+            context.experiment.predict,
+            check=_check(context),
+            note_uncertain=context.experiment.student.notes_uncertain,
+        ),
         _store(context, categories),
         context.execution,
     )

@@ -37,6 +37,7 @@ def run(context: StageContext) -> Summary:
     gate = make_gate(experiment.refine, None if fitted is None else fitted.gate)
     sam = SamChoice.of(own_sam, execution.settled)
     work = refine_work(teacher, context.unlabelled_images(), sealed, sam, experiment.refine, gate)
+    work = replace(work, note_uncertain=experiment.student.notes_uncertain)
     encoded = 0
     if experiment.compute.cache_embeddings and not sealed.exists():
         work, encoded = _with_embeddings(context, own_sam, work)

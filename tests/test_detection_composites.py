@@ -11,7 +11,7 @@ import pytest
 from pipeline.augment.settings import AugmentSettings
 from pipeline.augment.sources import LabelledFolder
 from pipeline.coco.model import CocoCategory
-from pipeline.detection.composites import Composites, CroppedView, composed_view
+from pipeline.detection.composites import Composites, CroppedView, ShownInstance, composed_view
 from pipeline.detection.datasets import TrainingImages
 from pipeline.detection.packing import sample_pipeline
 from pipeline.errors import StageError
@@ -131,7 +131,7 @@ def view(size_hw: tuple[int, int], grey: int, mask: np.ndarray | None = None, ca
         return CroppedView(image, labels, ())
     image[mask] = grey + 1
     label = label_from_mask(np.ones((100, 200), bool), category_id, 0.9, Decision.SAM)
-    return CroppedView(image, labels, ((label, CropMask.of_array(mask, whole_image(*size_hw))),))
+    return CroppedView(image, labels, (ShownInstance(label, CropMask.of_array(mask, whole_image(*size_hw))),))
 
 
 def test_a_composite_of_views_is_as_large_as_both() -> None:

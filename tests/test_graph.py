@@ -128,6 +128,7 @@ SETTINGS: dict[str, tuple[object, frozenset[str]]] = {
     "student.instance_weight": ("class", STUDENT),
     "student.ignore_dropped": (False, STUDENT),
     "student.ema_momentum": (0.1, STUDENT),
+    "student.uncertain_pixel_weight": (0.5, REFINE),
     "student.class_check": ("correct", PREDICT),
     "student.class_neighbours": (5, PREDICT),
     "student.class_agreement": (0.6, AUGMENT),
@@ -283,7 +284,19 @@ def test_what_is_off_has_no_part_in_a_fingerprint():
     settings = {key for node in plan(experiment()).values() for key in node.settings}
     assert not settings & {"predict.threshold", "predict.lowest_threshold", "predict.highest_threshold"}
     assert not settings & {"student.finetune_iterations", "student.finetune_rate"}
-    assert not [key for key in settings if key.startswith("student.class_")]
+    assert not [key for key in settings if key.startswith(("student.class_", "student.uncertain"))]
+
+
+def test_labels_note_uncertain_pixels_whatever_their_weight_is():
+    half, none, off = (ids(experiment(student={"uncertain_pixel_weight": weight})) for weight in (0.5, 0.0, 1.0))
+    assert changed(half, none) == STUDENT
+    assert changed(half, off) == REFINE
+    mirrored = {"predict": {"flip_test": True}}
+    half, off = (ids(experiment(student={"uncertain_pixel_weight": weight}, **mirrored)) for weight in (0.5, 1.0))
+    assert changed(half, off) == PREDICT
+    alone = {"refine": {"gate": "teacher"}}
+    half, off = (ids(experiment(student={"uncertain_pixel_weight": weight}, **alone)) for weight in (0.5, 1.0))
+    assert changed(half, off) == STUDENT
 
 
 def test_what_is_done_about_doubted_classes_changes_no_labels():

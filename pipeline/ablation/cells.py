@@ -194,6 +194,13 @@ def _checked(experiment: Experiment) -> Settings:
     return _with({"student.class_check": "correct" if action == "off" else action})(experiment)
 
 
+def _uncertain(experiment: Experiment) -> Settings:
+    """Weigh uncertain pixels as the experiment does, or else by half."""
+    student = experiment.student
+    weight = student.uncertain_pixel_weight if student.notes_uncertain else 0.5
+    return _with({"student.uncertain_pixel_weight": weight})(experiment)
+
+
 def _finetuned(experiment: Experiment) -> Settings:
     """Train the student's last steps on labelled images alone: as many as the experiment says, or else a tenth.
 
@@ -241,6 +248,12 @@ CELLS: Final[dict[str, Cell]] = {
             "classes checked",
             "labels whose class similar labelled instances doubt get the class of these",
             _checked,
+        ),
+        Cell(
+            "uncertain-pixels",
+            "uncertain pixels",
+            "pixels that the masks of teacher and SAM disagree about count half in the mask loss",
+            _uncertain,
         ),
         Cell("fine-tuning", "fine-tuning", "a last tenth of the student's steps on labelled images alone", _finetuned),
         Cell(CEILING, "all labels", "the supervised detector, trained on the labels of all images", _ceiling),

@@ -16,7 +16,7 @@ from pipeline.augment.settings import AugmentSettings
 from pipeline.labels.label_columns import DECISIONS
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, with_mask
 from pipeline.masks.crop_mask import CropMask
-from pipeline.masks.run_lengths import decode_window, tight_window
+from pipeline.masks.run_lengths import CompressedRle, decode_window, tight_window
 from pipeline.masks.windows import Window, whole_image
 
 
@@ -62,7 +62,10 @@ def composite(
     for cutout, _ in pasted:
         paste(canvas_rgb, cutout, settings.edge_blend_px)
     kept = [_uncovered(base.labels, label, covered, settings.min_visible_share) for label in base.labels.instances]
-    added = [with_mask(cutout.label, visible.to_rle(height, width)) for cutout, visible in pasted]
+    added = [
+        with_mask(cutout.label, visible.to_rle(height, width), _uncertain_part(cutout, visible, height, width))
+        for cutout, visible in pasted
+    ]
     labels = base.labels
     instances = (*(label for label in kept if label is not None), *added)
     row = ImageLabels.of_instances(labels.image_id, labels.file_name, width, height, instances)
@@ -117,6 +120,14 @@ def _visible_cutouts(
     return found[::-1]
 
 
+def _uncertain_part(cutout: Cutout, visible: CropMask, height: int, width: int) -> CompressedRle | None:
+    """Return the uncertain pixels of the visible part of a cutout, in the size of the image; None if unknown."""
+    if cutout.uncertain is None:
+        return None
+    seen = cutout.uncertain[cutout.window.slices(visible.window)] & visible.array()
+    return CropMask.of_array(seen, visible.window).to_rle(height, width)
+
+
 def _uncovered(
     labels: ImageLabels, label: InstanceLabel, covered: NDArray[np.bool_], min_visible_share: float
 ) -> InstanceLabel | None:
@@ -133,4 +144,9 @@ def _uncovered(
     least = 1 if label.decision is Decision.DROPPED else max(1, min_visible_share * label.area)
     if pixels < least:
         return None
-    return with_mask(label, CropMask.of_array(visible, window).to_rle(labels.height, labels.width))
+    noted = labels.uncertain_rle(label)
+    if noted is not None:  # what is covered is surely not the instance
+        around = tight_window(noted)
+        clear = decode_window(noted, around) & ~covered[around.in_image]
+        noted = CropMask.of_array(clear, around).to_rle(labels.height, labels.width)
+    return with_mask(label, CropMask.of_array(visible, window).to_rle(labels.height, labels.width), noted)

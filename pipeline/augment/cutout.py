@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.labels.rows import ImageLabels, InstanceLabel
 from pipeline.masks.crop_mask import CropMask
 from pipeline.masks.distances import signed_distances_px
+from pipeline.masks.run_lengths import decode_window
 from pipeline.masks.windows import Window, whole_image
 
 POSITIONS_TRIED = 10
@@ -23,6 +24,7 @@ class Cutout:
 
     window: in pixels of the image that it is pasted into; it may reach beyond that image.
     image_rgb: uint8 (height, width, 3) of the window. mask: bool (height, width) of the window.
+    uncertain: the uncertain pixels of the mask, bool (height, width) of the window; None if they are not known.
     """
 
     label: InstanceLabel
@@ -30,12 +32,14 @@ class Cutout:
     image_rgb: NDArray[np.uint8]
     mask: NDArray[np.bool_]
     area: int
+    uncertain: NDArray[np.bool_] | None = None
 
     def within(self, bounds: Window) -> Cutout:
         """Return the part within bounds; `area` stays that of the whole instance."""
         part = self.window & bounds
         inside = self.window.slices(part)
-        return replace(self, window=part, image_rgb=self.image_rgb[inside], mask=self.mask[inside])
+        uncertain = None if self.uncertain is None else self.uncertain[inside]
+        return replace(self, window=part, image_rgb=self.image_rgb[inside], mask=self.mask[inside], uncertain=uncertain)
 
 
 def cut_out(image_rgb: NDArray[np.uint8], labels: ImageLabels, label: InstanceLabel, margin_px: float) -> Cutout:
@@ -47,7 +51,9 @@ def cut_out(image_rgb: NDArray[np.uint8], labels: ImageLabels, label: InstanceLa
     window = tight.grown(ceil(margin_px)) & image
     mask = np.zeros((window.height, window.width), dtype=np.bool_)
     mask[window.slices(tight)] = crop.array()
-    return Cutout(label, window, image_rgb[window.in_image], mask, label.area)
+    noted = labels.uncertain_rle(label)
+    uncertain = None if noted is None else decode_window(noted, window) & mask
+    return Cutout(label, window, image_rgb[window.in_image], mask, label.area, uncertain)
 
 
 def rescaled(cutout: Cutout, scale: float) -> Cutout:
@@ -71,7 +77,13 @@ def rescaled(cutout: Cutout, scale: float) -> Cutout:
         np.rint(image_rgb).astype(np.uint8),
         mask,
         int(np.count_nonzero(mask)),
+        None if cutout.uncertain is None else _resized(cutout.uncertain, size) & mask,
     )
+
+
+def _resized(mask: NDArray[np.bool_], size_wh: tuple[int, int]) -> NDArray[np.bool_]:
+    resized = cv2.resize(mask.view(np.uint8), size_wh, interpolation=cv2.INTER_NEAREST)
+    return np.asarray(resized, np.uint8).view(np.bool_)
 
 
 def placed(cutout: Cutout, bounds: Window, min_visible_share: float, rng: np.random.Generator) -> Cutout | None:

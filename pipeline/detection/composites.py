@@ -28,7 +28,7 @@ from pipeline.detection.datasets import (
 from pipeline.detection.registry import DATASETS
 from pipeline.detection.sample_seed import Sample
 from pipeline.detection.settings import InstanceWeight
-from pipeline.detection.window_masks import mask_windows
+from pipeline.detection.window_masks import MaskWindow, WindowMasks, mask_windows
 from pipeline.labels.class_check import ClassCheck
 from pipeline.labels.rows import ImageLabels, InstanceLabel, with_mask
 from pipeline.masks.crop_mask import CropMask
@@ -57,6 +57,7 @@ class Composites(TrainingImages):
         instance_weight: InstanceWeight = "none",
         ignore_dropped: bool = True,
         class_check: Mapping[str, Any] = NO_SETTINGS,
+        uncertain_pixel_weight: float = 1.0,
         geometry: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         labelled = None
@@ -78,6 +79,7 @@ class Composites(TrainingImages):
             instance_weight=instance_weight,
             ignore_dropped=ignore_dropped,
             class_check=ClassCheck(**class_check),
+            uncertain_pixel_weight=uncertain_pixel_weight,
         )
         self._geometry = composed(geometry)
         self._base_ids = store.image_ids[usable_positions(store)]
@@ -108,14 +110,16 @@ class Composites(TrainingImages):
         """Scale and crop an image at random."""
         results = transformed(self._geometry, self.results(self._loaded(image)))
         numbered, windows = self.shown(image.labels), mask_windows(results["gt_masks"])
-        numbers = results["gt_bboxes_labels"].tolist()
+        masks, numbers = results["gt_masks"], results["gt_bboxes_labels"].tolist()
+        noted = masks.uncertain() if isinstance(masks, WindowMasks) else None
+        uncertain: list[CropMask | None] = [None] * len(numbers) if noted is None else [_crop(each) for each in noted]
         instances = [
-            (numbered[number], CropMask.of_array(mask.pixels.view(np.bool_), mask.window))
-            for number, mask in zip(numbers, windows, strict=True)
+            ShownInstance(numbered[number], _crop(mask), own)
+            for number, mask, own in zip(numbers, windows, uncertain, strict=True)
         ]
         image_rgb = np.asarray(cv2.cvtColor(results["img"], cv2.COLOR_BGR2RGB), np.uint8)
         return CroppedView(
-            image_rgb, image.labels, tuple(each for each in instances if not each[1].is_empty), image.is_truth
+            image_rgb, image.labels, tuple(each for each in instances if not each.mask.is_empty), image.is_truth
         )
 
     def _pair(self, item: int, draw: int) -> Pair:
@@ -131,6 +135,24 @@ class Composites(TrainingImages):
         return self.__dict__ | {"_drawn": {}}
 
 
+def _crop(mask: MaskWindow) -> CropMask:
+    return CropMask.of_array(mask.pixels.view(np.bool_), mask.window)
+
+
+@dataclass(frozen=True)
+class ShownInstance:
+    """What a view shows of an instance: its mask, and its uncertain pixels if these are known."""
+
+    label: InstanceLabel
+    mask: CropMask
+    uncertain: CropMask | None = None
+
+    def in_image(self, height: int, width: int) -> InstanceLabel:
+        """Return the instance as one of an image of this size."""
+        uncertain = None if self.uncertain is None else self.uncertain.to_rle(height, width)
+        return with_mask(self.label, self.mask.to_rle(height, width), uncertain)
+
+
 @dataclass(frozen=True, eq=False)
 class CroppedView:
     """An image that was scaled and cropped, uint8 (height, width, 3) RGB.
@@ -140,7 +162,7 @@ class CroppedView:
 
     image_rgb: NDArray[np.uint8]
     labels: ImageLabels
-    instances: tuple[tuple[InstanceLabel, CropMask], ...]
+    instances: tuple[ShownInstance, ...]
     is_truth: bool = False
 
     def padded(self, height: int, width: int) -> LabelledImage:
@@ -148,7 +170,7 @@ class CroppedView:
         own_height, own_width = self.image_rgb.shape[:2]
         missing = ((0, height - own_height), (0, width - own_width), (0, 0))
         image_rgb = np.pad(self.image_rgb, missing, constant_values=_PADDING)
-        instances = tuple(with_mask(label, mask.to_rle(height, width)) for label, mask in self.instances)
+        instances = tuple(each.in_image(height, width) for each in self.instances)
         labels = ImageLabels.of_instances(self.labels.image_id, self.labels.file_name, width, height, instances)
         return LabelledImage(image_rgb, labels, self.is_truth)
 

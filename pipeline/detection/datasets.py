@@ -36,6 +36,7 @@ from pipeline.labels.dataset_rows import dataset_rows
 from pipeline.labels.label_columns import STATUSES
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, Status
+from pipeline.masks.windows import NOTHING
 from pipeline.structure.target_store import StructureStore
 
 LABELLED: Final = "labelled"
@@ -70,6 +71,7 @@ class TrainingImages(Dataset[dict[str, Any]]):
         instance_weight: InstanceWeight = "none",
         ignore_dropped: bool = True,
         class_check: ClassCheck = NO_CHECK,
+        uncertain_pixel_weight: float = 1.0,
     ) -> None:
         self.source = source
         self.categories = tuple(sorted(categories, key=lambda category: category.id))
@@ -78,6 +80,7 @@ class TrainingImages(Dataset[dict[str, Any]]):
         self._instance_weight = instance_weight
         self._ignore_dropped = ignore_dropped
         self._class_check = class_check
+        self._uncertain_pixel_weight = uncertain_pixel_weight
         self._told: set[str] = set()
         self.repeats: NDArray[np.float64] | None = None
         """How many times each item is due in a pass; None: once."""
@@ -126,7 +129,8 @@ class TrainingImages(Dataset[dict[str, Any]]):
         shown = self.shown(labels)
         masks = [MaskWindow.of_rle(labels.rle(each)) for each in shown]
         boxes_xyxy = np.array([each.box_xyxy for each in shown], dtype=np.float32).reshape(-1, 4)
-        image_hw = loaded.image_rgb.shape[:2]
+        height, width = image_hw = loaded.image_rgb.shape[:2]
+        uncertain = [_uncertain(labels, each) for each in shown] if self._uncertain_pixel_weight < 1 else None
         return {
             "img": cv2.cvtColor(loaded.image_rgb, cv2.COLOR_RGB2BGR),
             "img_id": labels.image_id,
@@ -137,7 +141,8 @@ class TrainingImages(Dataset[dict[str, Any]]):
             "width": labels.width,
             "source": self.source,
             "gt_bboxes": HorizontalBoxes(boxes_xyxy),
-            "gt_masks": WindowMasks.of_image(masks, *image_hw),
+            "gt_masks": WindowMasks.of_image(masks, height, width, uncertain),
+            "uncertain_pixel_weight": self._uncertain_pixel_weight,
             "gt_ignore_flags": np.array([each.decision is Decision.DROPPED for each in shown], dtype=np.bool_),
             "gt_bboxes_labels": np.arange(len(shown)),
             "label_by_number": np.array([self._label_by_category[each.category_id] for each in shown], dtype=np.int64),
@@ -228,7 +233,8 @@ class StoredLabels(TrainingImages):
     """The images of a label store that did not fail; those without instances teach what is background.
 
     instance_weight: what an instance counts. ignore_dropped: dropped instances are ignored, or else as if they
-    were not there. class_check: the fields of a `ClassCheck`; empty for none.
+    were not there. class_check: the fields of a `ClassCheck`; empty for none. uncertain_pixel_weight: the weight of
+    uncertain pixels in the loss of masks.
     """
 
     def __init__(
@@ -240,6 +246,7 @@ class StoredLabels(TrainingImages):
         instance_weight: InstanceWeight = "none",
         ignore_dropped: bool = True,
         class_check: Mapping[str, Any] = NO_SETTINGS,
+        uncertain_pixel_weight: float = 1.0,
     ) -> None:
         self._store = LabelStore.open(Path(store))
         require_weights(self._store, instance_weight)
@@ -250,6 +257,7 @@ class StoredLabels(TrainingImages):
             instance_weight=instance_weight,
             ignore_dropped=ignore_dropped,
             class_check=ClassCheck(**class_check),
+            uncertain_pixel_weight=uncertain_pixel_weight,
         )
         self._images = ImageFolder.of(Path(image_root), self._store.file_names())
         self._positions = usable_positions(self._store)
@@ -319,6 +327,12 @@ def require_weights(store: LabelStore, instance_weight: InstanceWeight) -> None:
 def usable_positions(store: LabelStore) -> NDArray[np.intp]:
     """Return the positions of the images that did not fail."""
     return np.flatnonzero(store.column("images/status") != STATUSES.index(Status.FAILED))
+
+
+def _uncertain(labels: ImageLabels, instance: InstanceLabel) -> MaskWindow:
+    """Return the uncertain pixels of an instance; none where they are not known."""
+    rle = labels.uncertain_rle(instance)
+    return MaskWindow(NOTHING, np.zeros((0, 0), np.uint8)) if rle is None else MaskWindow.of_rle(rle)
 
 
 def _read(images: ImageFolder, labels: ImageLabels) -> tuple[Path, NDArray[np.uint8]]:

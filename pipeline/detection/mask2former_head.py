@@ -17,7 +17,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.detection.instances import IGNORED_SHARE, instance_weights
+from pipeline.detection.instances import IGNORED_SHARE, instance_weights, pixel_weights
 from pipeline.detection.registry import MODELS
 
 # Ignored masks are passed on in the meta information of images, which MMDetection gives to the making of targets.
@@ -38,6 +38,9 @@ class Mask2FormerHead(MMDetectionMask2FormerHead):  # type: ignore[misc]
         metas = []
         for sample, prepared in zip(batch_data_samples, batch_instances, strict=True):
             prepared.weights = instance_weights(sample.gt_instances)
+            of_pixels = pixel_weights(sample.gt_instances, prepared.masks.shape[-2:])
+            if of_pixels is not None:
+                prepared.pixel_weights = of_pixels
             metas.append(sample.metainfo | {_IGNORED_MASKS: _ignored_masks(sample, all_mask_logits[-1])})
         losses: dict[str, Tensor] = self.loss_by_feat(all_cls_scores, all_mask_logits, batch_instances, metas)
         return losses
@@ -50,7 +53,10 @@ class Mask2FormerHead(MMDetectionMask2FormerHead):  # type: ignore[misc]
     def _get_targets_single(
         self, cls_score: Tensor, mask_pred: Tensor, gt_instances: InstanceData, img_meta: dict[str, Any]
     ) -> tuple[Any, ...]:
-        """Return MMDetection's targets of one image; instances of weight 0 have no mask target."""
+        """Return MMDetection's targets of one image, and the weights of the pixels of mask targets, or None.
+
+        Instances of weight 0 have no mask target.
+        """
         labels, label_weights, mask_targets, mask_weights, pos_inds, neg_inds, sampled = super()._get_targets_single(
             cls_score, mask_pred, gt_instances, img_meta
         )
@@ -60,7 +66,11 @@ class Mask2FormerHead(MMDetectionMask2FormerHead):  # type: ignore[misc]
         label_weights[neg_inds[_on_ignored(mask_pred[neg_inds], img_meta[_IGNORED_MASKS])]] = 0
         mask_weights = mask_weights.to(weights)
         mask_weights[pos_inds] = weights
-        return labels, label_weights, mask_targets[weights > 0], mask_weights, pos_inds, neg_inds, sampled
+        of_pixels = None
+        if "pixel_weights" in gt_instances:
+            of_pixels = gt_instances.pixel_weights[sampled.pos_assigned_gt_inds][weights > 0]
+        kept = mask_targets[weights > 0]
+        return labels, label_weights, kept, mask_weights, pos_inds, neg_inds, sampled, of_pixels
 
     def _loss_by_feat_single(
         self,
@@ -74,7 +84,7 @@ class Mask2FormerHead(MMDetectionMask2FormerHead):  # type: ignore[misc]
         cls_scores: B x Q x classes + 1. mask_preds: logits B x Q x h x w. MMDetection's method, which this replaces,
         has no weights for masks.
         """
-        labels, label_weights, mask_targets, mask_weights, matched = self.get_targets(
+        labels, label_weights, mask_targets, mask_weights, matched, of_pixels = self.get_targets(
             list(cls_scores), list(mask_preds), batch_gt_instances, batch_img_metas
         )
         label, label_weight = torch.cat(labels), torch.cat(label_weights)
@@ -95,14 +105,40 @@ class Mask2FormerHead(MMDetectionMask2FormerHead):  # type: ignore[misc]
             point_targets = point_sample(targets, points_xy).squeeze(1)
         point_logits = point_sample(mask_logits, points_xy).squeeze(1)
         weights = weights[weights > 0]
-        loss_dice = self.loss_dice(point_logits, point_targets, weights, avg_factor=masks_in_all)
+        of_points = _sampled_weights(of_pixels, mask_targets, points_xy)
+        if of_points is None:
+            loss_dice = self.loss_dice(point_logits, point_targets, weights, avg_factor=masks_in_all)
+        else:
+            losses = _weighted_dice(point_logits, point_targets, of_points, self.loss_dice.eps)
+            loss_dice = self.loss_dice.loss_weight * (losses * weights).sum() / masks_in_all
+        of_all = weights.repeat_interleave(self.num_points)
         loss_mask = self.loss_mask(
             point_logits.flatten(),
             point_targets.flatten(),
-            weights.repeat_interleave(self.num_points),
+            of_all if of_points is None else of_all * of_points.flatten(),
             avg_factor=masks_in_all * self.num_points,
         )
         return loss_cls, loss_mask, loss_dice
+
+
+def _sampled_weights(of_pixels: list[Tensor | None], mask_targets: list[Tensor], points_xy: Tensor) -> Tensor | None:
+    """Return the weights of points (N, P), given those of each image's mask targets; None if all are 1."""
+    if all(each is None for each in of_pixels):
+        return None
+    weights = [
+        torch.ones_like(targets, dtype=torch.float32) if each is None else each
+        for each, targets in zip(of_pixels, mask_targets, strict=True)
+    ]
+    # Beyond the image are the weights of its border, so that points there are not mixed with 0.
+    sampled: Tensor = point_sample(torch.cat(weights).unsqueeze(1), points_xy, padding_mode="border").squeeze(1)
+    return sampled
+
+
+def _weighted_dice(logits: Tensor, targets: Tensor, weights: Tensor, eps: float) -> Tensor:
+    """Return the dice loss of each mask from points (N, P) with weights, as Mask2Former's without them."""
+    probabilities = logits.sigmoid()
+    shared = 2 * (weights * probabilities * targets).sum(1)
+    return 1 - (shared + eps) / ((weights * probabilities).sum(1) + (weights * targets).sum(1) + eps)
 
 
 def _ignored_masks(sample: DetDataSample, mask_logits: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from mmcv.ops import roi_align
 from mmdet.models.dense_heads import RPNHead as MMDetectionRPNHead
 from mmdet.models.roi_heads import StandardRoIHead as MMDetectionRoIHead
 from mmdet.models.task_modules.assigners import AssignResult, BaseAssigner
@@ -18,7 +19,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.detection.instances import IGNORED_SHARE, instance_weights
+from pipeline.detection.instances import IGNORED_SHARE, instance_weights, pixel_weights
 from pipeline.detection.registry import MODELS
 from pipeline.errors import StageError
 
@@ -177,5 +178,22 @@ class StandardRoIHead(MMDetectionRoIHead):  # type: ignore[misc]
         channels = torch.zeros_like(labels) if self.mask_head.class_agnostic else labels
         own_logits = mask_logits[torch.arange(len(labels), device=labels.device), channels]
         losses = F.binary_cross_entropy_with_logits(own_logits, targets, reduction="none")
+        losses = losses * _cell_weights(sampling_results, batch_gt_instances, losses)
         loss = self.mask_head.loss_mask.loss_weight * (losses.mean(dim=(1, 2)) * weights).mean()
         return results | {"loss_mask": {"loss_mask": loss}}
+
+
+def _cell_weights(
+    sampling_results: list[SamplingResult], batch_gt_instances: list[InstanceData], losses: Tensor
+) -> Tensor:
+    """Return the mean weight of the pixels in each cell of each positive's mask, like losses (P, side, side)."""
+    parts = []
+    for sampled, instances in zip(sampling_results, batch_gt_instances, strict=True):
+        boxes_xyxy = get_box_tensor(sampled.pos_priors)
+        of_pixels = pixel_weights(instances, instances.masks.masks.shape[-2:]) if len(instances) else None
+        if of_pixels is None or not len(boxes_xyxy):
+            parts.append(losses.new_ones(len(boxes_xyxy), *losses.shape[1:]))
+            continue
+        rois = torch.cat([sampled.pos_assigned_gt_inds[:, None].to(boxes_xyxy), boxes_xyxy], dim=1)
+        parts.append(roi_align(of_pixels[:, None], rois, losses.shape[1:], 1.0, 0, "avg", True)[:, 0])
+    return torch.cat(parts)

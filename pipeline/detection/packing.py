@@ -33,6 +33,7 @@ class PackInputs(PackDetInputs):  # type: ignore[misc]
     The sample: `inputs`, uint8 (3, height, width) BGR, and `data_samples`, a DetDataSample with
 
     - gt_instances: bboxes, labels, masks, weights (float32); ignored_instances: bboxes, labels, masks
+    - where uncertain pixels are known: gt_instances.pixel_weights, float16 (N, height, width)
     - metainfo: `META_KEYS` as far as they apply; homography_matrix (3, 3) is from pixels of the original image
       to those of the input; replaced: how many images could not be used before this one took their place
     - where there are structural targets: structure_anchors_xy, float32 (A, 2), and structure_windows_xyxy,
@@ -50,6 +51,12 @@ class PackInputs(PackDetInputs):  # type: ignore[misc]
         packed: dict[str, Any] = super().transform(results)
         data_sample = packed["data_samples"]
         del data_sample.ignored_instances.weights
+        if "gt_uncertain" in results:
+            uncertain = torch.from_numpy(results["gt_uncertain"][~results["gt_ignore_flags"].astype(bool)])
+            weights = torch.ones(uncertain.shape, dtype=torch.float16)
+            data_sample.gt_instances.pixel_weights = weights.masked_fill_(
+                uncertain.bool(), results["uncertain_pixel_weight"]
+            )
         for key in ("structure_anchors_xy", "structure_windows_xyxy", "structure_maps"):
             if key in results:
                 data_sample.set_field(torch.tensor(results[key]), key)

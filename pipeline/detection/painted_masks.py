@@ -24,13 +24,15 @@ class PaintedMask:
     """A mask at the size of the image.
 
     probability: float32 (height, width), 0 to 1. complement: 1 - probability, with all its digits where the probability
-    is nearly 1. mask: bool (height, width). threshold: the least probability in it.
+    is nearly 1. mask: bool (height, width). threshold: the least probability in it. uncertain: bool (height, width),
+    the pixels about which the two masks that it is the mean of disagree; None for a mask that is no mean.
     """
 
     probability: NDArray[np.float32]
     complement: NDArray[np.float32]
     mask: NDArray[np.bool_]
     threshold: float
+    uncertain: NDArray[np.bool_] | None = None
 
 
 class SoftMaskSource(Protocol):
@@ -140,7 +142,9 @@ class MeanMask:
         first, second = self.first.paint(), self.second.paint()
         probability = (first.probability + second.probability) * np.float32(0.5)
         complement = (first.complement + second.complement) * np.float32(0.5)
-        return PaintedMask(probability, complement, probability >= first.threshold, first.threshold)
+        return PaintedMask(
+            probability, complement, probability >= first.threshold, first.threshold, first.mask ^ second.mask
+        )
 
 
 def _resized(values: Tensor, size_hw: tuple[int, int]) -> Tensor:

@@ -46,13 +46,15 @@ class ImagesToLabel:
 class Labeller:
     """A published detector that labels images; `settings` has its thresholds.
 
-    measured: its detections are measured (see `LabelLimits`), not refined. check: checks the classes of its labels.
+    measured: its detections are measured, not refined; note_uncertain: see `LabelLimits`. check: checks the classes of
+    its labels.
     """
 
     folder: Path
     settings: PredictSettings
     measured: bool = False
     check: LabelledCheck | None = None
+    note_uncertain: bool = False
 
     def choice(self, compute: ComputeSettings) -> DetectorChoice:
         """Return how a worker runs the detector."""
@@ -79,7 +81,13 @@ def label_images(what: str, images: ImagesToLabel, labeller: Labeller, store: Ne
         images=ImageFolder.of(images.image_root, images.file_names()),
         shards_folder=shards,
         detector=detector,
-        limits=LabelLimits(settings.least_score, settings.max_instances, settings.mask_threshold, labeller.measured),
+        limits=LabelLimits(
+            settings.least_score,
+            settings.max_instances,
+            settings.mask_threshold,
+            labeller.measured,
+            labeller.note_uncertain,
+        ),
         checked_by=None if check is None else _labelled_file(detector, check, shards, execution),
     )
     fill_label_store(what, work, divide(images.image_ids, IMAGES_PER_SHARD), store, execution)

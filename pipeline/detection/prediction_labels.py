@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.coco.model import CocoCategory, CocoImage
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_mask
+from pipeline.masks.run_lengths import encode_mask
 from pipeline.masks.soft_masks import make_soft_mask
 
 if TYPE_CHECKING:
@@ -21,12 +22,14 @@ class LabelLimits:
     score_threshold, mask_threshold: the least class score and mask score.
     measured: detections to measure, with the score that the detector ranks them by, its own boxes, and without mask
     scores and soft masks; else labels to refine, with class score and mask score and the boxes of their masks.
+    note_uncertain: note the pixels about which the masks of an image and of its mirror image disagree.
     """
 
     score_threshold: float
     max_instances: int
     mask_threshold: float = 0.0
     measured: bool = False
+    note_uncertain: bool = False
 
     def allow(self, prediction: Prediction) -> bool:
         """Return whether a prediction is sure enough."""
@@ -59,4 +62,7 @@ def _label(prediction: Prediction, category_id: int, limits: LabelLimits) -> Ins
     if limits.measured:
         return replace(label, box_xyxy=prediction.box_xyxy)
     soft_mask = make_soft_mask(painted.probability, label.box_xyxy, painted.complement)
-    return replace(label, mask_score=mask_score, soft_mask=soft_mask)
+    label = replace(label, mask_score=mask_score, soft_mask=soft_mask)
+    if limits.note_uncertain and painted.uncertain is not None:
+        label = replace(label, uncertain_counts=encode_mask(painted.uncertain)["counts"])
+    return label

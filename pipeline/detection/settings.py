@@ -130,6 +130,8 @@ class StudentSettings(TrainSettings):
     """Probability that a pseudo-labelled image or composite is turned grey."""
     blur: Share = 0.5
     """Probability that a pseudo-labelled image or composite is blurred."""
+    uncertain_pixel_weight: Share = 1.0
+    """Factor for the mask loss on pixels about which teacher, mirrored teacher and SAM disagree. 1: none are noted."""
     class_check: ClassCheckAction = "off"
     """Doubt labels whose class similar labelled instances do not have: just flag, weigh less, correct or drop them."""
     class_neighbours: Count = 10
@@ -157,6 +159,11 @@ class StudentSettings(TrainSettings):
         from pipeline.labels.class_check import ClassCheck  # the schema is read without pycocotools
 
         return ClassCheck(self.class_check, self.class_agreement)
+
+    @property
+    def notes_uncertain(self) -> bool:
+        """Return whether labels need the pixels about which their masks disagree."""
+        return self.uncertain_pixel_weight < 1
 
     @property
     def unlabelled_images(self) -> int:

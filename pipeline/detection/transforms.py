@@ -10,7 +10,7 @@ from mmcv.transforms import BaseTransform
 from numpy.typing import NDArray
 
 from pipeline.detection.registry import TRANSFORMS
-from pipeline.detection.window_masks import WindowMasks
+from pipeline.detection.window_masks import WindowMasks, dense_masks
 
 # Ranges of the strong augmentation that semi-supervised detectors share.
 _STRENGTH = 0.4
@@ -37,7 +37,8 @@ numbers of instances: every transform that drops instances drops their labels, b
 class SettleInstances(BaseTransform):  # type: ignore[misc]
     """Behind the geometry: boxes are made of the masks again, what nearly vanished goes, numbers become labels.
 
-    Adds `gt_weights`, float32 (N,).
+    Adds `gt_weights`, float32 (N,), and, where they are known, `gt_uncertain`: the uncertain pixels of each mask, uint8
+    (N, height, width).
     """
 
     def __init__(self, min_side_px: float = 2.0, min_area_px: float = 4.0) -> None:
@@ -50,6 +51,9 @@ class SettleInstances(BaseTransform):  # type: ignore[misc]
         sides_px = np.minimum(boxes.widths.numpy(), boxes.heights.numpy())
         kept = np.flatnonzero((sides_px >= self.min_side_px) & (masks.areas >= self.min_area_px))
         masks = masks[kept]
+        uncertain = masks.uncertain() if isinstance(masks, WindowMasks) else None
+        if uncertain is not None:
+            results["gt_uncertain"] = dense_masks(uncertain, masks.height, masks.width)
         label_by_number, weight_by_number = (results.pop(key) for key in NUMBERED_KEYS)
         numbers = results["gt_bboxes_labels"][kept]
         return results | {

@@ -52,17 +52,27 @@ class WindowMasks(BaseInstanceMasks):  # type: ignore[misc]
     """The masks of one image; transforms that do not move whole columns and rows are left to `BitmapMasks`.
 
     columns, rows: (width,) and (height,), the column and row of the original image that each one shows; they ascend or
-    descend.
+    descend. uncertain: the uncertain pixels of each mask, as masks; None if they are not known. They move with the
+    masks, and are lost where `BitmapMasks` does the work.
     """
 
-    def __init__(self, masks: Sequence[MaskWindow], columns: NDArray[np.intp], rows: NDArray[np.intp]) -> None:
+    def __init__(
+        self,
+        masks: Sequence[MaskWindow],
+        columns: NDArray[np.intp],
+        rows: NDArray[np.intp],
+        uncertain: Sequence[MaskWindow] | None = None,
+    ) -> None:
         self._masks = tuple(masks)
         self._columns, self._rows = columns, rows
+        self._uncertain = None if uncertain is None else tuple(uncertain)
 
     @classmethod
-    def of_image(cls, masks: Sequence[MaskWindow], height: int, width: int) -> WindowMasks:
+    def of_image(
+        cls, masks: Sequence[MaskWindow], height: int, width: int, uncertain: Sequence[MaskWindow] | None = None
+    ) -> WindowMasks:
         """Make the masks of an image before any transform."""
-        return cls(masks, np.arange(width), np.arange(height))
+        return cls(masks, np.arange(width), np.arange(height), uncertain)
 
     @property
     def height(self) -> int:
@@ -79,7 +89,8 @@ class WindowMasks(BaseInstanceMasks):  # type: ignore[misc]
 
     def __getitem__(self, index: Any) -> WindowMasks:
         chosen = np.atleast_1d(np.arange(len(self))[index])
-        return WindowMasks([self._masks[each] for each in chosen], self._columns, self._rows)
+        uncertain = None if self._uncertain is None else [self._uncertain[each] for each in chosen]
+        return WindowMasks([self._masks[each] for each in chosen], self._columns, self._rows, uncertain)
 
     def rescale(self, scale: Any, interpolation: str = "nearest") -> BaseInstanceMasks:
         """Resize by a factor or to fit a size, as `BitmapMasks.rescale` does."""
@@ -93,20 +104,20 @@ class WindowMasks(BaseInstanceMasks):  # type: ignore[misc]
         if interpolation != "nearest":
             return self.bitmaps().resize(out_shape, interpolation)
         rows, columns = _nearest(self.height, out_shape[0]), _nearest(self.width, out_shape[1])
-        return WindowMasks(self._masks, self._columns[columns], self._rows[rows])
+        return WindowMasks(self._masks, self._columns[columns], self._rows[rows], self._uncertain)
 
     def flip(self, flip_direction: str = "horizontal") -> WindowMasks:
         """Flip horizontally, vertically, or both ways: "diagonal"."""
         columns = self._columns if flip_direction == "vertical" else self._columns[::-1]
         rows = self._rows if flip_direction == "horizontal" else self._rows[::-1]
-        return WindowMasks(self._masks, columns, rows)
+        return WindowMasks(self._masks, columns, rows, self._uncertain)
 
     def crop(self, bbox: NDArray[Any]) -> WindowMasks:
         """Crop to left, top, right, bottom, right and bottom exclusive; at least one pixel stays."""
         left, right = np.clip(bbox[0::2], 0, self.width)
         top, bottom = np.clip(bbox[1::2], 0, self.height)
         columns, rows = self._columns[left : max(right, left + 1)], self._rows[top : max(bottom, top + 1)]
-        return WindowMasks(self._masks, columns, rows)
+        return WindowMasks(self._masks, columns, rows, self._uncertain)
 
     @property
     def areas(self) -> NDArray[np.int64]:
@@ -127,10 +138,11 @@ class WindowMasks(BaseInstanceMasks):  # type: ignore[misc]
 
     def bitmaps(self) -> BitmapMasks:
         """Return the same masks, dense."""
-        dense = np.zeros((len(self), self.height, self.width), dtype=np.uint8)
-        for target, mask in zip(dense, self._shown, strict=True):
-            target[mask.window.in_image] = mask.pixels
-        return BitmapMasks(dense, self.height, self.width)
+        return BitmapMasks(dense_masks(self._shown, self.height, self.width), self.height, self.width)
+
+    def uncertain(self) -> list[MaskWindow] | None:
+        """Return the uncertain pixels of each mask after the transforms; None if they are not known."""
+        return None if self._uncertain is None else [self._seen(each) for each in self._uncertain]
 
     pad = _dense("pad")
     expand = _dense("expand")
@@ -156,6 +168,14 @@ class WindowMasks(BaseInstanceMasks):  # type: ignore[misc]
         y0, y1 = _showing(self._rows, mask.window.y0, mask.window.y1)
         columns, rows = self._columns[x0:x1] - mask.window.x0, self._rows[y0:y1] - mask.window.y0
         return MaskWindow(Window(x0, y0, x1, y1), mask.pixels[np.ix_(rows, columns)])
+
+
+def dense_masks(masks: Sequence[MaskWindow], height: int, width: int) -> NDArray[np.uint8]:
+    """Return masks in windows of an image as uint8 (N, height, width) of 0 and 1."""
+    dense = np.zeros((len(masks), height, width), dtype=np.uint8)
+    for target, mask in zip(dense, masks, strict=True):
+        target[mask.window.in_image] = mask.pixels
+    return dense
 
 
 def mask_windows(masks: BaseInstanceMasks) -> list[MaskWindow]:

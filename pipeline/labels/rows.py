@@ -117,6 +117,12 @@ class ImageLabels:
         """Return the mask of one of its instances as pycocotools' RLE."""
         return {"size": [self.height, self.width], "counts": instance.rle_counts}
 
+    def uncertain_rle(self, instance: InstanceLabel) -> CompressedRle | None:
+        """Return the uncertain pixels of one of its instances as pycocotools' RLE; None where they are not known."""
+        if not instance.uncertain_counts:
+            return None
+        return {"size": [self.height, self.width], "counts": instance.uncertain_counts}
+
     def mask(self, instance: InstanceLabel) -> BoolMask:
         """Decode the mask of one of its instances: bool (height, width)."""
         return decode_mask(self.rle(instance))
@@ -132,9 +138,19 @@ def label_from_mask(mask: BoolMask, category_id: int, score: float, decision: De
     return label_from_rle(encode_mask(mask), category_id, score, decision)
 
 
-def with_mask(label: InstanceLabel, rle: CompressedRle) -> InstanceLabel:
-    """Return the instance with another mask, the area and the tight box of it, and without a soft mask."""
-    return replace(label, box_xyxy=box_xyxy(rle), rle_counts=rle["counts"], area=area_px(rle), soft_mask=None)
+def with_mask(label: InstanceLabel, rle: CompressedRle, uncertain: CompressedRle | None = None) -> InstanceLabel:
+    """Return the instance with another mask, the area and the tight box of it, and without a soft mask.
+
+    uncertain: the pixels about which masks disagree; None: they are not known.
+    """
+    return replace(
+        label,
+        box_xyxy=box_xyxy(rle),
+        rle_counts=rle["counts"],
+        area=area_px(rle),
+        soft_mask=None,
+        uncertain_counts=b"" if uncertain is None else uncertain["counts"],
+    )
 
 
 def best_instances(labels: ImageLabels, min_score: float, min_mask_score: float, most: int) -> ImageLabels:

@@ -8,7 +8,15 @@ from dataclasses import astuple, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.masks.run_lengths import CompressedRle, decode_mask, decode_window, encode_mask, encode_runs, tight_window
+from pipeline.masks.run_lengths import (
+    CompressedRle,
+    decode_mask,
+    decode_window,
+    encode_mask,
+    encode_runs,
+    tight_window,
+    union,
+)
 from pipeline.masks.windows import BoolMask, Window, nonzero_window
 
 
@@ -58,6 +66,13 @@ class CropMask:
         if not changes.size or changes[-1] < height * width:
             changes = np.append(changes, height * width)
         return encode_runs(np.diff(changes, prepend=0).tolist(), height, width)
+
+
+def disagreement(one: CompressedRle, other: CompressedRle) -> CompressedRle:
+    """Return the pixels that belong to just one of two masks of an image."""
+    height, width = one["size"]
+    window = tight_window(union([one, other]))
+    return CropMask.of_array(decode_window(one, window) ^ decode_window(other, window), window).to_rle(height, width)
 
 
 def without_overlap(masks: Sequence[CropMask], scores: Sequence[float]) -> list[CropMask]:

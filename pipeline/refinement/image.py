@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ImageError
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, with_mask
-from pipeline.masks.crop_mask import CropMask, without_overlap
+from pipeline.masks.crop_mask import CropMask, disagreement, without_overlap
 from pipeline.masks.overlap import area_match, rle_iou
+from pipeline.masks.run_lengths import union
 from pipeline.masks.soft_masks import soften
 from pipeline.masks.windows import whole_image
 from pipeline.refinement.asking import Answer, Question, ask
@@ -56,9 +57,14 @@ class RefinedImage:
 
 
 def refine_images(
-    inputs: Sequence[RefineInput], engine: Engine, settings: RefineSettings, gate: Gate
+    inputs: Sequence[RefineInput],
+    engine: Engine,
+    settings: RefineSettings,
+    gate: Gate,
+    *,
+    note_uncertain: bool = False,
 ) -> list[RefinedImage]:
-    """Refine every instance of every image.
+    """Refine every instance of every image. note_uncertain: note the pixels about which SAM and teacher disagree.
 
     Raise ImageError for an image that does not fit its labels, or for labels with values that are not numbers.
     """
@@ -84,7 +90,7 @@ def refine_images(
             answers[index][instance] = answer
     return [
         RefinedImage(
-            replace(each.labels, instances=_refined(each.labels, answers[index], settings, gate)), encoded_views[index]
+            _refined(each.labels, answers[index], settings, gate, note_uncertain=note_uncertain), encoded_views[index]
         )
         for index, each in enumerate(inputs)
     ]
@@ -132,13 +138,31 @@ def _question(labels: ImageLabels, instance: int, index: int, view: View) -> Que
 
 
 def _refined(
-    labels: ImageLabels, answers: Mapping[int, Answer], settings: RefineSettings, gate: Gate
-) -> tuple[InstanceLabel, ...]:
+    labels: ImageLabels, answers: Mapping[int, Answer], settings: RefineSettings, gate: Gate, *, note_uncertain: bool
+) -> ImageLabels:
     refined = [
         _decided(labels, instance, answers[index], gate) if index in answers else _unasked(instance)
         for index, instance in enumerate(labels.instances)
     ]
-    return tuple(_separated(labels, answers, refined, settings.separate_by) if settings.separate else refined)
+    if settings.separate:
+        refined = _separated(labels, answers, refined, settings.separate_by)
+    if note_uncertain:
+        refined = [
+            _with_uncertain(labels, labels.instances[index], each, answers[index]) if index in answers else each
+            for index, each in enumerate(refined)
+        ]
+    return replace(labels, instances=tuple(refined))
+
+
+def _with_uncertain(
+    labels: ImageLabels, teacher: InstanceLabel, refined: InstanceLabel, answer: Answer
+) -> InstanceLabel:
+    """Note the pixels about which the masks of SAM and the teacher, or the teacher's own two, disagree."""
+    uncertain = disagreement(labels.rle(teacher), answer.mask.to_rle(labels.height, labels.width))
+    mirrored = labels.uncertain_rle(teacher)
+    return replace(
+        refined, uncertain_counts=(uncertain if mirrored is None else union([uncertain, mirrored]))["counts"]
+    )
 
 
 def _unasked(instance: InstanceLabel) -> InstanceLabel:

@@ -30,6 +30,7 @@ class RefineWork:
     """Refinement of the teacher's labels, shard by shard (see `pipeline.compute.shards.ShardWork`).
 
     embeddings: a sealed store of SAM's embeddings of whole images, used instead of its encoder.
+    note_uncertain: note the pixels about which masks disagree.
     """
 
     teacher_store: Path
@@ -39,6 +40,7 @@ class RefineWork:
     settings: RefineSettings
     gate: Gate
     embeddings: Path | None = None
+    note_uncertain: bool = False
 
     def compute(self, shard: Shard) -> list[RefinedImage]:
         """Refine the images of a shard. Images are read while others are refined."""
@@ -89,7 +91,11 @@ class RefineWork:
         rows = {labels.image_id: RefinedImage(labels) for labels in batch if isinstance(labels, ImageLabels)}
         inputs = [each for each in batch if isinstance(each, RefineInput)]
         try:
-            refined = refine_images(inputs, engine, self.settings, self.gate) if inputs else []
+            refined = (
+                refine_images(inputs, engine, self.settings, self.gate, note_uncertain=self.note_uncertain)
+                if inputs
+                else []
+            )
         except ImageError as error:
             if len(batch) == 1:
                 return {inputs[0].labels.image_id: RefinedImage(_failure(inputs[0].labels, str(error)))}

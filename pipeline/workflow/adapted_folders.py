@@ -13,8 +13,9 @@ from pipeline.files.writing import refuse_existing, sync_folder
 from pipeline.sam.weights import identify_weights
 from pipeline.workflow.experiment import AdaptOnly
 from pipeline.workflow.fingerprint import Fingerprint
-from pipeline.workflow.graph import STAGES, adaptation_settings
+from pipeline.workflow.graph import STAGES
 from pipeline.workflow.kept_work import image_stamps, kept_until_done
+from pipeline.workflow.stage_settings import adaptation_settings
 
 
 def adapt_into_folder(

@@ -30,9 +30,10 @@ from pipeline.sam.weights import identify_weights
 from pipeline.sam.worker import SamChoice
 from pipeline.workflow.experiment import AnnotateOnly
 from pipeline.workflow.fingerprint import Fingerprint
-from pipeline.workflow.graph import STAGES, prediction_settings, refinement_settings
+from pipeline.workflow.graph import STAGES
 from pipeline.workflow.kept_work import image_stamps, kept_until_done
 from pipeline.workflow.result_files import LABELS
+from pipeline.workflow.stage_settings import prediction_settings, refinement_settings
 
 STORE_ENDING: Final = ".zarr"
 

@@ -6,19 +6,22 @@ first student.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from pipeline.adaptation.settings import AdaptSettings
 from pipeline.datasets.settings import ListedData, PairedData, PercentData
-from pipeline.detection.settings import PredictSettings, StudentSettings
-from pipeline.refinement.settings import AFTER_SAM, RefineSettings
-from pipeline.sam.files import kind_of
-from pipeline.sam.settings import SamSettings
-from pipeline.settings import Settings, marker_of
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.fingerprint import Fingerprint
+from pipeline.workflow.stage_settings import (
+    adaptation_settings,
+    prediction_settings,
+    refinement_settings,
+    sam_settings,
+    section_settings,
+    student_settings,
+    uncertain_settings,
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def plan(experiment: Experiment) -> dict[str, Node]:
     made = [node.key for node in nodes]
     nodes.append(_evaluate(experiment, made))
     made.append("evaluate")
-    settings = _section("report", experiment.report)
+    settings = section_settings("report", experiment.report)
     nodes.append(Node("report", 1, settings, (ABLATION,), made_from=tuple(made), reads=tuple(made)))
     return _without_skipped({node.key: node for node in nodes})
 
@@ -96,25 +99,6 @@ def node_key(stage: str, number: int) -> str:
 def labelling_model(number: int) -> str:
     """Return the node whose model labels the unlabelled images in a round."""
     return "train-teacher" if number == 1 else node_key("train-student", number - 1)
-
-
-def prediction_settings(predict: PredictSettings) -> dict[str, Any]:
-    """Return the values that change which predictions become labels, by dotted key."""
-    fixed = predict.threshold == "fixed"
-    unused = ("threshold", "lowest_threshold", "highest_threshold") if fixed else ("score_threshold",)
-    return _section("predict", predict, without=unused)
-
-
-def refinement_settings(refine: RefineSettings, sam: SamSettings) -> dict[str, Any]:
-    """Return the values that change refined masks, by dotted key."""
-    # A preset is a shorthand: the values that it sets count under their own keys.
-    return _section("refine", refine, without=("preset",)) | _sam(sam)
-
-
-def adaptation_settings(adapt: AdaptSettings, refine: RefineSettings, sam: SamSettings) -> dict[str, Any]:
-    """Return the values that change a SAM that is fitted to labels, by dotted key: prompts are among them."""
-    how = _section("adapt", adapt, without=("enabled", "for_distillation"))
-    return how | _section("refine", refine, without=("preset", "seed", *AFTER_SAM)) | _sam(sam)
 
 
 def fingerprints(nodes: Mapping[str, Node], contents: Mapping[str, str]) -> dict[str, Fingerprint]:
@@ -139,15 +123,6 @@ def downstream(nodes: Mapping[str, Node], key: str) -> list[str]:
         if not node.skipped and held.intersection(node.reads):
             held.add(node.key)
     return [name for name in nodes if name in held and name != key]
-
-
-def _section(
-    name: str, section: Settings, *, without: tuple[str, ...] = (), only: tuple[str, ...] | None = None
-) -> dict[str, Any]:
-    """Return a section's values by dotted key. Paths are left out: their content is an input."""
-    fields = type(section).model_fields
-    values = section.model_dump(mode="json", include=None if only is None else set(only), exclude=set(without))
-    return {f"{name}.{key}": value for key, value in values.items() if marker_of(fields[key]) is None}
 
 
 _SAM_INPUTS: Final = ("sam.checkpoint",)
@@ -250,7 +225,7 @@ def _distill(experiment: Experiment) -> Node:
     return Node(
         "distill",
         1,
-        _section("distill", experiment.distill) | _sam(experiment.sam) | _pool_settings(experiment),
+        section_settings("distill", experiment.distill) | sam_settings(experiment.sam) | _pool_settings(experiment),
         (*_SAM_INPUTS, *_labelled_inputs(experiment)),
         made_from=adapted,
         reads=("split", *adapted),
@@ -262,7 +237,7 @@ def _teacher(experiment: Experiment) -> Node:
     return Node(
         "train-teacher",
         1,
-        _section("teacher", experiment.teacher) | _pool_settings(experiment),
+        section_settings("teacher", experiment.teacher) | _pool_settings(experiment),
         ("teacher.detector", "teacher.init_weights", *_labelled_inputs(experiment)),
         made_from=("distill",),
         reads=("split", "distill"),
@@ -275,6 +250,8 @@ def _predict(experiment: Experiment, number: int) -> Node:
     imported = experiment.predict.results is not None and number == 1
     settings = prediction_settings(experiment.predict) | _unlabelled_settings(experiment)
     inputs = _unlabelled_inputs(experiment)
+    if experiment.predict.flip_test:
+        settings |= uncertain_settings(experiment.student)
     checked = experiment.student.class_check != "off"
     if checked:
         settings["student.class_neighbours"] = experiment.student.class_neighbours
@@ -301,10 +278,13 @@ def _refine(experiment: Experiment, number: int) -> Node:
     # The first teacher in every round, because students train on all labelled images.
     judged = ("train-teacher",) if calibrated else ()
     adapted = ("adapt",) if "refine" in _adapted_for(experiment) else ()
+    settings = refinement_settings(experiment.refine, experiment.sam)
+    if experiment.refine.gate != "teacher":
+        settings |= uncertain_settings(experiment.student)
     return Node(
         "refine",
         number,
-        refinement_settings(experiment.refine, experiment.sam) | (_pool_settings(experiment) if calibrated else {}),
+        settings | (_pool_settings(experiment) if calibrated else {}),
         (*_SAM_INPUTS, *(_labelled_inputs(experiment) if calibrated else ())),
         made_from=(*adapted, predict, *judged),
         reads=("split", *adapted, predict, *judged),
@@ -319,12 +299,12 @@ def _augment(experiment: Experiment, number: int) -> Node:
     elif experiment.student.composites == 0:
         skipped = "student.mixture.composites or student.unlabelled_batch_size is 0"
     labelled = experiment.augment.partners == "labelled-too"
-    settings = _section("augment", experiment.augment, without=("mode", "views"))
+    settings = section_settings("augment", experiment.augment, without=("mode", "views"))
     if experiment.student.class_check in (
         "correct",
         "drop",
     ):  # doubted labels are pasted with their new class, or never
-        settings |= _section("student", experiment.student, only=("class_check", "class_agreement"))
+        settings |= section_settings("student", experiment.student, only=("class_check", "class_agreement"))
     return Node(
         "augment",
         number,
@@ -336,26 +316,19 @@ def _augment(experiment: Experiment, number: int) -> Node:
     )
 
 
-def _unused(student: StudentSettings) -> Iterator[str]:
-    """Yield the keys of parts of a student's training that are off."""
-    if not student.finetune_iterations:
-        yield from ("finetune_iterations", "finetune_rate")
-    yield "class_neighbours"  # known by the labels
-    if student.class_check in ("off", "flag"):
-        yield from ("class_check", "class_agreement")
-
-
 def _student(experiment: Experiment, number: int) -> Node:
     refine, augment, model = node_key("refine", number), node_key("augment", number), labelling_model(number)
     student = experiment.student
-    settings = _section("student", student, without=("rounds", *_unused(student))) | _pool_settings(experiment)
+    settings = student_settings(student) | _pool_settings(experiment)
     settings["student.unlabelled_batch_size"] = student.unlabelled_images  # null is a shorthand
     detector = ("student.detector",)
     if student.detector is None:
         settings["teacher.overrides"] = experiment.teacher.overrides
         detector = ("teacher.detector",)
     if experiment.augment.mode == "on-the-fly" and student.composites > 0:
-        settings |= _section("augment", experiment.augment, without=() if experiment.augment.views else ("views",))
+        settings |= section_settings(
+            "augment", experiment.augment, without=() if experiment.augment.views else ("views",)
+        )
     warm = student.start == "teacher"
     return Node(
         "train-student",
@@ -371,14 +344,10 @@ def _evaluate(experiment: Experiment, made: list[str]) -> Node:
     validation = ("data.validation.annotations", "data.validation.images", "evaluate.cityscapes")
     inputs = (*validation, "data.unlabelled.annotations")
     measured = tuple(key for key in made if not key.startswith(("adapt", "distill", "augment", "split")))
-    settings = _section("evaluate", experiment.evaluate)
+    settings = section_settings("evaluate", experiment.evaluate)
     if experiment.student.class_check != "off":
         settings["student.class_agreement"] = experiment.student.class_agreement
     return Node("evaluate", 1, settings, inputs, made_from=measured, reads=("split", *measured))
-
-
-def _sam(sam: SamSettings) -> dict[str, Any]:
-    return {"sam.model": kind_of(sam.model), "sam.input_side": sam.input_side}
 
 
 def _without_skipped(nodes: dict[str, Node]) -> dict[str, Node]:

@@ -27,8 +27,9 @@ from pipeline.sam.weights import identify_weights
 from pipeline.sam.worker import SamChoice
 from pipeline.workflow.experiment import RefineOnly
 from pipeline.workflow.fingerprint import Fingerprint
-from pipeline.workflow.graph import STAGES, refinement_settings
+from pipeline.workflow.graph import STAGES
 from pipeline.workflow.kept_work import image_stamps, kept_until_done
+from pipeline.workflow.stage_settings import refinement_settings
 
 
 @dataclass(frozen=True)

@@ -173,13 +173,14 @@ def _stored(experiment: Experiment, result: Path, image_root: Path, source: str)
         "source": source,
         "instance_weight": student.instance_weight,
         "ignore_dropped": student.ignore_dropped,
-        **_class_check_config(student),
+        **_filters_config(student),
     }
 
 
-def _class_check_config(student: StudentSettings) -> dict[str, Any]:
-    """Return what a dataset of pseudo-labels is told of doubted classes; nothing where they are not checked."""
-    return {} if student.class_check == "off" else {"class_check": asdict(student.doubt)}
+def _filters_config(student: StudentSettings) -> dict[str, Any]:
+    """Return what a dataset of pseudo-labels is told of doubted classes and uncertain pixels, where these are used."""
+    config: dict[str, Any] = {} if student.class_check == "off" else {"class_check": asdict(student.doubt)}
+    return config | ({"uncertain_pixel_weight": student.uncertain_pixel_weight} if student.notes_uncertain else {})
 
 
 def _composites(
@@ -211,5 +212,5 @@ def _composites(
         "settings": experiment.augment.model_dump(mode="json"),
         "instance_weight": student.instance_weight,
         "ignore_dropped": student.ignore_dropped,
-        **_class_check_config(student),
+        **_filters_config(student),
     }
