@@ -15,6 +15,7 @@ from pipeline.errors import StoreError
 from pipeline.evaluation.changes import KEPT, LargestChanges
 from pipeline.evaluation.pseudo_labels import MIN_IOUS, LabelsToMeasure, measure_pseudo_labels
 from pipeline.evaluation.results import InstanceChange, PseudoLabelResult
+from pipeline.labels.class_check import NO_CHECK, ClassCheck
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_mask
 from pipeline.masks.boundaries import boundary_width_px, inner_boundary
@@ -35,19 +36,45 @@ def labels(image_id: int, *instances: InstanceLabel) -> ImageLabels:
     return ImageLabels.of_instances(image_id, f"{image_id}.png", WIDTH, HEIGHT, instances)
 
 
+def test_votes_on_classes_are_measured_where_there_are_some(tmp_path):
+    mask, other = box_mask(5, 5, 25, 25), box_mask(40, 5, 60, 25)
+    content = dataset_content([annotation(1, 1, 3, mask), annotation(2, 1, 7, other)], images=1)
+    right, wrong = label(mask, 3, 0.9), label(other, 3, 0.8)
+    plain = compared(tmp_path / "plain", content, [labels(1, right, wrong)], [labels(1, right, wrong)])
+    assert plain.class_check is None
+    voted = labels(
+        1,
+        replace(right, class_vote=3, class_agreement=1.0),
+        replace(wrong, class_vote=7, class_agreement=0.75),
+    )
+    for least, doubted, corrected in ((0.7, 1, 1.0), (0.8, 0, 0.5)):
+        folder = tmp_path / str(least)
+        result = compared(folder, content, [voted], [voted], class_check=ClassCheck("flag", least)).class_check
+        assert result is not None
+        assert (result.checked, result.doubted, result.doubted_paired) == (2, doubted, doubted)
+        assert (result.accuracy, result.accuracy_corrected) == (0.5, corrected)
+
+
 def label(mask: np.ndarray, category_id: int, score: float, decision: Decision = Decision.TEACHER) -> InstanceLabel:
     return label_from_mask(mask, category_id, score, decision)
 
 
 def compared(
-    folder: Path, content: dict[str, Any], before: list[ImageLabels], after: list[ImageLabels], *, boundary: bool = True
+    folder: Path,
+    content: dict[str, Any],
+    before: list[ImageLabels],
+    after: list[ImageLabels],
+    *,
+    boundary: bool = True,
+    class_check: ClassCheck = NO_CHECK,
 ) -> PseudoLabelResult:
+    folder.mkdir(exist_ok=True)
     truth = read_coco(write_json(folder / "truth.json", content))
     predicted, refined = (
         tiny_store(folder / name, rows) for name, rows in (("predict.zarr", before), ("refine.zarr", after))
     )
     measured = LabelsToMeasure(1, "predict", "refine", predicted.path, refined.path)
-    return measure_pseudo_labels(measured, truth, boundary=boundary)
+    return measure_pseudo_labels(measured, truth, boundary=boundary, class_check=class_check)
 
 
 FIRST, SECOND, CROWD = box_mask(10, 10, 50, 50), box_mask(80, 20, 120, 60), box_mask(0, 80, 150, 130)

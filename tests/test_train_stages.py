@@ -25,6 +25,7 @@ from types import ModuleType
 from typing import Any
 
 import mmdet
+import numpy as np
 import pytest
 import torch
 from mmdet.registry import MODELS
@@ -39,10 +40,11 @@ from pipeline.errors import StageError
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.label_writing import write_label_store
 from pipeline.labels.rows import Decision, ImageLabels
+from pipeline.masks.run_lengths import encode_mask
 from pipeline.workflow.experiment import Experiment
 from pipeline.workflow.loading import load_experiment
 from pipeline.workflow.result_files import LABELS
-from stages import refine
+from stages import predict, refine
 from stages.options import workspace
 from stages.runner import run_stage
 from tests.made_once import made_once
@@ -369,6 +371,52 @@ def test_a_student_trains_on_odd_pseudo_labels(folder, taught, monkeypatch, chan
     result = trained(experiment, *STUDENT)
     assert len(losses(result)) == 3
     assert all(torch.isfinite(tensor).all() for tensor in weights(result).values())
+
+
+def doubted(row: ImageLabels) -> ImageLabels:
+    """Every label is doubted by half, and uncertain in its upper left quarter."""
+    uncertain = np.zeros((row.height, row.width), dtype=bool)
+    uncertain[: row.height // 2, : row.width // 2] = True
+    noted = {"class_agreement": 0.5, "uncertain_counts": encode_mask(uncertain)["counts"]}
+    instances = (replace(each, class_vote=10 - each.category_id, **noted) for each in row.instances)
+    return replace(row, instances=tuple(instances))
+
+
+@pytest.mark.slow
+def test_a_student_weighs_doubted_classes_and_uncertain_pixels(folder, taught, monkeypatch):
+    found = {}
+    for name, filters in (
+        ("plain", {}),
+        ("weighed", {"class_check": "weight", "class_agreement": 0.5}),
+        ("corrected", {"class_check": "correct", "class_agreement": 0.5}),
+        ("sure", {"class_check": "weight", "class_agreement": 0.6}),
+        ("uncertain", {"uncertain_pixel_weight": 0.25}),
+    ):
+        student = {"iterations": 1, "batch_size": 1, "unlabelled_batch_size": 2, "start": "scratch"}
+        settings = NO_COMPOSITES | {"student": student | filters}
+        experiment = taught_experiment(folder, taught, settings, f"store={folder / name}")
+        put_refined(experiment, monkeypatch, doubted)
+        put_predicted(experiment, taught, monkeypatch)
+        (found[name],) = losses(trained(experiment, *STUDENT))
+    assert found["sure"] == found["plain"]  # nothing is doubted so far
+    classes, masks = "pseudo_loss_cls", "pseudo_loss_mask"
+    assert found["weighed"][classes] != found["plain"][classes]
+    assert found["weighed"][masks] < found["plain"][masks]
+    assert found["corrected"][classes] != found["plain"][classes]
+    assert found["uncertain"][masks] < found["plain"][masks]
+    assert found["uncertain"][classes] == found["plain"][classes]
+    assert all(each["loss_cls"] == found["plain"]["loss_cls"] for each in found.values())  # of labelled images
+
+
+def put_predicted(experiment: Experiment, taught: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the predict stage copy the labels that the teacher gave, whatever is asked of them."""
+    (seal,) = taught.glob("predict/*/seal.json")
+
+    def run(context):
+        shutil.copytree(seal.parent / LABELS, context.folder / LABELS)
+        return {}
+
+    monkeypatch.setattr(predict, "run", run)
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ def section_settings(
 
 
 def sam_settings(sam: SamSettings) -> dict[str, Any]:
+    """Return the values that say which SAM is used, by dotted key."""
     return {"sam.model": kind_of(sam.model), "sam.input_side": sam.input_side}
 
 
