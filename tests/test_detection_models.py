@@ -102,7 +102,7 @@ def test_mask2formers_count_is_that_of_its_matches(monkeypatch, count, expected)
     detector.panoptic_head.get_targets = lambda *inputs: matched.append(single(*inputs)) or matched[-1]
     losses_of(detector, images(1), [sample(instances(*many[:count]))])
     assert counted[0].tolist() == [expected, 0]
-    assert {targets[-1] for targets in matched} == {expected}
+    assert {targets[4] for targets in matched} == {expected}
 
 
 def test_mixed_groups_train_every_parameter(family):

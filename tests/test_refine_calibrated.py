@@ -179,10 +179,10 @@ def test_a_later_round_is_judged_by_the_first_teacher(context):
 def test_an_interrupted_run_keeps_its_gate(context, monkeypatch):
     refine = job.refine_images
 
-    def stopped(inputs, engine, settings, gate):
+    def stopped(inputs, engine, settings, gate, *, note_uncertain):
         if inputs[0].labels.image_id in UNLABELLED_IDS:
             raise KeyboardInterrupt
-        return refine(inputs, engine, settings, gate)
+        return refine(inputs, engine, settings, gate, note_uncertain=note_uncertain)
 
     monkeypatch.setattr(job, "refine_images", stopped)
     with pytest.raises(KeyboardInterrupt):
