@@ -133,10 +133,10 @@ def test_an_image_that_sam_cannot_answer_for_takes_no_other_with_it(files, monke
     path = files([result(i, box_mask(5, 5, 40, 30)) for i in range(1, 5)], many_images(4))
     real = job.refine_images
 
-    def failing(inputs, *rest):
+    def failing(inputs, *rest, **named):
         if any(each.labels.image_id == 3 for each in inputs):
             raise ImageError("SAM's answer holds values that are not numbers")
-        return real(inputs, *rest)
+        return real(inputs, *rest, **named)
 
     monkeypatch.setattr(job, "refine_images", failing)
     store = refine(path)
@@ -263,10 +263,10 @@ class Outage:
         self.waits = 0
         real, calls = job.refine_images, iter(range(10**6))
 
-        def refining(*arguments):
+        def refining(*arguments, **named):
             if next(calls) == 1:
                 self.images.rename(self.away)
-            return real(*arguments)
+            return real(*arguments, **named)
 
         monkeypatch.setattr(job, "refine_images", refining)
         monkeypatch.setattr(image_folder.time, "sleep", self._wait)
