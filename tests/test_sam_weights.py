@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import os
 import pickle
 import subprocess
@@ -201,6 +203,23 @@ def test_truncated_custom_file(tmp_path: Path, share: float) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     assert refusal("vit_b", path) == f"{path}: truncated, or not a file of torch.save (a zip archive): fetch it again"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE])
+def test_a_checkpoint_that_the_system_does_not_give_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({}, path)
+    real = io.open
+
+    def failing(file: str, *arguments: str) -> io.IOBase:
+        if file == str(path):
+            raise OSError(number, os.strerror(number), str(file))
+        return real(file, *arguments)
+
+    monkeypatch.setattr(io, "open", failing)
+    assert refusal("vit_b", path) == f"{path}: cannot be read: {os.strerror(number)}"
 
 
 def test_a_bare_pickle(tmp_path: Path) -> None:

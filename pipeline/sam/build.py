@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import re
 import struct
@@ -106,10 +107,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if path.suffix == SAFETENSORS:
         return _read_safetensors(path)
     try:
-        if not zipfile.is_zipfile(path):
-            raise S4MError(f"{path}: truncated, or not a file of torch.save (a zip archive): fetch it again")
+        zipfile.ZipFile(path).close()
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except zipfile.BadZipFile as error:
+        raise S4MError(f"{path}: truncated, or not a file of torch.save (a zip archive): fetch it again") from error
     except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: places before its beginning
+            raise S4MError(f"{path}: cannot be read: {error.strerror}") from error
         # Only this part of torch's message: the rest says how to run the code nevertheless.
         asked = re.search(r"GLOBAL (\S+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and asked is not None:
