@@ -364,3 +364,15 @@ def test_images_of_any_shape_and_memory_are_encoded(family):
 def test_impossible_prompts_are_refused():
     with pytest.raises(ValueError, match="an empty prompt"):
         engine_of("sam2").decode(embeddings_of("sam2"), [0], [Prompt(NO_POINTS, NO_LABELS)])
+
+
+@pytest.mark.parametrize("family", ["sam2", "edgetam", "sam3_tracker"])
+def test_the_image_embedding_has_what_stands_for_no_memory(family):
+    """SAM 2's own predictors add it to the map that the decoder's transformer sees, whatever the family."""
+    plain, changed = loaded(family), loaded(family)
+    with torch.no_grad():
+        changed.model.no_memory_embedding.copy_(torch.arange(1.0, 1 + changed.model.no_memory_embedding.numel()))
+    image = random_images(1)[:1]
+    before, after = (HfEngine(sam, precision="fp32").encode(image).features for sam in (plain, changed))
+    added = (changed.model.no_memory_embedding - plain.model.no_memory_embedding).view(1, -1, 1, 1)
+    torch.testing.assert_close(after - before, added.expand_as(after))

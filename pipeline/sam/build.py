@@ -112,7 +112,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except zipfile.BadZipFile as error:
         raise S4MError(f"{path}: truncated, or not a file of torch.save (a zip archive): fetch it again") from error
     except DAMAGE as error:
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: places before its beginning
+        if isinstance(error, OSError) and error.errno not in (
+            None,
+            errno.EINVAL,
+        ):  # EINVAL: places before its beginning
             raise S4MError(f"{path}: cannot be read: {error.strerror}") from error
         # Only this part of torch's message: the rest says how to run the code nevertheless.
         asked = re.search(r"GLOBAL (\S+)", str(error))

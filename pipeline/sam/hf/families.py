@@ -68,6 +68,20 @@ class HighResolution(Family):
     classes = frozenset({"Sam2Model", "EdgeTamModel", "Sam3TrackerModel"})
     encoders = ("vision_encoder.", "no_memory_embedding", "mask_decoder.conv_s0.", "mask_decoder.conv_s1.")
 
+    def prepare(self, model: Any) -> None:
+        """Let the encoder give the maps alone that the decoder takes, as its authors' own code does.
+
+        SAM 3's gives a coarser one besides, to which transformers 5.24 adds what belongs to the image embedding.
+        """
+        levels = len(model.backbone_feature_sizes)
+
+        def leave_out(module: nn.Module, given: Any, answer: Any) -> Any:
+            for name in ("fpn_hidden_states", "fpn_position_encoding"):
+                setattr(answer, name, getattr(answer, name)[:levels])
+            return answer
+
+        model.vision_encoder.register_forward_hook(leave_out)
+
     def finer_maps(self, model: Any) -> tuple[FinerMap, ...]:
         """Return what the finer maps of a model are."""
         decoder, sides = model.mask_decoder, [height for height, _ in model.backbone_feature_sizes]
