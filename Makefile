@@ -15,7 +15,7 @@ BIN := .venv/bin
 S4M := $(BIN)/s4m
 
 # What a user gives is text, neither for make nor for the shell to read: taken as it is, and quoted where it is used.
-GIVEN := EXP SET SIZE WORKERS GPUS SEEDS CELLS ANNOTATIONS IMAGES LABELLED MINUTES EXTRAS
+GIVEN := EXP SET SIZE WORKERS GPUS NODES NODE_RANK MASTER SEEDS CELLS ANNOTATIONS IMAGES LABELLED MINUTES EXTRAS
 define NEWLINE
 
 
@@ -26,7 +26,10 @@ quoted = '$(subst ','\'',$(1))'
 
 ARGUMENTS = --exp $(call quoted,$(EXP)) $(foreach word,$(SET),--set $(call quoted,$(word))) \
 	$(if $(WORKERS),--set $(call quoted,compute.workers=$(WORKERS))) \
-	$(if $(GPUS),--set $(call quoted,compute.gpus=$(GPUS)))
+	$(if $(GPUS),--set $(call quoted,compute.gpus=$(GPUS))) \
+	$(if $(NODES),--set $(call quoted,compute.nodes=$(NODES))) \
+	$(if $(NODE_RANK),--set $(call quoted,compute.node_rank=$(NODE_RANK))) \
+	$(if $(MASTER),--set $(call quoted,compute.master=$(MASTER)))
 STAGES := split adapt distill train-teacher predict refine augment train-student evaluate report
 # Empty where .venv is up to date.
 SETUP := $(if $(filter $(shell ./setup.sh --state),$(file < .venv/ready)),,setup)
@@ -44,6 +47,7 @@ MAKEFLAGS += --no-builtin-rules
 
 help: ## List every target
 	@echo "make TARGET [EXP=name or file of an experiment] [SET=\"refine.points=5 ...\"] [WORKERS=n] [GPUS=n]"
+	@echo "     [NODES=n NODE_RANK=0..n-1 MASTER=host:port]: the same command on n machines, which train together"
 	@echo
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' Makefile | expand -t 20
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from pipeline.compute.execution import Execution, ShardProgress
 from pipeline.errors import S4MError, StageError
@@ -54,6 +57,9 @@ def run_node(space: Workspace, key: str) -> None:
             inputs.enter_context(space.reading(upstream))
             if not space.is_done(upstream):
                 raise StageError(f"{key} needs {upstream} first: {space.command(upstream)}")
+        if space.experiment.compute.is_helper:
+            _help(space, key)
+            return
         err.print(f"{key}: running, {'; '.join(because)}")
         fingerprint, name = space.fingerprints[key], space.experiment.name
         with space.store.lock_when_free(fingerprint, key, name, err.print) as mine:
@@ -62,6 +68,19 @@ def run_node(space: Workspace, key: str) -> None:
                 _run(space, key, _checked_inputs(space, key))
             else:
                 space.point(key)
+
+
+def _help(space: Workspace, key: str) -> None:
+    """Train with the machine that makes a node's result, if it is a training; then wait for that result."""
+    fingerprint = space.fingerprints[key]
+    if STAGES[fingerprint.stage].trains and not space.store.is_sealed(fingerprint.stage, fingerprint.id):
+        err.print(f"{key}: training with the first machine")
+        execution = Execution(space.experiment.compute, say=err.print)
+        _module(fingerprint.stage).run(
+            _context(space, key, space.store.partial(fingerprint.stage, fingerprint.id), execution)
+        )
+    space.store.wait_until_sealed(fingerprint, key, err.print)
+    space.point(key)
 
 
 def run_up_to(space: Workspace, until: str) -> None:
@@ -131,7 +150,6 @@ def _run(space: Workspace, key: str, consumed: Mapping[str, str]) -> None:
     node, fingerprint = space.nodes[key], space.fingerprints[key]
     folder = space.store.partial(fingerprint.stage, fingerprint.id)
     folder.mkdir(parents=True, exist_ok=True)
-    module = importlib.import_module(MODULES[node.stage])
     spent = SpentTime(folder)
 
     def show(progress: ShardProgress) -> None:
@@ -139,23 +157,32 @@ def _run(space: Workspace, key: str, consumed: Mapping[str, str]) -> None:
         spent.note()
 
     with ProgressDisplay() as display, _kept_if_interrupted(spent):
-        context = StageContext(
-            experiment=space.experiment,
-            node=node,
-            fingerprint=fingerprint.to_dict(),
-            folder=folder,
-            results={name: space.result(name) for name in node.reads if name != "split"},
-            split_folder=space.result("split") if "split" in node.reads else None,
-            execution=Execution(space.experiment.compute, show, err.print),
-            ablation=space.ablation,
-            note_time=spent.note,
-        )
-        summary: Summary = module.run(context)
+        execution = Execution(space.experiment.compute, show, err.print)
+        context = replace(_context(space, key, folder, execution), note_time=spent.note)
+        summary: Summary = _module(node.stage).run(context)
     seconds = spent.finish()
-    made_with = library_versions() | context.execution.made_with
+    made_with = library_versions() | execution.made_with
     seal = space.store.seal(fingerprint, space.experiment.name, seconds, summary, made_with, consumed)
     out.print(
         f"{key}: done in {words.duration(seal.seconds)}{', ' if summary else ''}{words.figures(summary, node.stage)}"
     )
     space.point(key)  # before the lock is free: else the result could be pruned as unused
     out.print(f"  {space.where(key)} ({words.size(seal.size_bytes)})")
+
+
+def _module(stage: str) -> Any:
+    return importlib.import_module(MODULES[stage])
+
+
+def _context(space: Workspace, key: str, folder: Path, execution: Execution) -> StageContext:
+    node = space.nodes[key]
+    return StageContext(
+        experiment=space.experiment,
+        node=node,
+        fingerprint=space.fingerprints[key].to_dict(),
+        folder=folder,
+        results={name: space.result(name) for name in node.reads if name != "split"},
+        split_folder=space.result("split") if "split" in node.reads else None,
+        execution=execution,
+        ablation=space.ablation,
+    )

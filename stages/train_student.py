@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pipeline.workflow.trainings import student_training
 from stages.context import StageContext, Summary
-from stages.training import run_training
+from stages.training import run_training, scratch_folder
 
 
 def run(context: StageContext) -> Summary:
     """Train the student, or continue its training, and publish it."""
-    training = student_training(
-        context.experiment, context.node.round, context.labelled(), context.results, context.folder, context.say
-    )
-    return run_training(context, training)
+    with scratch_folder(context) as scratch:
+        training = student_training(
+            context.experiment, context.node.round, context.labelled(), context.results, scratch, context.say
+        )
+        return run_training(context, training)

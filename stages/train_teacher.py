@@ -14,6 +14,8 @@ def run(context: StageContext) -> Summary:
     experiment = context.experiment
     training = teacher_training(experiment, context.labelled(), context.results, context.say)
     summary = run_training(context, training)
+    if experiment.compute.is_helper:
+        return summary
     features = measure_features(
         context.folder, context.labelled(), context.labelled_images(), experiment.distill, experiment.compute
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from pipeline.coco.reading import read_coco
@@ -19,7 +22,10 @@ if TYPE_CHECKING:
 
 
 def run_training(context: StageContext, training: Training) -> Summary:
-    """Train, or continue a training, and publish the model in the context's folder; return the last loss."""
+    """Train, or continue a training, and publish the model in the context's folder; return the last loss.
+
+    Return no figures on a machine that only helps another to train.
+    """
     validation = context.validation()
     subject = Subject(
         experiment=context.experiment.name,
@@ -31,8 +37,20 @@ def run_training(context: StageContext, training: Training) -> Summary:
     job = training_job(subject, training, context.experiment.compute, context.folder.absolute())
     with TrainingDisplay(context.node.key, job.card.iterations) as display:
         train(job, _Report(display, context.note_time), say)
+    if job.compute.is_helper:
+        return {}
     card = read_published(context.folder).card
     return {"iterations": card.iterations, "loss": round(card.losses["loss"], 3)}
+
+
+@contextmanager
+def scratch_folder(context: StageContext) -> Iterator[Path]:
+    """Yield a folder for files that only this training reads: that of the result; elsewhere on a helping machine."""
+    if context.experiment.compute.is_helper:
+        with TemporaryDirectory(prefix="s4m-") as folder:
+            yield Path(folder)
+    else:
+        yield context.folder
 
 
 def say(text: str) -> None:

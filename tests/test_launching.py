@@ -14,11 +14,13 @@ import torch
 from torch import distributed
 
 from pipeline.detection import launching
-from pipeline.detection.launching import run_together
+from pipeline.detection.launching import Group, run_together
 from pipeline.errors import ImageError, StageError
 from pipeline.files.locks import lives
 from pipeline.files.writing import write_atomically
 from tests.processes import forked, kill, start
+
+TWO = Group(2, on_gpus=False)
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +60,7 @@ def count_ranks(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_all_run_in_one_group(tmp_path):
-    run_together(count_ranks, (tmp_path,), 3, on_gpus=False)
+    run_together(count_ranks, (tmp_path,), Group(3, on_gpus=False))
     assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["3", "3", "3"]
 
 
@@ -75,7 +77,7 @@ def one_is_killed(folder: Path) -> None:
 def test_a_killed_process_ends_the_others_within_ten_seconds(tmp_path):
     begun = time.monotonic()
     with pytest.raises(StageError) as caught:
-        run_together(one_is_killed, (tmp_path,), 2, on_gpus=False)
+        run_together(one_is_killed, (tmp_path,), TWO)
     child = int((tmp_path / "rank1-child").read_text())
     (tmp_path / "rank1-child").unlink()
     os.kill(child, signal.SIGKILL)
@@ -105,7 +107,7 @@ def one_fails(folder: Path, error: Exception) -> None:
 @pytest.mark.parametrize("error", [ImageError("no image"), OSError(28, "No space left on device", "/there")])
 def test_an_error_is_raised_as_it_is_and_not_those_that_follow_from_it(tmp_path, error):
     with pytest.raises(type(error)) as caught:
-        run_together(one_fails, (tmp_path, error), 2, on_gpus=False)
+        run_together(one_fails, (tmp_path, error), TWO)
     assert str(caught.value) == str(error)
     assert all_ended(tmp_path)
 
@@ -117,7 +119,7 @@ def one_fails_oddly(folder: Path) -> None:
 @pytest.mark.slow
 def test_an_error_that_cannot_be_read_elsewhere_keeps_its_text_and_place(tmp_path):
     with pytest.raises(RuntimeError, match="Odd: first") as caught:
-        run_together(one_fails_oddly, (tmp_path,), 2, on_gpus=False)
+        run_together(one_fails_oddly, (tmp_path,), TWO)
     assert "in one_fails" in "".join(caught.value.__notes__)
 
 
@@ -140,7 +142,7 @@ def test_a_stop_reaches_all(tmp_path):
 
     threading.Thread(target=stop).start()
     with pytest.raises(KeyboardInterrupt):
-        run_together(stops_at_once, (tmp_path,), 2, on_gpus=False)
+        run_together(stops_at_once, (tmp_path,), TWO)
     assert len(list(tmp_path.glob("stopped*"))) == 2
     assert all_ended(tmp_path)
 
@@ -153,7 +155,7 @@ def reduces(folder: Path) -> None:
 def launches(folder: Path) -> None:
     launching.START_METHOD = "forkserver"
     get_context("forkserver").set_forkserver_preload(["torch.distributed"])  # this process starts a server of its own
-    run_together(reduces, (folder,), 2, on_gpus=False)
+    run_together(reduces, (folder,), TWO)
 
 
 @pytest.mark.slow

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.settings import Count, Settings, Share
 
@@ -27,7 +27,13 @@ class ComputeSettings(Settings):
     compile: bool = False
     """Compile SAM's image encoder with torch.compile: minutes of waiting at the start, faster afterwards."""
     gpus: Count = 1
-    """Number of GPUs of this machine to use; a training runs one process for each. Without GPUs: of such processes."""
+    """Number of GPUs of a machine to use; a training runs one process for each. Without GPUs: of such processes."""
+    nodes: Count = 1
+    """Number of machines that a training uses, each with `gpus` GPUs. The same command is given on each of them."""
+    node_rank: Annotated[int, Field(ge=0)] = 0
+    """Number of this machine among them, from 0. Only machine 0 makes results; the others help it to train."""
+    master: Annotated[str, Field(pattern=r"^[^\s:]+:[0-9]{1,5}$", description="a host and a port")] | None = None
+    """Host of machine 0, and a port of it that is free, where the machines of a training meet: `host:29500`."""
     batch_images: Count = 8
     """Number of images that a model processes at once outside of training."""
     failed_share: Share = 0.1
@@ -40,6 +46,24 @@ class ComputeSettings(Settings):
     """Number of training iterations between two checkpoints."""
     logger: Literal["tensorboard", "wandb"] = "tensorboard"
     """Program that shows the training curves. They are written to a JSON log as well."""
+
+    @model_validator(mode="after")
+    def _machines_can_meet(self) -> Self:
+        if self.node_rank >= self.nodes:
+            raise self.misfit(f"machines are counted from 0, and nodes is {self.nodes}", "node_rank")
+        if self.nodes > 1 and self.master is None:
+            raise self.misfit("machines that train together need it: the host of machine 0 and a port", "master")
+        return self
+
+    @property
+    def is_helper(self) -> bool:
+        """Return whether this machine makes no results, and only helps another to train."""
+        return self.node_rank > 0
+
+    @property
+    def training_processes(self) -> int:
+        """Return the number of processes of a training, on all machines."""
+        return self.nodes * self.gpus
 
     @property
     def processes(self) -> int:

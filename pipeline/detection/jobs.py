@@ -25,7 +25,7 @@ from pipeline.detection.hooks import CURVES_EVERY
 from pipeline.detection.published import FORMAT, FORMAT_VERSION, ModelCard
 from pipeline.detection.registry import IMPORTS
 from pipeline.detection.settings import TrainSettings
-from pipeline.detection.training import SCRATCH, Start, TrainingJob
+from pipeline.detection.training import SCRATCH, Start, TrainingJob, home_of
 from pipeline.errors import StageError
 
 _EMA_GAMMA: Final = 10
@@ -89,10 +89,11 @@ def training_job(subject: Subject, training: Training, compute: ComputeSettings,
     """Return the job of a training whose result lies in `folder`."""
     settings = training.settings
     for batch in training.batches:
-        if batch.size % compute.gpus:
-            raise StageError(
-                f"{batch.setting} is {batch.size}: not divisible by compute.gpus = {compute.gpus}; change one of them"
-            )
+        if batch.size % compute.training_processes:
+            by = f"compute.gpus = {compute.gpus}"
+            if compute.nodes > 1:
+                by = f"compute.gpus x compute.nodes = {compute.gpus} x {compute.nodes}"
+            raise StageError(f"{batch.setting} is {batch.size}: not divisible by {by}; change one of them")
     shared = _shared_config(subject, training, compute)
     return TrainingJob(
         folder=folder,
@@ -154,7 +155,7 @@ def _own_config(subject: Subject, training: Training, compute: ComputeSettings, 
         "work_dir": str(folder / SCRATCH),
         "experiment_name": f"{subject.experiment}-{subject.node}-{id(training):x}",
         "default_hooks": dict.fromkeys(("timer", "logger", "sampler_seed", "checkpoint")),
-        "launcher": "pytorch" if compute.gpus > 1 else "none",
+        "launcher": "pytorch" if compute.training_processes > 1 else "none",
         "log_level": "WARNING",
         "visualizer": {"type": "Visualizer", "vis_backends": [_curves_config(subject, compute, folder)]},
     }
@@ -179,12 +180,8 @@ def _at_home(value: Any, folder: Path) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_at_home(each, folder) for each in value)
     if isinstance(value, str) and Path(value).is_relative_to(folder):
-        return str(_home(folder) / Path(value).relative_to(folder))
+        return str(home_of(folder) / Path(value).relative_to(folder))
     return value
-
-
-def _home(folder: Path) -> Path:
-    return folder.with_name(folder.name.removesuffix(".partial"))
 
 
 def _curves_config(subject: Subject, compute: ComputeSettings, folder: Path) -> dict[str, Any]:
@@ -200,7 +197,7 @@ def _curves_config(subject: Subject, compute: ComputeSettings, folder: Path) -> 
         "init_kwargs": {
             "project": "s4m",
             "name": f"{subject.experiment}-{subject.node}",
-            "id": _home(folder).name,
+            "id": home_of(folder).name,
             "resume": "allow",
         },
     }
@@ -209,7 +206,7 @@ def _curves_config(subject: Subject, compute: ComputeSettings, folder: Path) -> 
 def _loader_config(training: Training, compute: ComputeSettings) -> dict[str, Any]:
     """Return the config of the loader: the batches of a step, one after the other, are one batch to MMEngine."""
     used = [[source for source in batch.sources if source.amount > 0] for batch in training.batches]
-    sizes = [batch.size // compute.gpus for batch in training.batches]
+    sizes = [batch.size // compute.training_processes for batch in training.batches]
     loaders = 1 if compute.loader_workers is None else compute.loader_workers
     return {
         "batch_size": sum(sizes),

@@ -23,10 +23,12 @@ from torch import nn
 import pipeline.detection.registered  # noqa: F401  the classes that configs name
 from pipeline.compute.devices import require_gpus, usable_device
 from pipeline.compute.settings import ComputeSettings
+from pipeline.compute.worker_check import program_digest
 from pipeline.detection.config import BUILD_FAILURES
 from pipeline.detection.hooks import ExactResume, Report, StepLog, TrainingFolder, published_weights
-from pipeline.detection.launching import run_together
+from pipeline.detection.launching import Group, run_together
 from pipeline.detection.loader_workers import choose_loaders
+from pipeline.detection.meeting import Machines
 from pipeline.detection.published import CARD, ModelCard, publish
 from pipeline.detection.stopping import StopSignals
 from pipeline.detection.weights import load_weights, read_weights, start_from
@@ -70,20 +72,29 @@ class TrainingJob:
     start: Start | None = None
 
 
+def home_of(folder: Path) -> Path:
+    """Return where the result of a training lies after the result store has sealed it."""
+    return folder.with_name(folder.name.removesuffix(".partial"))
+
+
 def train(job: TrainingJob, report: Report, note: Callable[[str], None]) -> None:
     """Train, or resume training, and publish the detector in the job's folder. Do nothing if it is published.
 
-    Call this in the main thread: SIGINT and SIGTERM are delayed to the end of an iteration, which is saved.
+    Call this in the main thread: SIGINT and SIGTERM are delayed to the end of an iteration, which is saved. A machine
+    that only helps writes nothing, and returns when all have trained, or when another machine has published already.
     report: called with every iteration, in the process that trains. note: called with messages for the user.
     """
     folder = job.folder
     if not (folder / CARD).exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        _config(job.record).dump(folder / CONFIG_RECORD)
-        if job.compute.gpus == 1:
+        if not job.compute.is_helper:
+            folder.mkdir(parents=True, exist_ok=True)
+            _config(job.record).dump(folder / CONFIG_RECORD)
+        if job.compute.training_processes == 1:
             _train_here(job, report, note)
         else:
             _train_in_processes(job, report, note)
+    if job.compute.is_helper:
+        return
     remove_folder(folder / SCRATCH)
     remove_folder(TrainingFolder(folder).checkpoints)
 
@@ -102,7 +113,7 @@ def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -
             note(f"{len(left)} tensors of the detector are not in {path} and start at random")
 
     runner = _built(job)
-    stop = StopSignals(note if job.compute.gpus == 1 else lambda _: None)
+    stop = StopSignals(note if job.compute.training_processes == 1 else lambda _: None)
     log = StepLog(folder, job.compute.checkpoint_every, report)
     resume = ExactResume(folder, job.compute.checkpoint_every, job.seed, begin, stop, note)
     runner.register_hook(log)
@@ -184,11 +195,22 @@ def _config(content: dict[str, Any]) -> Config:
 
 
 def _train_in_processes(job: TrainingJob, report: Report, note: Callable[[str], None]) -> None:
-    """Train in one process per GPU; the first one reports."""
+    """Train in one process per GPU, on all machines; the first one reports."""
     on_gpus = usable_device(job.compute.device).type == "cuda"
     if on_gpus:
         require_gpus(job.compute.gpus)
-    run_together(_train_as_one_of_several, (job, report, note), job.compute.gpus, on_gpus=on_gpus)
+    group = Group(job.compute.gpus, on_gpus, _machines(job), note, lambda: (home_of(job.folder) / CARD).exists())
+    run_together(_train_as_one_of_several, (job, report, note), group)
+
+
+def _machines(job: TrainingJob) -> Machines | None:
+    """Return the machines that train together; they must train the same result, with the same program."""
+    compute = job.compute
+    if compute.nodes == 1 or compute.master is None:
+        return None
+    host, _, port = compute.master.rpartition(":")
+    agreement = f"result {job.folder.name}, program {program_digest()[:12]}"
+    return Machines(compute.nodes, compute.node_rank, host, int(port), agreement)
 
 
 def _train_as_one_of_several(job: TrainingJob, report: Report, note: Callable[[str], None]) -> None:

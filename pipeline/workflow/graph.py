@@ -26,11 +26,15 @@ from pipeline.workflow.stage_settings import (
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the method. Raise `version` when a change of its code or format changes the result."""
+    """One stage of the method. Raise `version` when a change of its code or format changes the result.
+
+    trains: whether several machines may train in it together.
+    """
 
     name: str
     purpose: str
     version: int = 1
+    trains: bool = False
 
 
 STAGES: Final[dict[str, Stage]] = {
@@ -39,11 +43,11 @@ STAGES: Final[dict[str, Stage]] = {
         Stage("split", "choose the labelled, unlabelled and validation images", version=2),
         Stage("adapt", "fit SAM to the labelled images"),
         Stage("distill", "compute SAM's structural targets for the labelled images", version=4),
-        Stage("train-teacher", "train the teacher on the labelled images", version=3),
+        Stage("train-teacher", "train the teacher on the labelled images", version=3, trains=True),
         Stage("predict", "let the teacher label the unlabelled images", version=2),
         Stage("refine", "sharpen the teacher's masks with SAM", version=3),
         Stage("augment", "paste refined instances into composites"),
-        Stage("train-student", "train the student on labelled and refined images"),
+        Stage("train-student", "train the student on labelled and refined images", trains=True),
         Stage("evaluate", "measure teacher, student and pseudo-labels", version=4),
         Stage("report", "write the HTML report", version=2),
     )

@@ -25,6 +25,7 @@ import msgspec
 from pipeline.errors import StoreError
 from pipeline.files.leftovers import remove_leftovers
 from pipeline.files.writing import sync_folder, sync_tree, write_atomically
+from pipeline.workflow import result_locks
 from pipeline.workflow.fingerprint import Fingerprint
 from pipeline.workflow.graph import STAGES
 from pipeline.workflow.references import References
@@ -44,6 +45,8 @@ from pipeline.workflow.seals import (
 
 EMBEDDINGS = "embeddings"
 """The folder of kept embeddings, beside those of the stages."""
+UNUSED_SECONDS = 600.0
+"""Time after which it is said that a result that is waited for is not being made."""
 _REMOVED = ".removed-"
 
 
@@ -246,6 +249,23 @@ class StoreRoot:
         stage, result_id = fingerprint.stage, fingerprint.id
         with self.locks.making_when_free(stage, result_id, what, experiment, say):
             yield not self.is_sealed(stage, result_id)
+
+    def wait_until_sealed(self, fingerprint: Fingerprint, what: str, say: Callable[[str], None]) -> None:
+        """Wait for a result that another machine makes; say so, and also if no process seems to make it."""
+        stage, result_id = fingerprint.stage, fingerprint.id
+        waits_for, alone_since = f"{what}: waiting for the first machine, which makes it", None
+        while not self.is_sealed(stage, result_id):
+            if waits_for:
+                say(waits_for)
+                waits_for = ""
+            if self.locks.is_used(stage, result_id):
+                alone_since = None
+            elif alone_since is None:
+                alone_since = time.monotonic()
+            elif time.monotonic() - alone_since > UNUSED_SECONDS:
+                say(f"{what}: no process has made it for {UNUSED_SECONDS:.0f} s: does the first machine's command run?")
+                alone_since = float("inf")
+            time.sleep(result_locks.WAIT_SECONDS)
 
 
 def _size_and_time(folder: Path) -> tuple[int, float]:
