@@ -22,10 +22,10 @@ HOSTILE = [
 LINE_BREAKS = [value for value in HOSTILE if "\n" in value]
 
 VARIABLES = {
-    "split": ("EXP", "SET", "WORKERS", "GPUS"),
-    "status": ("EXP", "SET", "WORKERS", "GPUS"),
-    "config": ("EXP", "SET", "WORKERS", "GPUS"),
-    "ablation": ("EXP", "SET", "WORKERS", "GPUS", "SEEDS", "CELLS"),
+    "split": ("EXP", "SET", "WORKERS", "GPUS", "NODES", "NODE_RANK", "MASTER"),
+    "status": ("EXP", "SET", "WORKERS", "GPUS", "NODES", "NODE_RANK", "MASTER"),
+    "config": ("EXP", "SET", "WORKERS", "GPUS", "NODES", "NODE_RANK", "MASTER"),
+    "ablation": ("EXP", "SET", "WORKERS", "GPUS", "NODES", "NODE_RANK", "MASTER", "SEEDS", "CELLS"),
     "demo": ("SIZE",),
     "bench-presets": ("ANNOTATIONS", "IMAGES"),
     "bench-adapt": ("ANNOTATIONS", "IMAGES", "LABELLED"),
