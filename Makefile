@@ -15,7 +15,7 @@ BIN := .venv/bin
 S4M := $(BIN)/s4m
 
 # What a user gives is text, neither for make nor for the shell to read: taken as it is, and quoted where it is used.
-GIVEN := EXP SET SIZE WORKERS GPUS NODES NODE_RANK MASTER SEEDS CELLS ANNOTATIONS IMAGES LABELLED MINUTES EXTRAS
+GIVEN := EXP SET SIZE WORKERS GPUS NODES NODE_RANK MASTER SEEDS CELLS ANNOTATIONS IMAGES LABELLED MINUTES EXTRAS MMCV_WITH_CUDA
 define NEWLINE
 
 
@@ -51,8 +51,8 @@ help: ## List every target
 	@echo
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' Makefile | expand -t 20
 
-setup: ## Make .venv with everything in exact versions (EXTRAS=hf: with Hugging Face transformers too)
-	@EXTRAS=$(call quoted,$(EXTRAS)) ./setup.sh
+setup: ## Make .venv with everything in exact versions (EXTRAS=hf,slurm: with extras; MMCV_WITH_CUDA=1: for GPUs)
+	@EXTRAS=$(call quoted,$(EXTRAS)) $(if $(MMCV_WITH_CUDA),MMCV_WITH_CUDA=$(call quoted,$(MMCV_WITH_CUDA))) ./setup.sh
 
 # ---- the stages -------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 # Makes .venv with everything the pipeline needs, in exact versions. Needs Python 3.11 or 3.12 with its
 # headers, a C++ compiler and make. May be stopped at any time: the next call repairs what is there.
 #   ./setup.sh          set up, or do nothing where all is up to date; EXTRAS=hf: with the packages of that extra
+#                       MMCV_WITH_CUDA=1: mmcv for GPUs also where none is seen; 0: for CPUs only
 #   ./setup.sh --state  print the state that a finished setup has, for the Makefile to compare
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -107,13 +108,46 @@ find_python() {
     return 1
 }
 
+gpu_is_seen() {
+    nvidia-smi -L 2>/dev/null | grep -q '^GPU'
+}
+
+# Whether mmcv is to have operators for GPUs: as it was asked for, else as this machine is.
+for_gpus() {
+    case ${MMCV_WITH_CUDA:-} in
+        0) return 1 ;;
+        1) return 0 ;;
+        "") gpu_is_seen ;;
+        *) fail "MMCV_WITH_CUDA=$MMCV_WITH_CUDA: give 1 (build mmcv for GPUs) or 0 (for CPUs only)" ;;
+    esac
+}
+
+# The operators for GPUs are compiled by CUDA's own compiler; torch looks for it in these places too.
+require_nvcc() {
+    for candidate in "${CUDA_HOME:+$CUDA_HOME/bin/}nvcc" "${SETUP_USUAL_CUDA:-/usr/local/cuda}/bin/nvcc"; do
+        if command -v "$candidate" >/dev/null 2>&1; then return; fi
+    done
+    cuda=$("$venv/bin/python" -c 'import torch; print(torch.version.cuda or "none: it is a build for CPUs")')
+    fail "mmcv is to be built for GPUs, and there is no CUDA compiler (nvcc)" \
+        "install the CUDA toolkit of torch's version (CUDA $cuda) and set CUDA_HOME to its folder" \
+        "or name an index with a ready mmcv: PIP_EXTRA_INDEX_URL=... make setup; or set up for CPUs only: make setup MMCV_WITH_CUDA=0"
+}
+
 build_mmcv() {
     compiler=${CXX:-c++}
     command -v "$compiler" >/dev/null 2>&1 ||
         fail "no C++ compiler ($compiler): mmcv is built from source" "install one (Debian: apt install g++), then run make setup again"
     "$venv/bin/python" -c 'import pathlib, sys, sysconfig; sys.exit(not (pathlib.Path(sysconfig.get_paths()["include"]) / "Python.h").exists())' ||
         fail "Python's headers are missing: mmcv is built from source" "install them (Debian: apt install python3-dev), then run make setup again"
-    MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} step "building mmcv from source, about 10 minutes on 2 cores" \
+    what="building mmcv from source, about 10 minutes on 2 cores"
+    if for_gpus; then
+        require_nvcc
+        export FORCE_CUDA=1
+        what="building mmcv with operators for GPUs from source, which takes up to an hour on few cores"
+    elif [ "${MMCV_WITH_CUDA:-}" = 0 ]; then
+        export CUDA_VISIBLE_DEVICES=  # else mmcv's own setup takes GPUs for a wish
+    fi
+    MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} step "$what" \
         "${pip[@]}" install -v --no-build-isolation "onedl-mmcv"
 }
 
@@ -143,6 +177,18 @@ if "${pip[@]}" show opencv-python >/dev/null 2>&1; then
     step "putting its files back" "${pip[@]}" install --force-reinstall --no-deps opencv-python-headless
 fi
 step "trying what was installed" "$venv/bin/python" -c 'import cv2, mmcv.ops, mmdet, segment_anything, torch, zarr, pipeline, s4m, stages'
+if [ "${MMCV_WITH_CUDA:-}" != 0 ] && gpu_is_seen; then
+    step "running mmcv's operators on the GPU" "$venv/bin/python" -c '
+import sys, torch
+from pipeline.errors import S4MError
+try:
+    if not torch.cuda.is_available():
+        raise S4MError(f"there is a GPU, and torch cannot use it: its driver must be new enough for CUDA {torch.version.cuda}")
+    from pipeline.detection.gpu_operators import require_gpu_operators
+    require_gpu_operators()
+except S4MError as error:
+    sys.exit(str(error))'
+fi
 case ",$extras," in
     *,hf,*) step "trying the extra hf" "$venv/bin/python" -c 'from transformers import AutoModelForMaskGeneration; import timm' ;;
 esac

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+GPU = "#!/bin/bash\necho 'GPU 0: a card (UUID: GPU-1)'\n"
+COMPILER = "#!/bin/bash\nexit 0\n"
 TOOLS = ("bash", "cat", "cksum", "dirname", "env", "grep", "mkdir", "nproc", "rm", "sed", "sleep", "tail", "tr")
 
 # A Python that makes virtual environments of itself, installs everything but mmcv, and has no compiler beside it.
@@ -155,3 +157,88 @@ def test_an_extra_that_there_is_not(setup):
     told = setup(PYTHON, EXTRAS="hf,hg")
     assert told.returncode == 1
     assert "setup: EXTRAS=hf,hg: there is no extra hg\nsetup: those that there are: dev, hf" in told.stderr
+
+
+# Says what it is called with; a build and a check of GPUs are noted.
+NOTING = PYTHON.replace(
+    'case "$*" in',
+    """case "$*" in
+    *"-v --no-build-isolation onedl-mmcv"*)
+        echo "built FORCE_CUDA=$FORCE_CUDA hidden=${CUDA_VISIBLE_DEVICES-no}" >>noted ;;
+    *require_gpu_operators*) echo checked >>noted; $CHECK ;;""",
+)
+
+
+@pytest.fixture
+def tool(tmp_path):
+    """Put a program among the tools of `setup`."""
+
+    def put(name: str, text: str) -> None:
+        path = tmp_path / "bin" / name
+        path.write_text(text)
+        path.chmod(0o755)
+
+    return put
+
+
+def noted(tmp_path: Path) -> list[str]:
+    path = tmp_path / "checkout/noted"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.mark.parametrize(
+    ("gpu", "asked", "expected"),
+    [
+        (False, None, ["built FORCE_CUDA= hidden=no"]),
+        (True, None, ["built FORCE_CUDA=1 hidden=no", "checked"]),
+        (False, "1", ["built FORCE_CUDA=1 hidden=no"]),
+        (True, "0", ["built FORCE_CUDA= hidden="]),
+    ],
+)
+def test_mmcv_is_built_for_what_the_machine_has_unless_it_is_said(setup, tool, tmp_path, gpu, asked, expected):
+    tool("c++", COMPILER)
+    tool("nvcc", COMPILER)
+    if gpu:
+        tool("nvidia-smi", GPU)
+    told = setup(NOTING, **({} if asked is None else {"MMCV_WITH_CUDA": asked}))
+    assert told.returncode == 0, told.stderr
+    assert noted(tmp_path) == expected
+
+
+@pytest.mark.parametrize(("gpu", "asked"), [(True, None), (False, "1")])
+def test_without_a_cuda_compiler_it_says_what_to_do(setup, tool, tmp_path, gpu, asked):
+    tool("c++", COMPILER)
+    if gpu:
+        tool("nvidia-smi", GPU)
+    nowhere = {"SETUP_USUAL_CUDA": str(tmp_path / "nowhere")}
+    told = setup(NOTING, **nowhere, **({} if asked is None else {"MMCV_WITH_CUDA": asked}))
+    assert told.returncode == 1
+    assert noted(tmp_path) == []
+    assert "setup: mmcv is to be built for GPUs, and there is no CUDA compiler (nvcc)" in told.stderr
+    for remedy in ("CUDA_HOME", "PIP_EXTRA_INDEX_URL=", "MMCV_WITH_CUDA=0"):
+        assert remedy in told.stderr
+
+
+def test_a_cuda_compiler_elsewhere_is_found(setup, tool, tmp_path):
+    tool("c++", COMPILER)
+    tool("nvidia-smi", GPU)
+    (tmp_path / "cuda/bin").mkdir(parents=True)
+    tool("../cuda/bin/nvcc", COMPILER)
+    told = setup(NOTING, CUDA_HOME=str(tmp_path / "cuda"))
+    assert told.returncode == 0, told.stderr
+
+
+def test_a_ready_mmcv_without_operators_for_the_gpu_is_told(setup, tool, tmp_path):
+    tool("nvidia-smi", GPU)
+    told = setup(NOTING.replace("exit 1", "exit 0"), CHECK="eval echo the operator NMS does not run; exit 1")
+    assert told.returncode == 1
+    assert noted(tmp_path) == ["checked"]
+    assert "the operator NMS does not run" in told.stderr
+    assert not (tmp_path / "checkout/.venv/ready").exists()  # the next setup looks again
+
+
+def test_another_wish_than_0_and_1_is_refused(setup, tool):
+    tool("c++", COMPILER)
+    told = setup(NOTING, MMCV_WITH_CUDA="yes")
+    assert told.returncode == 1
+    assert "setup: MMCV_WITH_CUDA=yes: give 1 (build mmcv for GPUs) or 0 (for CPUs only)" in told.stderr

@@ -724,7 +724,7 @@ def test_a_killed_process_of_two_ends_the_training_and_the_same_command_goes_on(
     begun: list[float] = []
     usual = launching._wait
 
-    def kill_one(members, pipes):
+    def kill_one(members, pipes, meeting):
         def later() -> None:
             wait_until(lambda: list(folder.glob("stores/train-teacher/*.partial/checkpoints/*2.pt")), 120)
             os.kill(members[1].pid, signal.SIGKILL)
@@ -732,7 +732,7 @@ def test_a_killed_process_of_two_ends_the_training_and_the_same_command_goes_on(
 
         thread = threading.Thread(target=later)
         thread.start()
-        ended = usual(members, pipes)
+        ended = usual(members, pipes, meeting)
         thread.join()
         return ended
 

@@ -24,6 +24,7 @@ from pipeline.coco.model import CocoCategory
 from pipeline.compute.devices import resolve_precision, usable_device
 from pipeline.compute.settings import Precision
 from pipeline.detection.flip import merge, mirrored_back
+from pipeline.detection.gpu_operators import require_gpu_operators
 from pipeline.detection.models import first_outputs
 from pipeline.detection.painted_masks import Prediction, QueryMask, RegionMask
 from pipeline.detection.published import (
@@ -167,6 +168,8 @@ def build_predictor(choice: DetectorChoice) -> Predictor:
     device = usable_device(choice.device)
     if device.type == "cpu":
         torch.set_num_threads(1)  # a worker is a core; rounding must not depend on the number of threads
+    else:
+        require_gpu_operators()
     return Predictor(read_published(choice.folder), str(device), choice.precision, choice.batch_images)
 
 

@@ -25,6 +25,7 @@ from pipeline.compute.devices import require_gpus, usable_device
 from pipeline.compute.settings import ComputeSettings
 from pipeline.compute.worker_check import program_digest
 from pipeline.detection.config import BUILD_FAILURES
+from pipeline.detection.gpu_operators import require_gpu_operators
 from pipeline.detection.hooks import ExactResume, Report, StepLog, TrainingFolder, published_weights
 from pipeline.detection.launching import Group, run_together
 from pipeline.detection.loader_workers import choose_loaders
@@ -121,6 +122,8 @@ def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -
     on_gpu = usable_device(job.compute.device).type == "cuda"
     with stop.caught(), _logs_closed_after(runner):
         try:
+            if on_gpu:
+                require_gpu_operators()
             choose_loaders(runner, job.compute, on_gpu=on_gpu)
             runner.train()
             if get_rank() == 0:
