@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.coco.model import CocoCategory
 from pipeline.compute.settings import ComputeSettings
@@ -201,6 +202,22 @@ def test_a_batch_that_the_gpus_cannot_share_is_refused(tmp_path, labelled, unlab
     with pytest.raises(StageError) as caught:
         job(tmp_path, TrainSettings(batch_size=labelled), ComputeSettings(gpus=2), unlabelled)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_samples_go_to_a_gpu_from_pinned_memory_without_waiting(tmp_path, monkeypatch, on_gpu):
+    device = torch.device("cuda" if on_gpu else "cpu")
+    monkeypatch.setattr("pipeline.detection.jobs.usable_device", lambda asked: device)
+    training = Training(
+        read_detector(Path("configs/detectors/mask_rcnn_small.py"), {}),
+        TrainSettings(),
+        (StepBatch("teacher.batch_size", 8, (Source({"type": "s4m.D"}, 1.0),)),),
+        None,
+    )
+    subject = Subject("mine", "train-teacher", CATEGORIES, {})
+    made = training_job(subject, training, ComputeSettings(precision="fp32"), tmp_path / "result")
+    assert made.config["train_dataloader"]["pin_memory"] is on_gpu
+    assert made.config["model"]["data_preprocessor"].get("non_blocking", False) is on_gpu
 
 
 def test_losses_and_the_average_are_set(tmp_path):

@@ -79,6 +79,19 @@ def test_a_gpu_is_asked_and_its_cpu_is_not(measured, monkeypatch, bf16, supports
     assert asked == []
 
 
+@pytest.mark.parametrize(
+    ("device", "precision", "expected"),
+    [("cuda", "auto", ["high"]), ("cuda", "bf16", ["high"]), ("cuda", "fp32", ["highest"]), ("cpu", "auto", [])],
+)
+def test_what_stays_float32_is_multiplied_in_tf32_on_a_gpu_unless_fp32_is_asked_for(
+    monkeypatch, device, precision, expected
+):
+    chosen: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", chosen.append)
+    devices.allow_tf32(torch.device(device), precision)
+    assert chosen == expected
+
+
 def test_a_run_decides_once_and_says_so_in_its_record(measured):
     asked = measured(1.0, 0.1)
     execution = Execution(AUTO)

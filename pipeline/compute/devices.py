@@ -40,6 +40,15 @@ def resolve_precision(precision: Precision, device: torch.device) -> NumberForma
     return _faster_on_cpu()
 
 
+def allow_tf32(device: torch.device, precision: Precision) -> None:
+    """Let a GPU multiply what stays float32 in TF32, unless float32 was asked for; for the whole process.
+
+    TF32 has the exponents of float32 and the 10 bits of half precision. On CPUs nothing changes.
+    """
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
+
+
 def require_gpus(gpus: int) -> None:
     """Raise StageError on a machine with GPUs, but with fewer than that."""
     if torch.cuda.is_available() and torch.cuda.device_count() < gpus:

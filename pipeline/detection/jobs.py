@@ -120,13 +120,17 @@ def training_job(subject: Subject, training: Training, compute: ComputeSettings,
 def _shared_config(subject: Subject, training: Training, compute: ComputeSettings) -> dict[str, Any]:
     """Return what the configs of this project and of MMDetection's entry points have in common."""
     settings = training.settings
+    device = usable_device(compute.device)
+    on_gpu = device.type == "cuda"
     model = model_config(training.detector, len(subject.categories))
     if training.start is not None:
         model = without_pretrained(model)
+    if on_gpu and "data_preprocessor" in model:
+        model["data_preprocessor"] = {**model["data_preprocessor"], "non_blocking": True}
     model |= {
         "structural_weight": training.structural_weight,
         "pseudo_weight": training.pseudo_weight,
-        "features_in": resolve_precision(compute.precision, usable_device(compute.device)),
+        "features_in": resolve_precision(compute.precision, device),
     }
     average = {"type": "EMAHook", "ema_type": "MomentumAnnealingEMA", "gamma": _EMA_GAMMA}
     hooks = [average | {"momentum": training.ema_momentum}] if training.ema_momentum else []
@@ -138,7 +142,7 @@ def _shared_config(subject: Subject, training: Training, compute: ComputeSetting
         "default_scope": "mmdet",
         "custom_imports": {"imports": list(IMPORTS)},
         "model": model,
-        "train_dataloader": _loader_config(training, compute),
+        "train_dataloader": _loader_config(training, compute) | {"pin_memory": on_gpu},
         "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": training.iterations, "val_interval": _NEVER},
         "optim_wrapper": optimizer_config(training.detector, settings),
         "param_scheduler": schedule_config(training.detector, settings.iterations) + last_schedule,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.coco.model import CocoCategory
-from pipeline.compute.devices import resolve_precision, usable_device
+from pipeline.compute.devices import allow_tf32, resolve_precision, usable_device
 from pipeline.compute.settings import Precision
 from pipeline.detection.flip import merge, mirrored_back
 from pipeline.detection.gpu_operators import require_gpu_operators
@@ -166,6 +166,7 @@ class Predictor:
 def build_predictor(choice: DetectorChoice) -> Predictor:
     """Load the detector of a worker process; the last two are kept, for comparisons."""
     device = usable_device(choice.device)
+    allow_tf32(device, choice.precision)
     if device.type == "cpu":
         torch.set_num_threads(1)  # a worker is a core; rounding must not depend on the number of threads
     else:

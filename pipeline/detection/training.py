@@ -21,7 +21,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 import pipeline.detection.registered  # noqa: F401  the classes that configs name
-from pipeline.compute.devices import require_gpus, usable_device
+from pipeline.compute.devices import allow_tf32, require_gpus, usable_device
 from pipeline.compute.settings import ComputeSettings
 from pipeline.compute.worker_check import program_digest
 from pipeline.detection.config import BUILD_FAILURES
@@ -119,7 +119,9 @@ def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -
     resume = ExactResume(folder, job.compute.checkpoint_every, job.seed, begin, stop, note)
     runner.register_hook(log)
     runner.register_hook(resume)
-    on_gpu = usable_device(job.compute.device).type == "cuda"
+    device = usable_device(job.compute.device)
+    on_gpu = device.type == "cuda"
+    allow_tf32(device, job.compute.precision)
     with stop.caught(), _logs_closed_after(runner):
         try:
             if on_gpu:

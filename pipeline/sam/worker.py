@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.compute.devices import usable_device
+from pipeline.compute.devices import allow_tf32, usable_device
 from pipeline.compute.settings import ComputeSettings, Precision
 from pipeline.files.identity import stamp_of
 from pipeline.sam.build import build_sam
@@ -59,6 +59,7 @@ class SamChoice:
 def build_engine(sam: SamChoice) -> Engine:
     """Return the one model of a worker process, built again for another choice."""
     device = usable_device(sam.device)
+    allow_tf32(device, sam.precision)
     if device.type == "cpu":
         # A worker is a core. With a number of threads that depends on the workers, sums would be rounded
         # differently and the same images would get another digest.
