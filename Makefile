@@ -37,7 +37,7 @@ SETUP := $(if $(filter $(shell ./setup.sh --state),$(file < .venv/ready)),,setup
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast check format format-check lint layers types status config stores clean torture \
 	$(STAGES) ablation bench-data bench-commands bench-store bench-refine bench-presets bench-adapt bench-augment \
-	bench-embeddings bench-scale bench-sams bench-loading bench-train bench-predict bench-evaluate bench-distill \
+	bench-embeddings bench-scale bench-sams bench-loading bench-train bench-predict bench-gpu bench-evaluate bench-distill \
 	bench-cityscapes notebook sam-tiny
 .DELETE_ON_ERROR:
 # As `s4m` sets it for itself: tests, benchmarks and trainings that make starts wait without spinning.
@@ -193,6 +193,9 @@ bench-train: $(SETUP) ## Measure training steps: waiting for data, distillation,
 
 bench-predict: $(SETUP) ## Measure labelling images with a detector
 	@$(BIN)/python -m benchmarks.predict configs/detectors/mask_rcnn_small.py --images 16
+
+bench-gpu: $(SETUP) ## Measure all that a GPU does here, in 25 minutes: work/bench-gpu.md (try it: .venv/bin/python -m benchmarks.gpu --device cpu --tiny)
+	@$(BIN)/python -m benchmarks.gpu
 
 bench-evaluate: $(SETUP) ## Measure AP against pycocotools
 	@$(BIN)/python -m benchmarks.evaluation --images 200

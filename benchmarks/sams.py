@@ -174,13 +174,18 @@ FAMILIES = ("EdgeTAM", "SAM 2.1 tiny", "SAM ViT-B", "HQ-SAM ViT-B", "SAM 2.1 lar
 PROMPTS = 8
 
 
+def example_prompt(lowres_side: int) -> Prompt:
+    """Return a prompt of a point, a box and an empty mask."""
+    box = np.array([200, 100, 500, 400], np.float32)
+    return Prompt(box[None, :2] + 100, np.ones(1, np.int64), box, np.zeros((lowres_side, lowres_side), np.float32))
+
+
 def measure_family(name: str, precision: Precision) -> str:
     """Return a row of the table: a family encodes an image and decodes prompts."""
     loaded = family(name)
     engine = HfEngine(loaded, precision=precision)
     side, parameters = engine.frame.lowres_side, sum(each.numel() for each in loaded.model.parameters())
-    box = np.array([200, 100, 500, 400], np.float32)
-    prompt = Prompt(box[None, :2] + 100, np.ones(1, np.int64), box, np.zeros((side, side), np.float32))
+    prompt = example_prompt(side)
     begun = time.process_time()
     embeddings = engine.encode([np.full((600, 800, 3), 90, np.uint8)])
     encoded = time.process_time()

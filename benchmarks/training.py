@@ -98,9 +98,9 @@ class Bench:
         return [msgspec.json.decode(line, type=LoggedStep) for line in lines[max(1, self.steps // 5) :]]
 
 
-def make_bench(folder: Path, images: int, steps: int, batch_size: int) -> Bench:
+def make_bench(folder: Path, images: int, steps: int, batch_size: int, side: int = 128) -> Bench:
     """Write images, true labels as a detector's results, and an experiment; a quarter of the images is labelled."""
-    make_shapes(folder / "shapes", ShapesSettings(images=images, validation=1))
+    make_shapes(folder / "shapes", ShapesSettings(images=images, validation=1, image_size_px=side))
     dataset = read_coco(folder / "shapes" / "train.json")
     results = [
         {
