@@ -37,7 +37,7 @@ SETUP := $(if $(filter $(shell ./setup.sh --state),$(file < .venv/ready)),,setup
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast check format format-check lint layers types status config stores clean torture \
 	$(STAGES) ablation bench-data bench-commands bench-store bench-refine bench-presets bench-adapt bench-augment \
-	bench-embeddings bench-scale bench-sams bench-loading bench-train bench-predict bench-gpu bench-evaluate bench-distill \
+	bench-embeddings bench-scale bench-scheduling bench-sams bench-loading bench-train bench-predict bench-gpu bench-evaluate bench-distill \
 	bench-cityscapes notebook sam-tiny
 .DELETE_ON_ERROR:
 # As `s4m` sets it for itself: tests, benchmarks and trainings that make starts wait without spinning.
@@ -179,6 +179,9 @@ bench-embeddings: $(SETUP) ## Measure refining with and without kept embeddings 
 bench-scale: $(SETUP) ## Measure refining in process against one and two Dask workers
 	@$(S4M) data shapes work/bench-scale --images 400 --validation 1
 	@$(BIN)/python -m benchmarks.scale --annotations work/bench-scale/train.json --images work/bench-scale/train/images
+
+bench-scheduling: $(SETUP) ## Measure what Dask costs for each of 100,000 shards, with 32 workers
+	@$(BIN)/python -m benchmarks.scheduling
 
 bench-sams: $(SETUP) ## Measure transformers against segment_anything's engine, with the same weights (needs EXTRAS=hf)
 	@$(if $(ANNOTATIONS),,$(S4M) data shapes work/bench-presets --images 60 --validation 10)

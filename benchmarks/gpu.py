@@ -228,7 +228,8 @@ def training(bench: Bench) -> Iterator[str]:
             made = make_bench(folder, images, steps, batch, side)
             for stage, *own in (("split",), ("distill",), ("predict", results), ("refine", results)):
                 made.run(stage, *shared, *own)
-        on_the_fly = (results, "augment.mode=on-the-fly", f"student.batch_size={batch // 2}")
+        half = (f"student.batch_size={batch // 2}", f"student.unlabelled_batch_size={batch // 2}")
+        on_the_fly = (results, "augment.mode=on-the-fly", *half)
         for name, stage, own in (
             ("teacher", "train-teacher", ("teacher.distillation_weight=0",)),
             ("teacher with SD", "train-teacher", ()),

@@ -128,6 +128,31 @@ def cluster_in_threads(workers: int):
     )
 
 
+@pytest.mark.slow
+def test_a_scheduler_has_some_shards_at_a_time_and_is_asked_for_its_workers_once(tmp_path, monkeypatch, digest):
+    from distributed import Client
+
+    held, asked = [], []
+    submit, info = Client.submit, Client.scheduler_info
+
+    def submitted(client, *arguments, **options):
+        held.append(sum(future.status == "pending" for future in client.futures.values()))
+        return submit(client, *arguments, **options)
+
+    monkeypatch.setattr(Client, "submit", submitted)
+    monkeypatch.setattr(Client, "scheduler_info", lambda client, **given: asked.append(1) or info(client, **given))
+    monkeypatch.setattr("pipeline.compute.shards.SUBMITTED", 3)
+    with cluster_in_threads(2) as cluster:
+        asked.clear()
+        work = CountingWork(tmp_path, seconds=0.01)
+        assert run(work, ComputeSettings(scheduler=cluster.scheduler_address)) == 40
+    assert sealed(tmp_path).attributes.digest == digest
+    assert sorted(map(int, noted(tmp_path / "published"))) == list(range(len(PLAN)))
+    assert len(held) == len(PLAN)
+    assert max(held) < 3
+    assert len(asked) <= 2  # with the one that waits for a first worker
+
+
 def test_a_scheduler_without_workers_is_told_and_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.compute.shards.WORKERS_SECONDS", 0.3)
     with cluster_in_threads(0) as cluster:

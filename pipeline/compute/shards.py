@@ -6,10 +6,11 @@ processed, handles workers that die, and reports progress.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pipeline.compute.settings import ComputeSettings
@@ -17,7 +18,7 @@ from pipeline.compute.worker_check import WorkerCheck, WorkPaths, refusal, requi
 from pipeline.errors import OutageError, StageError
 
 if TYPE_CHECKING:
-    from distributed import Client, LocalCluster
+    from distributed import Client, Future, LocalCluster
 
 Row = TypeVar("Row")
 Report = TypeVar("Report")
@@ -25,6 +26,8 @@ Answer = TypeVar("Answer")
 Report_co = TypeVar("Report_co", covariant=True)
 DEATHS = 3
 """A shard that was on a worker as it died this often is taken apart, image by image."""
+SUBMITTED = 2000
+"""Shards that a cluster has at a time, more than it has workers: the scheduler keeps some 30 kB of each."""
 CONNECT_SECONDS = 30
 WORKERS_SECONDS = 60
 """How long a cluster that is there already may have no worker."""
@@ -110,20 +113,32 @@ def _run_on(
 ) -> None:
     from distributed import KilledWorker, as_completed
 
-    by_future = {
-        client.submit(
-            _compute_and_publish, work, shard, check, key=f"shard-{shard.index}-{id(work)}", **_resources(client)
-        ): shard
-        for shard in shards
-    }
-    killers: list[Shard] = []
-    for future in as_completed(by_future):
-        error = future.exception() if future.status == "error" else None
-        if isinstance(error, KilledWorker):
-            killers.append(by_future[future])
-        else:
-            done(future.result())
-        future.release()
+    resources = _resources(client)  # a question to the scheduler: once, not for every shard
+    by_future: dict[Future[Any], Shard] = {}
+
+    def submitted(some: Iterable[Shard]) -> list[Future[Any]]:
+        """Give shards to the cluster; return their futures."""
+        futures: list[Future[Any]] = []
+        for shard in some:
+            key = f"shard-{shard.index}-{id(work)}"
+            futures.append(client.submit(_compute_and_publish, work, shard, check, key=key, **resources))
+            by_future[futures[-1]] = shard
+        return futures
+
+    waiting, killers = iter(shards), list[Shard]()
+    running = as_completed(submitted(islice(waiting, SUBMITTED)))
+    for batch in running.batches():
+        # All reports at once: to ask for each alone costs milliseconds.
+        for report in client.gather([future for future in batch if future.status == "finished"]):
+            done(report)
+        for future in batch:
+            shard = by_future.pop(future)
+            if future.status != "finished":
+                if not isinstance(future.exception(), KilledWorker):
+                    future.result()  # raises what the worker raised
+                killers.append(shard)
+            future.release()
+        running.update(submitted(islice(waiting, len(batch))))
     for shard in killers:
         done(
             work.publish(shard, [row for image_id in shard.image_ids for row in _alone(client, work, shard, image_id)])
