@@ -146,6 +146,9 @@ SETTINGS: dict[str, tuple[object, frozenset[str]]] = {
     "compute.device": ("cpu", NOTHING),
     "compute.precision": ("bf16", NOTHING),
     "compute.gpus": (8, NOTHING),
+    "compute.nodes": (2, NOTHING),
+    "compute.node_rank": (1, NOTHING),
+    "compute.master": ("host:29500", NOTHING),
     "compute.batch_images": (2, NOTHING),
     "compute.compile": (True, NOTHING),
     "compute.failed_share": (0.5, NOTHING),
@@ -187,6 +190,8 @@ BESIDE: dict[str, dict[str, object]] = {
     "student.finetune_rate": {"student": {"finetune_iterations": 5}},
     "predict.lowest_threshold": PER_CLASS,
     "predict.highest_threshold": PER_CLASS,
+    "compute.nodes": {"compute": {"master": "host:29500"}},
+    "compute.node_rank": {"compute": {"nodes": 2, "master": "host:29500"}},
 }
 """What a key needs beside it."""
 
