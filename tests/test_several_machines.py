@@ -30,7 +30,7 @@ from tests.test_train_stages import forked_trainings, losses  # noqa: F401
 from tests.tiny_experiment import environment
 from tests.tiny_training import training_experiment
 
-ITERATIONS = 40
+ITERATIONS = 24
 SET = ("compute.loader_workers=1", f"teacher.iterations={ITERATIONS}", "student.iterations=4", "compute.device=cpu")
 
 
