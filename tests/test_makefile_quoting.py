@@ -80,7 +80,8 @@ def made(tmp_path):
 def expected(target: str, value: str) -> list[list[str]]:
     """The arguments of the commands of a target whose variables all have a value."""
     split = [word for part in value.split() for word in ("--set", part)]
-    shared = ["--exp", value, *split, "--set", f"compute.workers={value}", "--set", f"compute.gpus={value}"]
+    machines = [f"compute.{key}={value}" for key in ("workers", "gpus", "nodes", "node_rank", "master")]
+    shared = ["--exp", value, *split, *(word for setting in machines for word in ("--set", setting))]
     data = ["--annotations", value, "--images", value]
     small = ["--classes", "3", "--images", "40", "--validation", "10"]
     return {

@@ -24,7 +24,7 @@ exec {make} -C {root} BIN={bin} SETUP= "$@"
 
 SBATCH = """#!/bin/bash
 cp "$1" {folder}/submitted-$$.sh
-setsid bash "$1" > {folder}/job-$$.txt 2>&1 &
+setsid bash {folder}/submitted-$$.sh > {folder}/job-$$.txt 2>&1 &
 echo $! >> {folder}/jobs
 echo "Submitted batch job $!"
 """
@@ -96,8 +96,8 @@ def test_training_on_two_machines(tmp_path, slurm):
     allocation = {"SLURM_JOB_NODELIST": "two[1-2]", "SLURM_JOB_ID": str(os.getpid()), "SLURM_NNODES": "2"}
     command = ["bash", ROOT / "docs/slurm/train.sh", tmp_path / "tiny.yaml"]
     done = subprocess.run(command, env=given | allocation, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr + "".join(each.read_text() for each in folder.glob("node*.txt"))
     told = [(folder / f"node{node}.txt").read_text() for node in (0, 1)]
-    assert done.returncode == 0, done.stderr + "".join(told)
     assert (folder / "srun-arguments").read_text().startswith("--kill-on-bad-exit=1 bash -c")
     assert "train-teacher: done in" in told[0]
     assert "train-teacher: training with the first machine" in told[1]

@@ -14,7 +14,8 @@
 set -euo pipefail
 export EXPERIMENT=${1:?which experiment? sbatch docs/slurm/train.sh EXPERIMENT [TARGET]} TARGET=${2:-train-teacher}
 cd "${SLURM_SUBMIT_DIR:-.}"
-MASTER=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):$((20000 + SLURM_JOB_ID % 20000))
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+MASTER=${hosts%%$'\n'*}:$((20000 + SLURM_JOB_ID % 20000))
 export MASTER
 
 # Every machine has records of its own: only the store is shared.
