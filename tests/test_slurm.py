@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,8 @@ def slurm(tmp_path):
 
 @pytest.mark.slow
 def test_refining_with_workers_that_are_jobs(tmp_path, slurm):
-    pytest.importorskip("dask_jobqueue")
+    if find_spec("dask_jobqueue") is None:  # importing it would change this process's signal handlers
+        pytest.skip("dask-jobqueue is not installed")
     folder, given = slurm
     path = make_refinement(tmp_path, [result(1, box_mask(5, 5, 40, 30))], many_images(2))
     command = [sys.executable, ROOT / "docs/slurm/refine.py", path, "--jobs", "1", "--queue", "gpu", "--memory", "2GB"]

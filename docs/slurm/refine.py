@@ -11,10 +11,13 @@ first, with docs/slurm/train.sh.
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 
 from dask_jobqueue import SLURMCluster
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # dask_jobqueue's own would end this with status 0
 
 
 def main() -> int:
@@ -45,7 +48,10 @@ def main() -> int:
     ) as cluster:
         cluster.scale(jobs=options.jobs)
         setting = f"SET=compute.scheduler={cluster.scheduler_address}"
-        return subprocess.run(["make", options.target, f"EXP={options.experiment}", setting]).returncode
+        try:
+            return subprocess.run(["make", options.target, f"EXP={options.experiment}", setting]).returncode
+        except KeyboardInterrupt:
+            return 130
 
 
 if __name__ == "__main__":
