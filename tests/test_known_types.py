@@ -124,6 +124,22 @@ def test_overrides_are_refused_with_their_key(overrides, key):
     assert f"\n  {key}: " in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "key", ["panoptic_head.transformer_decoder.num_layers", "roi_head.mask_head.num_convs", "neck.num_outs"]
+)
+def test_more_layers_than_any_detector_has_are_refused_before_they_are_built(key):
+    model: dict = {"type": "MaskRCNN"}
+    *parents, last = key.split(".")
+    inner = model
+    for parent in parents:
+        inner = inner.setdefault(parent, {})
+    inner[last] = 1_000
+    require_known_types("here", {"model": model})
+    inner[last] = 10**30
+    with pytest.raises(StageError, match=rf"model\.{key}: is more than 1,000 layers"):
+        require_known_types("here", {"model": model})
+
+
 def test_all_that_detectors_name_is_known_and_whole_models_are_not():
     assert {"ResNet", "mmdet.FPN", "s4m.StandardRoIHead", "Pretrained", "DeltaXYWHBBoxCoder"} <= registered_parts(
         "model"

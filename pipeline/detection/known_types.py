@@ -57,6 +57,10 @@ _NO_PARTS: Final = (
 """Modules of classes that no part of a detector needs."""
 _DETECTORS: Final = ("MaskRCNN", "Mask2Former", "s4m.MaskRCNN", "s4m.Mask2Former")
 
+_LAYER_COUNT: Final = re.compile("layers|convs|fcs|ffns|outs|stages|blocks|levels?|depths?")
+"""What keys have in their names that say how many modules are made, one after the other."""
+MOST_LAYERS: Final = 1_000
+
 _DOTTED_NAME: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
@@ -107,6 +111,8 @@ def _below(section: str, place: str, key: str, value: Any) -> Iterator[Problem]:
     elif isinstance(value, str):
         if key not in _PATH_KEYS and _DOTTED_NAME.fullmatch(value) and value not in registered_parts(section):
             yield Problem(place, f"{value!r} reads as a name in a Python module, and is no registered one")
+    elif isinstance(value, int | float) and value > MOST_LAYERS and _LAYER_COUNT.search(key):
+        yield Problem(place, f"is more than {MOST_LAYERS:,} layers: building them would take for ever")
     elif not isinstance(value, int | float | None):
         yield Problem(place, f"must be text, a number, a list or a dict, not {type(value).__name__}")
 
