@@ -297,15 +297,20 @@ def test_an_interrupted_student_ends_as_an_uninterrupted_one(folder, taught, tea
     whole = trained(experiment, *STUDENT)
     again = taught_experiment(folder, taught, settings, "store=" + str(folder / "two"))
     trained(again, *STUDENT[:-1])
-    interrupted_at(monkeypatch, 5)
-    with pytest.raises(Stop):
-        run_stage(again, "train-student", 1)
-    run_stage(again, "train-student", 1)
-    result = workspace(again).result("train-student")
+    result = student_after_a_stop(monkeypatch, again, 5)
     assert losses(result) == losses(whole)
     assert same(weights(result), weights(whole))
     assert any(name.startswith("pseudo_") for name in losses(result)[0])
     assert not same(weights(teacher), weights(result))
+
+
+def student_after_a_stop(monkeypatch, experiment: Experiment, iteration: int) -> Path:
+    """Train a student that is interrupted at an iteration and started again; give its result."""
+    interrupted_at(monkeypatch, iteration)
+    with pytest.raises(Stop):
+        run_stage(experiment, "train-student", 1)
+    run_stage(experiment, "train-student", 1)
+    return workspace(experiment).result("train-student")
 
 
 def rates(result: Path) -> list[float]:
@@ -327,11 +332,7 @@ def test_an_interrupted_fine_tuning_ends_as_an_uninterrupted_one(folder, taught,
     for number, stopped in enumerate((4, 5, 7)):  # checkpoints are after 2, 4 and 6 steps
         again = taught_experiment(folder, taught, settings, "store=" + str(folder / f"again-{number}"))
         trained(again, *STUDENT[:-1])
-        interrupted_at(monkeypatch, stopped)
-        with pytest.raises(Stop):
-            run_stage(again, "train-student", 1)
-        run_stage(again, "train-student", 1)
-        result = workspace(again).result("train-student")
+        result = student_after_a_stop(monkeypatch, again, stopped)
         assert losses(result) == losses(whole)
         assert same(weights(result), weights(whole))
 

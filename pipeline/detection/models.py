@@ -69,7 +69,7 @@ class SemiSupervisedDetector(BaseDetector):  # type: ignore[misc]
         labelled = [index for index, sample in enumerate(samples) if sample.get("source", LABELLED) == LABELLED]
         pseudo = sorted(set(range(len(samples))) - set(labelled))
         self.share_counts([[samples[index] for index in group] for group in (labelled, pseudo)])
-        features = self._features_of_all(batch_inputs)
+        features = float32_features(self, batch_inputs, in_bf16=self._in_bf16)
         losses: Losses = {}
         for group, losses_of in ((labelled, self._labelled_losses), (pseudo, self._pseudo_losses)):
             if not group:
@@ -80,12 +80,6 @@ class SemiSupervisedDetector(BaseDetector):  # type: ignore[misc]
             finally:
                 self._features = None
         return losses
-
-    def _features_of_all(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        # mmcv's operators (NMS, RoIAlign, deformable attention) know no bf16: only the features are made in it.
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._in_bf16):
-            features = self.extract_feat(inputs)
-        return tuple(level.float() for level in features)
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
         """Feature maps, finest first; while losses are computed those made for the whole batch."""
@@ -147,6 +141,16 @@ class Mask2Former(SemiSupervisedDetector, MMDetectionMask2Former):  # type: igno
         for group, masks in zip(groups, shared, strict=True):
             for sample in group:
                 sample.set_metainfo({MASKS_IN_ALL: masks})
+
+
+def float32_features(model: BaseDetector, inputs: Tensor, *, in_bf16: bool) -> tuple[Tensor, ...]:
+    """Return a detector's feature maps of a batch, finest first, as float32; made in bf16 if asked for.
+
+    mmcv's operators (NMS, RoIAlign, deformable attention) know no bf16: only the features are made in it.
+    """
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=in_bf16):
+        features = model.extract_feat(inputs)
+    return tuple(level.float() for level in features)
 
 
 @contextmanager

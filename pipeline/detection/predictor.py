@@ -25,7 +25,7 @@ from pipeline.compute.devices import allow_tf32, resolve_precision, usable_devic
 from pipeline.compute.settings import Precision
 from pipeline.detection.flip import merge, mirrored_back
 from pipeline.detection.gpu_operators import require_gpu_operators
-from pipeline.detection.models import first_outputs
+from pipeline.detection.models import first_outputs, float32_features
 from pipeline.detection.painted_masks import Prediction, QueryMask, RegionMask
 from pipeline.detection.published import (
     DetectorChoice,
@@ -156,10 +156,7 @@ class Predictor:
 
     def _features(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the feature maps of a batch, finest first."""
-        # For the features only: the operators of the heads have no bf16.
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_bf16):
-            features = self._model.extract_feat(inputs)
-        return tuple(level.float() for level in features)
+        return float32_features(self._model, inputs, in_bf16=self._is_bf16)
 
 
 @lru_cache(maxsize=2)
