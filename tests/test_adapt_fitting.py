@@ -23,6 +23,7 @@ from pipeline.sam.build import build_sam
 from pipeline.sam.engine import SamEngine
 from pipeline.sam.frame import InputFrame
 from pipeline.sam.learner import SamLearner
+from tests.one_lesson import losses_of_one_lesson
 from tests.refinement_fake import disc, iou, paint
 from tests.tiny_coco import tiny_coco
 
@@ -119,18 +120,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(fitting, tmp_path, monke
 @pytest.mark.slow
 def test_a_lesson_is_learned(labelled, sam, fitting):
     """The same lesson again and again: the loss must fall."""
-    learner = fitting()
-    rng = np.random.default_rng(0)
-    image_id = labelled.image_ids[0]
-    view = draw_view(labelled.pixels(image_id), labelled.masks[image_id], FRAME, 0, 2, rng)
-    lesson = draw_lesson(view, FRAME, 0.8, REFINE, 0, rng)
-    losses = []
-    for _ in range(8):
-        loss = lesson_loss(learner._sam, learner._embedding(view), lesson, REFINE)
-        losses.append(float(loss.detach()))
-        learner._optimizer.zero_grad()
-        loss.backward()
-        learner._optimizer.step()
+    losses = losses_of_one_lesson(fitting(), labelled, FRAME, REFINE, steps=8)
     assert losses[-1] < 0.8 * losses[0]
 
 

@@ -19,12 +19,11 @@ from pipeline.adaptation import fitting as fitting_module
 from pipeline.adaptation.adapting import AdaptTask, adapt_sam
 from pipeline.adaptation.card import read_adaptation
 from pipeline.adaptation.encoding import EncodedOnce
-from pipeline.adaptation.fitting import Course, Fitting, lesson_loss
+from pipeline.adaptation.fitting import Course, Fitting
 from pipeline.adaptation.guard import WhoseWeights, choose_weights, pooled_gain
 from pipeline.adaptation.labelled import UsableImages
 from pipeline.adaptation.measuring import Marks
 from pipeline.adaptation.settings import AdaptSettings
-from pipeline.adaptation.views import draw_lesson, draw_view
 from pipeline.compute.execution import Execution
 from pipeline.compute.settings import ComputeSettings
 from pipeline.errors import S4MError, StageError
@@ -41,6 +40,7 @@ from pipeline.workflow.loading import load_experiment
 from stages.options import workspace
 from stages.runner import run_stage
 from tests import tiny_sams
+from tests.one_lesson import losses_of_one_lesson
 from tests.test_hf_loading import whole_sam_3
 from tests.test_sam_engine import random_images, random_prompt
 from tests.tiny_coco import tiny_coco
@@ -164,19 +164,9 @@ def test_a_lesson_is_learned(labelled, learner, family, with_encoder):
     sam = learner(family)
     adapt = ADAPT.model_copy(update={"learning_rate": 3e-3})
     pupil = fitting(sam, labelled, None if with_encoder else frozen_of(sam), adapt)
-    rng = np.random.default_rng(0)
-    image_id = labelled.image_ids[0]
-    view = draw_view(labelled.pixels(image_id), labelled.masks[image_id], sam.frame, 0, 2, rng)
-    lesson = draw_lesson(view, sam.frame, 0.8, REFINE, 0, rng)
     for group in pupil._optimizer.param_groups:
         group["lr"] = group["peak_lr"]
-    losses = []
-    for _ in range(12):
-        loss = lesson_loss(pupil._sam, pupil._embedding(view), lesson, REFINE)
-        losses.append(float(loss.detach()))
-        pupil._optimizer.zero_grad()
-        loss.backward()
-        pupil._optimizer.step()
+    losses = losses_of_one_lesson(pupil, labelled, sam.frame, REFINE, steps=12)
     assert losses[-1] < 0.8 * losses[0]
 
 
