@@ -451,6 +451,21 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_checkpoint(folder):
     assert "\nblocked by this: predict, refine, augment, train-student, evaluate, report" in str(caught.value)
 
 
+@pytest.mark.slow
+def test_losses_that_are_read_late_are_the_same(folder, teacher, monkeypatch):
+    monkeypatch.setattr(training, "StepLog", lambda *given, read_every: hooks.StepLog(*given, read_every=4))
+    late = trained(training_experiment(folder, None, "store=" + str(folder / "late")), "train-teacher")
+    assert losses(late) == losses(teacher)
+
+
+@pytest.mark.slow
+def test_a_bad_loss_that_is_read_late_stops_with_its_own_iteration(folder, monkeypatch):
+    monkeypatch.setattr(training, "StepLog", lambda *given, read_every: hooks.StepLog(*given, read_every=100))
+    rate = "teacher.overrides.optim_wrapper.optimizer.lr=1e25"
+    with pytest.raises(StageError, match=r"iteration [23]: the loss is not a finite number"):
+        trained(training_experiment(folder, None, rate, "compute.checkpoint_every=100"), "train-teacher")
+
+
 def gradient_overflows(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
     """In an iteration whose loss is fine a gradient is not."""
     original = hooks.ExactResume.before_train_iter

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,13 +12,14 @@ import msgspec
 import numpy as np
 import torch
 from mmengine.dist import broadcast_object_list, get_rank, get_world_size
-from mmengine.hooks import EMAHook, Hook
+from mmengine.hooks import EMAHook, Hook, RuntimeInfoHook
 from mmengine.model import BaseAveragedModel, is_model_wrapper
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.detection.checkpoints import checkpoints, load_checkpoint, newest_sound, save_checkpoint
 from pipeline.detection.loss_watch import LossWatch
+from pipeline.detection.registry import HOOKS
 from pipeline.detection.stopping import StopSignals
 from pipeline.detection.training_log import LAST, LOG, RecentLosses
 from pipeline.errors import StageError, some_of
@@ -36,6 +37,21 @@ class LoggedStep(msgspec.Struct, frozen=True):
     seconds: float
     data_seconds: float
     losses: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """An iteration whose losses have not been read from the device yet."""
+
+    iteration: int
+    lr: float
+    data_seconds: float
+    names: tuple[str, ...]
+
+    def logged(self, seconds: float, losses: Sequence[float]) -> LoggedStep:
+        """Return the line of the log."""
+        named = dict(zip(self.names, losses, strict=True))
+        return LoggedStep(self.iteration, self.lr, round(seconds, 4), round(self.data_seconds, 4), named)
 
 
 Report = Callable[[LoggedStep, Mapping[str, float]], None]
@@ -177,19 +193,32 @@ class ExactResume(Hook):  # type: ignore[misc]
             raise self._folder.failure(done, f"weights are not finite numbers ({some_of(bad)})")
 
 
+@HOOKS.register_module()
+class RuntimeInfo(RuntimeInfoHook):  # type: ignore[misc]
+    """MMEngine's, without the losses, which it would read from the device one by one: `StepLog` logs them."""
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Do nothing."""
+
+
 class StepLog(Hook):  # type: ignore[misc]
     """Writes the losses of every iteration to the log and the curves, reports them, and stops at bad ones.
+
+    Reading a loss waits until the device has computed it. So a GPU's losses are read for several iterations at once,
+    which share the time that they took.
 
     recent: the mean losses of the last iterations, those before an interruption included.
     """
 
     priority = "LOW"  # before ExactResume: nothing is saved after a bad loss
 
-    def __init__(self, folder: TrainingFolder, every: int, report: Report) -> None:
-        self._folder, self._every, self._report = folder, every, report
+    def __init__(self, folder: TrainingFolder, every: int, report: Report, read_every: int = 1) -> None:
+        """every: iterations between checkpoints. read_every: iterations between two readings of losses."""
+        self._folder, self._every, self._report, self._read_every = folder, every, report, read_every
         self._watch, self.recent = LossWatch(), RecentLosses()
+        self._unread: list[tuple[_Step, Tensor]] = []
         self._lines: list[bytes] = []
-        self._flushed = self._step_began = self._data_came = time.monotonic()
+        self._flushed = self._began = self._step_began = self._data_came = time.monotonic()
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Remove from the log the iterations after the checkpoint, which are repeated."""
@@ -199,49 +228,59 @@ class StepLog(Hook):  # type: ignore[misc]
             self._folder.log.write_bytes(b"".join(kept))
             for line in kept[-LAST:]:
                 self.recent.add(msgspec.json.decode(line, type=LoggedStep).losses)
-        self._step_began = time.monotonic()
+        self._began = self._step_began = time.monotonic()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Record when the batch was ready."""
         self._data_came = time.monotonic()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Log the iteration. Raise StageError if its losses are bad."""
-        now = time.monotonic()
-        losses = {name: float(value.detach()) for name, value in outputs.items() if "loss" in name}
-        step = LoggedStep(
+        """Note the iteration, and log what is unread where that is due. Raise StageError if losses are bad."""
+        losses = {name: value.detach() for name, value in outputs.items() if "loss" in name}
+        step = _Step(
             iteration=batch_idx + 1,
             lr=float(max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)),
-            seconds=round(now - self._step_began, 4),
-            data_seconds=round(self._data_came - self._step_began, 4),
-            losses=losses,
+            data_seconds=self._data_came - self._step_began,
+            names=tuple(losses),
         )
-        self._step_began = now
-        if get_rank() == 0:
-            self._write(step, last=step.iteration == runner.max_iters)
-            if step.iteration % CURVES_EVERY == 0:
-                runner.visualizer.add_scalars({**losses, "lr": step.lr}, step=step.iteration)
-            self.recent.add(losses)
-            self._report(step, self.recent.means())
-        problem = self._watch.problem(losses)
-        if problem:
-            self.flush()
-            raise self._folder.failure(step.iteration, problem)
+        self._unread.append((step, torch.stack([value.float() for value in losses.values()])))
+        # A checkpoint is written next, and its log must be complete.
+        is_last_before = step.iteration % self._every == 0 or step.iteration == runner.max_iters
+        if is_last_before or len(self._unread) >= self._read_every:
+            self.read(runner, flush=is_last_before)
+        self._step_began = time.monotonic()
+
+    def read(self, runner: Runner, *, flush: bool = False) -> None:
+        """Log the iterations that are unread. Raise StageError if losses are bad. flush: write the log to its file."""
+        unread, self._unread = self._unread, []
+        values = [numbers.tolist() for _, numbers in unread]  # waits for the device
+        now = time.monotonic()
+        seconds, self._began = (now - self._began) / max(len(unread), 1), now
+        for (step, _), numbers in zip(unread, values, strict=True):
+            self._log(runner, step.logged(seconds, numbers))
+        if flush or now - self._flushed > _SECONDS_BETWEEN_FLUSHES:
+            self._flush()
 
     def after_train(self, runner: Runner) -> None:
         """Close the curves: nothing may be written into a sealed result."""
         runner.visualizer.close()
 
-    def _write(self, step: LoggedStep, *, last: bool) -> None:
-        self._lines.append(msgspec.json.encode(step) + b"\n")
-        has_checkpoint = step.iteration % self._every == 0  # it is written next, and its log must be complete
-        if last or has_checkpoint or time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES:
-            self.flush()
+    def _log(self, runner: Runner, step: LoggedStep) -> None:
+        if get_rank() == 0:
+            self._lines.append(msgspec.json.encode(step) + b"\n")
+            if step.iteration % CURVES_EVERY == 0:
+                runner.visualizer.add_scalars({**step.losses, "lr": step.lr}, step=step.iteration)
+            self.recent.add(step.losses)
+            self._report(step, self.recent.means())
+        problem = self._watch.problem(step.losses)
+        if problem:
+            self._flush()
+            raise self._folder.failure(step.iteration, problem)
 
-    def flush(self) -> None:
-        """Write the buffered lines."""
-        with self._folder.log.open("ab") as file:
-            file.write(b"".join(self._lines))
+    def _flush(self) -> None:
+        if self._lines:
+            with self._folder.log.open("ab") as file:
+                file.write(b"".join(self._lines))
         self._lines.clear()
         self._flushed = time.monotonic()
 

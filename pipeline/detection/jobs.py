@@ -158,7 +158,10 @@ def _own_config(subject: Subject, training: Training, compute: ComputeSettings, 
     return {
         "work_dir": str(folder / SCRATCH),
         "experiment_name": f"{subject.experiment}-{subject.node}-{id(training):x}",
-        "default_hooks": dict.fromkeys(("timer", "logger", "sampler_seed", "checkpoint")),
+        "default_hooks": {
+            **dict.fromkeys(("timer", "logger", "sampler_seed", "checkpoint")),
+            "runtime_info": {"type": "s4m.RuntimeInfo"},
+        },
         "launcher": "pytorch" if compute.training_processes > 1 else "none",
         "log_level": "WARNING",
         "visualizer": {"type": "Visualizer", "vis_backends": [_curves_config(subject, compute, folder)]},

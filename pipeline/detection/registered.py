@@ -18,6 +18,7 @@ from pipeline.detection import (  # noqa: F401
     composites,
     datasets,
     finetuning,
+    hooks,
     loader_workers,
     mask2former_head,
     mask_rcnn_head,

@@ -17,6 +17,7 @@ import torch
 from mmengine import Config
 from mmengine.dataset import Compose
 from mmengine.dist import get_rank
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import nn
 
@@ -40,6 +41,8 @@ CONFIG_RECORD: Final = "training.py"
 """The training as a config for MMDetection's own train and test entry points; this program never reads it."""
 SCRATCH: Final = "scratch"
 """The folder, below the training's, for files that only MMEngine writes."""
+_GPU_READS_EVERY: Final = 10
+"""Iterations after which a training on a GPU waits for its losses."""
 _LOADER_DIED: Final = (
     "a process that loads images for the training was ended, as when memory runs out: give the same command to "
     "continue from the last checkpoint, with a smaller compute.loader_workers if it happens again"
@@ -115,19 +118,19 @@ def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -
 
     runner = _built(job)
     stop = StopSignals(note if job.compute.training_processes == 1 else lambda _: None)
-    log = StepLog(folder, job.compute.checkpoint_every, report)
+    device = usable_device(job.compute.device)
+    on_gpu = device.type == "cuda"
+    log = StepLog(folder, job.compute.checkpoint_every, report, read_every=_GPU_READS_EVERY if on_gpu else 1)
     resume = ExactResume(folder, job.compute.checkpoint_every, job.seed, begin, stop, note)
     runner.register_hook(log)
     runner.register_hook(resume)
-    device = usable_device(job.compute.device)
-    on_gpu = device.type == "cuda"
     allow_tf32(device, job.compute.precision)
     with stop.caught(), _logs_closed_after(runner):
         try:
             if on_gpu:
                 require_gpu_operators()
             choose_loaders(runner, job.compute, on_gpu=on_gpu)
-            runner.train()
+            _run(runner, log)
             if get_rank() == 0:
                 card = msgspec.structs.replace(job.card, losses=log.recent.means())
                 publish(folder.path, published_weights(runner), Config(job.published), card)
@@ -138,7 +141,7 @@ def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -
                 "model.backbone.init_cfg to null by teacher.overrides"
             ) from error
         except KeyboardInterrupt:
-            log.flush()
+            log.read(runner, flush=True)
             resume.keep(runner)
             raise
         except (RuntimeError, ConnectionError, EOFError) as error:
@@ -156,6 +159,15 @@ def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -
             if (told := of_loader(error)) is error:
                 raise
             raise told from error
+
+
+def _run(runner: Runner, log: StepLog) -> None:
+    """Train. A bad loss that was not read yet is the reason why anything after it fails."""
+    try:
+        runner.train()
+    except Exception:
+        log.read(runner, flush=True)
+        raise
 
 
 @contextmanager
@@ -184,6 +196,7 @@ def _built(job: TrainingJob) -> Runner:
         # MMEngine warns of each frozen parameter, which is frozen on purpose.
         runner.logger.addFilter(lambda record: "requires_grad=False" not in record.getMessage())
         runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        _keep_norms_on_device(runner.optim_wrapper)
         for source in job.config["train_dataloader"]["dataset"]["datasets"]:
             Compose(source["pipeline"])
         Compose(job.published["test_transforms"])
@@ -192,6 +205,17 @@ def _built(job: TrainingJob) -> Runner:
             f"{job.detector}: no detector can be built from it and the overrides ({type(error).__name__}: {error})"
         ) from error
     return runner
+
+
+def _keep_norms_on_device(optimizer: OptimWrapper) -> None:
+    """Let the optimizer clip gradients without reading their norm, which MMEngine only logs, from the device."""
+    clip = getattr(optimizer, "clip_func", None)
+    if clip is not None:
+
+        def clip_unread(*arguments: Any, **settings: Any) -> None:
+            clip(*arguments, **settings)
+
+        optimizer.clip_func = clip_unread
 
 
 def _config(content: dict[str, Any]) -> Config:
