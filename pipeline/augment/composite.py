@@ -15,9 +15,8 @@ from pipeline.augment.cutout import Cutout, cut_out, paste, placed, rescaled
 from pipeline.augment.settings import AugmentSettings
 from pipeline.labels.label_columns import DECISIONS
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, with_mask
-from pipeline.masks.crop_mask import CropMask
-from pipeline.masks.run_lengths import CompressedRle, decode_window, tight_window
-from pipeline.masks.windows import Window, whole_image
+from pipeline.masks.run_lengths import CompressedRle, decode_window, encode_window, tight_window
+from pipeline.masks.windows import BoolMask, Window, whole_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +62,11 @@ def composite(
         paste(canvas_rgb, cutout, settings.edge_blend_px)
     kept = [_uncovered(base.labels, label, covered, settings.min_visible_share) for label in base.labels.instances]
     added = [
-        with_mask(cutout.label, visible.to_rle(height, width), _uncertain_part(cutout, visible, height, width))
+        with_mask(
+            cutout.label,
+            encode_window(visible, cutout.window, height, width),
+            _uncertain_part(cutout, visible, height, width),
+        )
         for cutout, visible in pasted
     ]
     labels = base.labels
@@ -103,29 +106,28 @@ def _cutouts(donor: LabelledImage, bounds: Window, settings: AugmentSettings, rn
 
 def _visible_cutouts(
     cutouts: list[Cutout], covered: NDArray[np.bool_], settings: AugmentSettings
-) -> list[tuple[Cutout, CropMask]]:
+) -> list[tuple[Cutout, BoolMask]]:
     """Return the cutouts of which enough is visible, with their visible part, and add that part to `covered`.
 
     covered: (height, width). The cutouts are processed from front to back: one that is too hidden to be pasted hides
     no other.
     """
-    found: list[tuple[Cutout, CropMask]] = []
+    found: list[tuple[Cutout, BoolMask]] = []
     for cutout in reversed(cutouts):
         over = covered[cutout.window.in_image]
         visible = cutout.mask & ~over
         pixels = int(np.count_nonzero(visible))
         if pixels and pixels >= settings.min_visible_share * cutout.area:
             over |= visible
-            found.append((cutout, CropMask.of_array(visible, cutout.window)))
+            found.append((cutout, visible))
     return found[::-1]
 
 
-def _uncertain_part(cutout: Cutout, visible: CropMask, height: int, width: int) -> CompressedRle | None:
+def _uncertain_part(cutout: Cutout, visible: BoolMask, height: int, width: int) -> CompressedRle | None:
     """Return the uncertain pixels of the visible part of a cutout, in the size of the image; None if unknown."""
     if cutout.uncertain is None:
         return None
-    seen = cutout.uncertain[cutout.window.slices(visible.window)] & visible.array()
-    return CropMask.of_array(seen, visible.window).to_rle(height, width)
+    return encode_window(cutout.uncertain & visible, cutout.window, height, width)
 
 
 def _uncovered(
@@ -148,5 +150,5 @@ def _uncovered(
     if noted is not None:  # what is covered is surely not the instance
         around = tight_window(noted)
         clear = decode_window(noted, around) & ~covered[around.in_image]
-        noted = CropMask.of_array(clear, around).to_rle(labels.height, labels.width)
-    return with_mask(label, CropMask.of_array(visible, window).to_rle(labels.height, labels.width), noted)
+        noted = encode_window(clear, around, labels.height, labels.width)
+    return with_mask(label, encode_window(visible, window, labels.height, labels.width), noted)

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.labels.rows import ImageLabels, InstanceLabel
-from pipeline.masks.crop_mask import CropMask
 from pipeline.masks.distances import signed_distances_px
-from pipeline.masks.run_lengths import decode_window
+from pipeline.masks.run_lengths import decode_window, tight_window
 from pipeline.masks.windows import Window, whole_image
 
 POSITIONS_TRIED = 10
@@ -46,11 +45,9 @@ def cut_out(image_rgb: NDArray[np.uint8], labels: ImageLabels, label: InstanceLa
     """Cut an instance out at its position in its own image, with a margin, limited by the image."""
     height, width = image_rgb.shape[:2]
     image = whole_image(height, width)
-    crop = CropMask.of_rle(labels.rle(label))
-    tight = crop.window
-    window = tight.grown(ceil(margin_px)) & image
-    mask = np.zeros((window.height, window.width), dtype=np.bool_)
-    mask[window.slices(tight)] = crop.array()
+    rle = labels.rle(label)
+    window = tight_window(rle).grown(ceil(margin_px)) & image
+    mask = decode_window(rle, window)
     noted = labels.uncertain_rle(label)
     uncertain = None if noted is None else decode_window(noted, window) & mask
     return Cutout(label, window, image_rgb[window.in_image], mask, label.area, uncertain)

@@ -13,7 +13,7 @@ from pipeline.masks.run_lengths import (
     decode_mask,
     decode_window,
     encode_mask,
-    encode_runs,
+    encode_window,
     tight_window,
     union,
 )
@@ -56,23 +56,14 @@ class CropMask:
 
     def to_rle(self, height: int, width: int) -> CompressedRle:
         """Encode the mask in an image of this size, which must hold the window."""
-        # Run lengths go down the columns; a zero at the end of each keeps runs from continuing in the next.
-        padded = np.pad(self.array(), ((1, 1), (0, 0))).astype(np.int8)
-        columns, rows = np.nonzero(np.diff(padded, axis=0).T)
-        changes = (columns + self.window.x0) * height + rows + self.window.y0
-        # In the image, a run at the bottom continues if the next column begins with ones.
-        joined = np.flatnonzero(np.diff(changes) == 0)
-        changes = np.delete(changes, np.concatenate([joined, joined + 1]))
-        if not changes.size or changes[-1] < height * width:
-            changes = np.append(changes, height * width)
-        return encode_runs(np.diff(changes, prepend=0).tolist(), height, width)
+        return encode_window(self.array(), self.window, height, width)
 
 
 def disagreement(one: CompressedRle, other: CompressedRle) -> CompressedRle:
     """Return the pixels that belong to just one of two masks of an image."""
     height, width = one["size"]
     window = tight_window(union([one, other]))
-    return CropMask.of_array(decode_window(one, window) ^ decode_window(other, window), window).to_rle(height, width)
+    return encode_window(decode_window(one, window) ^ decode_window(other, window), window, height, width)
 
 
 def without_overlap(masks: Sequence[CropMask], scores: Sequence[float]) -> list[CropMask]:

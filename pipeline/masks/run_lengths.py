@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TypedDict
 
 import numpy as np
@@ -33,6 +34,23 @@ def encode_runs(counts: Sequence[int], height: int, width: int) -> CompressedRle
     """Encode runs of 0, 1, 0, … down the columns, in pixels, which must fill an image of this size."""
     rle: CompressedRle = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
     return rle
+
+
+def encode_window(mask: BoolMask, window: Window, height: int, width: int) -> CompressedRle:
+    """Encode a mask (height, width) of a window in an image of this size, which must hold the window."""
+    # Run lengths go down the columns; a zero at both ends of each keeps runs from continuing in the next.
+    columns = np.zeros((window.width, window.height + 2), dtype=np.bool_)
+    columns[:, 1:-1] = mask.T
+    column, row = np.divmod(np.flatnonzero(columns[:, 1:] != columns[:, :-1]), window.height + 1)
+    changes = (column + window.x0) * height + row + window.y0
+    if window.height == height:
+        # In the image, a run at the bottom continues if the next column begins with ones.
+        joined = np.flatnonzero(np.diff(changes) == 0)
+        changes = np.delete(changes, np.concatenate([joined, joined + 1]))
+    ends = changes.tolist()
+    if not ends or ends[-1] < height * width:
+        ends.append(height * width)
+    return encode_runs([end - start for start, end in pairwise([0, *ends])], height, width)
 
 
 def encode_polygons(polygons_xy: Sequence[Sequence[float]], height: int, width: int) -> CompressedRle:
