@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from mmcv.transforms import Compose
 from mmdet.datasets.transforms import PackDetInputs
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox2roi
+from mmengine import ConfigDict
 from mmengine.registry import TRANSFORMS, init_default_scope
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ from pipeline.detection.published import (
 from pipeline.errors import StageError
 from pipeline.masks.windows import BoxXyxy
 
+_HEADS: Final = ("rpn_head", "roi_head.bbox_head", "roi_head.mask_head", "panoptic_head")
 Inputs = tuple[Tensor, DetDataSample]
 """The input of the detector for an image: pixels, uint8 3 x height x width, blue first, and their data sample."""
 
@@ -66,6 +68,7 @@ class Predictor:
         self._is_bf16 = resolve_precision(precision, self._device) == "bf16"
         self._batch_images = 1 if self._device.type == "cpu" else batch_images
         self._model: Any = build_published(published, device)  # MMDetection's modules carry no types
+        self._heads = [module for name, module in self._model.named_modules() if name in _HEADS]
         with refused_if_damaged(published.folder):
             self._prepare = _preparation(published.config.get("test_transforms", ()))
 
@@ -151,7 +154,7 @@ class Predictor:
         features = self._features(data["inputs"])
         find = _query_instances if hasattr(self._model, "panoptic_fusion_head") else _region_instances
         _require_finite(features, self._folder)
-        with _finite_answers(self._model, self._folder):
+        with _finite_answers(self._heads, self._folder):
             return find(self._model, features, data["data_samples"], min_score)
 
     def _features(self, inputs: Tensor) -> tuple[Tensor, ...]:
@@ -172,13 +175,11 @@ def build_predictor(choice: DetectorChoice) -> Predictor:
 
 
 @contextmanager
-def _finite_answers(model: nn.Module, folder: Path) -> Iterator[None]:
-    """Raise StageError within this context if a head of the model answers with values that are not finite.
+def _finite_answers(heads: Sequence[nn.Module], folder: Path) -> Iterator[None]:
+    """Raise StageError within this context if a head answers with values that are not finite.
 
     MMDetection drops boxes whose score is NaN: a broken model would seem to find nothing.
     """
-    names = ("rpn_head", "roi_head.bbox_head", "roi_head.mask_head", "panoptic_head")
-    heads = [module for name, module in model.named_modules() if name in names]
     hooks = [head.register_forward_hook(lambda _, __, answer: _require_finite(answer, folder)) for head in heads]
     try:
         yield
@@ -214,7 +215,10 @@ def _region_instances(
     heads = model.roi_head
     proposals = model.rpn_head.predict(features, samples, rescale=False)
     metainfos = [sample.metainfo for sample in samples]
-    found = heads.predict_bbox(features, metainfos, proposals, heads.test_cfg, rescale=False)
+    # Suppression of overlaps takes time, and one that is left out suppresses none that is kept.
+    least = max(heads.test_cfg.score_thr, float(np.nextafter(np.float32(min_score), np.float32(-1))))
+    test_cfg = ConfigDict(heads.test_cfg, score_thr=least)
+    found = heads.predict_bbox(features, metainfos, proposals, test_cfg, rescale=False)
     found = [each[each.scores >= min_score] for each in found]
     rois = bbox2roi([each.bboxes for each in found])
     if not len(rois):
