@@ -101,14 +101,13 @@ class Predictor:
 
         They are 1 x C x h x w float32. With them comes the share of their width and height that the image fills, (2,).
         """
-        pixels, sample = self._input(image_rgb)
-        data = self._model.data_preprocessor({"inputs": [pixels], "data_samples": [sample]}, False)
+        pixels, (sample,) = self._preprocessed([self._input(image_rgb)])
         module, stride = self._model.structural_features()
         with first_outputs(module) as outputs:
-            features = self._features(data["inputs"])
+            features = self._features(pixels)
             if not outputs:  # the module is not one of the feature maps, but works on them
                 module(features)
-        height, width = data["data_samples"][0].img_shape
+        height, width = sample.img_shape
         shown_wh = torch.tensor([width, height], dtype=torch.float32, device=self._device)
         found = outputs[0].float()
         return found, shown_wh / (stride * shown_wh.new_tensor([found.shape[3], found.shape[2]]))
@@ -119,14 +118,13 @@ class Predictor:
 
         They are all levels of the FPN, or the mask features and the memories of Mask2Former's pixel decoder.
         """
-        pixels, sample = self._input(image_rgb)
-        data = self._model.data_preprocessor({"inputs": [pixels], "data_samples": [sample]}, False)
-        maps = self._features(data["inputs"])
+        pixels, (sample,) = self._preprocessed([self._input(image_rgb)])
+        maps = self._features(pixels)
         if hasattr(self._model, "panoptic_head"):
             mask_features, memories = self._model.panoptic_head.pixel_decoder(maps)
             maps = (mask_features, *reversed(memories))
         _require_finite(maps, self._folder)
-        (shown_height, shown_width), (height, width) = data["data_samples"][0].img_shape, data["inputs"].shape[-2:]
+        (shown_height, shown_width), (height, width) = sample.img_shape, pixels.shape[-2:]
         return FeatureLevels(maps, (shown_height / height, shown_width / width))
 
     def _batches(self, shapes: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
@@ -149,13 +147,18 @@ class Predictor:
 
     @torch.inference_mode()
     def _predict_batch(self, batch: Sequence[Inputs], min_score: float) -> list[list[Prediction]]:
-        data = {"inputs": [pixels for pixels, _ in batch], "data_samples": [sample for _, sample in batch]}
-        data = self._model.data_preprocessor(data, False)
-        features = self._features(data["inputs"])
+        pixels, samples = self._preprocessed(batch)
+        features = self._features(pixels)
         find = _query_instances if hasattr(self._model, "panoptic_fusion_head") else _region_instances
         _require_finite(features, self._folder)
         with _finite_answers(self._heads, self._folder):
-            return find(self._model, features, data["data_samples"], min_score)
+            return find(self._model, features, samples, min_score)
+
+    def _preprocessed(self, batch: Sequence[Inputs]) -> tuple[Tensor, list[DetDataSample]]:
+        """Return the normalised and padded pixels of a batch, and its data samples."""
+        data = {"inputs": [pixels for pixels, _ in batch], "data_samples": [sample for _, sample in batch]}
+        data = self._model.data_preprocessor(data, False)
+        return data["inputs"], data["data_samples"]
 
     def _features(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the feature maps of a batch, finest first."""
