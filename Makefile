@@ -191,8 +191,9 @@ bench-sams: $(SETUP) ## Measure transformers against segment_anything's engine, 
 bench-loading: $(SETUP) ## Measure training samples from the label store against MMDetection's CocoDataset
 	@$(BIN)/python -m benchmarks.loading
 
-bench-train: $(SETUP) ## Measure training steps: waiting for data, distillation, composites
+bench-train: $(SETUP) ## Measure training steps: waiting for data, distillation, composites, memory in parts
 	@$(BIN)/python -m benchmarks.training
+	@$(BIN)/python -m benchmarks.batch_parts
 
 bench-predict: $(SETUP) ## Measure labelling images with a detector
 	@$(BIN)/python -m benchmarks.predict configs/detectors/mask_rcnn_small.py --images 16

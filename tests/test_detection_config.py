@@ -204,6 +204,14 @@ def test_a_batch_that_the_gpus_cannot_share_is_refused(tmp_path, labelled, unlab
     assert str(caught.value) == message
 
 
+def test_a_batch_that_has_no_equal_parts_is_refused(tmp_path):
+    compute = ComputeSettings(gpus=2, nodes=2, batch_parts=3, master="host:1")
+    with pytest.raises(StageError) as caught:
+        job(tmp_path, TrainSettings(batch_size=8), compute, 12)
+    named = "compute.gpus x compute.nodes x compute.batch_parts = 2 x 2 x 3"
+    assert str(caught.value) == f"student.batch_size is 8: not divisible by {named}; change one of them"
+
+
 @pytest.mark.parametrize("on_gpu", [True, False])
 def test_samples_go_to_a_gpu_from_pinned_memory_without_waiting(tmp_path, monkeypatch, on_gpu):
     device = torch.device("cuda" if on_gpu else "cpu")

@@ -81,7 +81,9 @@ def test_mask2former_divides_by_the_masks_of_all_processes_and_asks_for_them_onc
         with monkeypatch.context() as patch:
             patch.setattr("pipeline.detection.models.get_world_size", lambda: 2)
             patch.setattr("pipeline.detection.models.reduce_mean", twice_as_many)
-            among_others = losses_of(build("Mask2Former"), *batch(sources))
+            detector, (inputs, samples) = build("Mask2Former"), batch(sources)
+            detector.share_counts(samples)
+            among_others = losses_of(detector, inputs, samples)
         assert tuple(asked.pop()) == counts
         assert asked == []
         for name, loss in alone.items():
@@ -100,7 +102,9 @@ def test_mask2formers_count_is_that_of_its_matches(monkeypatch, count, expected)
     matched = []
     single = detector.panoptic_head.get_targets
     detector.panoptic_head.get_targets = lambda *inputs: matched.append(single(*inputs)) or matched[-1]
-    losses_of(detector, images(1), [sample(instances(*many[:count]))])
+    batch = [sample(instances(*many[:count]))]
+    detector.share_counts(batch)
+    losses_of(detector, images(1), batch)
     assert counted[0].tolist() == [expected, 0]
     assert {targets[4] for targets in matched} == {expected}
 

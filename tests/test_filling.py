@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.compute.execution import Execution, ShardProgress, run_missing
 from pipeline.compute.settings import ComputeSettings
 from pipeline.compute.shards import Shard, ShardReport
 from pipeline.compute.worker_check import WorkPaths
+from pipeline.errors import StageError
 from pipeline.labels.filling import NewStore, fill_label_store, shards_beside
 from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import ImageLabels
@@ -104,3 +106,14 @@ def test_work_that_is_complete_is_told_as_done(tmp_path):
     counts = run_missing("count", work, PLAN, frozenset({0, 1, 2}), Execution(ComputeSettings(), told.append))
     assert told == [ShardProgress("count", 7, 7, 7)]
     assert counts == {}
+
+
+def test_a_full_gpu_is_told_with_the_setting_that_helps(tmp_path, monkeypatch):
+    def full(self, shard):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 is full. More.")
+
+    monkeypatch.setattr(ReportingWork, "compute", full)
+    work = ReportingWork(tmp_path / "shards")
+    remedy = r"give the same command with a smaller compute\.batch_images \(it is 8\)$"
+    with pytest.raises(StageError, match=f"^count: the memory of the GPU is full .*: {remedy}"):
+        run_missing("count", work, PLAN, frozenset(), Execution(ComputeSettings()))

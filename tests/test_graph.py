@@ -149,6 +149,7 @@ SETTINGS: dict[str, tuple[object, frozenset[str]]] = {
     "compute.nodes": (2, NOTHING),
     "compute.node_rank": (1, NOTHING),
     "compute.master": ("host:29500", NOTHING),
+    "compute.batch_parts": (2, NOTHING),
     "compute.batch_images": (2, NOTHING),
     "compute.compile": (True, NOTHING),
     "compute.failed_share": (0.5, NOTHING),

@@ -466,6 +466,24 @@ def test_a_bad_loss_that_is_read_late_stops_with_its_own_iteration(folder, monke
         trained(training_experiment(folder, None, rate, "compute.checkpoint_every=100"), "train-teacher")
 
 
+@pytest.mark.slow
+def test_a_training_that_filled_a_gpu_goes_on_in_parts(folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        original = hooks.ExactResume.before_train_iter
+
+        def fill(self, runner, batch_idx, data_batch=None):
+            original(self, runner, batch_idx, data_batch)
+            if batch_idx == 3:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 is full. More.")
+
+        patch.setattr(hooks.ExactResume, "before_train_iter", fill)
+        with pytest.raises(StageError, match=r"train-teacher: the memory of the GPU is full .*batch_parts=2, which"):
+            trained(training_experiment(folder), "train-teacher")
+    result = trained(training_experiment(folder, None, "compute.batch_parts=2"), "train-teacher")
+    assert [step["loss"] > 0 for step in losses(result)] == [True] * 6
+    assert "batch_parts=2" in (result / "training.py").read_text()
+
+
 def gradient_overflows(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
     """In an iteration whose loss is fine a gradient is not."""
     original = hooks.ExactResume.before_train_iter

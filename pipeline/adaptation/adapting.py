@@ -23,6 +23,7 @@ from pipeline.adaptation.labelled import UsableImages
 from pipeline.adaptation.measuring import QUALITIES, Exam, Marks, examine, make_exams, noises_of
 from pipeline.adaptation.settings import AdaptSettings
 from pipeline.compute.execution import Execution
+from pipeline.compute.gpu_memory import told_if_gpu_is_full
 from pipeline.errors import S4MError, StageError
 from pipeline.files.writing import open_atomically
 from pipeline.presentation import words
@@ -143,7 +144,9 @@ class _Adapting:
 
     def _fit(self, course: Course) -> State:
         fitting = Fitting(self._sam, self._labelled, course, self._refine, self._task.adapt, self._frozen)
-        return fitting.run(self._work / f"course-{course.number}.pt", self._say)
+        remedy = "set adapt.train=decoder, or a smaller adapt.instances, and give the same command"
+        with told_if_gpu_is_full("adapt", remedy):
+            return fitting.run(self._work / f"course-{course.number}.pt", self._say)
 
     def _marks(self, exams: Sequence[Exam], state: State) -> Marks:
         engine = self._engine(state)

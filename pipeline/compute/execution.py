@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from pipeline.compute.gpu_memory import told_if_gpu_is_full
 from pipeline.compute.settings import ComputeSettings
 from pipeline.compute.shards import Shard, ShardReport, ShardWork, ask_workers, run_shards
 from pipeline.errors import StageError
@@ -109,5 +110,7 @@ def run_missing(
 
     require_few_failed()
     missing = [Shard(index, tuple(ids)) for index, ids in enumerate(plan) if index not in complete]
-    run_shards(work, missing, execution.compute, finished)
+    remedy = f"give the same command with a smaller compute.batch_images (it is {execution.compute.batch_images})"
+    with told_if_gpu_is_full(what, remedy):
+        run_shards(work, missing, execution.compute, finished)
     return counts

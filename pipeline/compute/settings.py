@@ -28,6 +28,8 @@ class ComputeSettings(Settings):
     """Compile SAM's image encoder with torch.compile: minutes of waiting at the start, faster afterwards."""
     gpus: Count = 1
     """Number of GPUs of a machine to use; a training runs one process for each. Without GPUs: of such processes."""
+    batch_parts: Count = 1
+    """Number of parts in which a training takes the images of a step: each part needs less of a GPU's memory."""
     nodes: Count = 1
     """Number of machines that a training uses, each with `gpus` GPUs. The same command is given on each of them."""
     node_rank: Annotated[int, Field(ge=0)] = 0

@@ -89,10 +89,10 @@ def training_job(subject: Subject, training: Training, compute: ComputeSettings,
     """Return the job of a training whose result lies in `folder`."""
     settings = training.settings
     for batch in training.batches:
-        if batch.size % compute.training_processes:
-            by = f"compute.gpus = {compute.gpus}"
-            if compute.nodes > 1:
-                by = f"compute.gpus x compute.nodes = {compute.gpus} x {compute.nodes}"
+        if batch.size % (compute.training_processes * compute.batch_parts):
+            factors = {"gpus": compute.gpus, "nodes": compute.nodes, "batch_parts": compute.batch_parts}
+            named = {f"compute.{name}": str(value) for name, value in factors.items() if value > 1}
+            by = f"{' x '.join(named)} = {' x '.join(named.values())}"
             raise StageError(f"{batch.setting} is {batch.size}: not divisible by {by}; change one of them")
     shared = _shared_config(subject, training, compute)
     return TrainingJob(
@@ -131,6 +131,7 @@ def _shared_config(subject: Subject, training: Training, compute: ComputeSetting
         "structural_weight": training.structural_weight,
         "pseudo_weight": training.pseudo_weight,
         "features_in": resolve_precision(compute.precision, device),
+        "batch_parts": compute.batch_parts,
     }
     average = {"type": "EMAHook", "ema_type": "MomentumAnnealingEMA", "gamma": _EMA_GAMMA}
     hooks = [average | {"momentum": training.ema_momentum}] if training.ema_momentum else []
@@ -147,7 +148,7 @@ def _shared_config(subject: Subject, training: Training, compute: ComputeSetting
         "optim_wrapper": optimizer_config(training.detector, settings),
         "param_scheduler": schedule_config(training.detector, settings.iterations) + last_schedule,
         "custom_hooks": hooks,
-        "model_wrapper_cfg": {"type": "MMDistributedDataParallel", "broadcast_buffers": False, "device_ids": None},
+        "model_wrapper_cfg": {"type": "s4m.DistributedDetector", "broadcast_buffers": False, "device_ids": None},
         "randomness": {"seed": settings.seed},
         **_test_config(subject, training),
     }

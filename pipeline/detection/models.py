@@ -6,7 +6,7 @@ State dicts have MMDetection's names, so that its weights are a start and ours r
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, cast
 
@@ -18,10 +18,12 @@ from mmdet.models.detectors import MaskRCNN as MMDetectionMaskRCNN
 from mmdet.structures import DetDataSample
 from mmdet.utils import reduce_mean
 from mmengine.dist import get_world_size
+from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from pipeline.compute.settings import NumberFormat
 from pipeline.detection.mask2former_head import MASKS_IN_ALL
+from pipeline.detection.parts import step_in_parts
 from pipeline.detection.registry import MODELS
 from pipeline.structure.loss import Geometry, ImageStructure, StructuralLoss
 
@@ -38,8 +40,8 @@ class SemiSupervisedDetector(BaseDetector):  # type: ignore[misc]
     Images whose `source` is not "labelled" form a group of their own: their losses are multiplied by
     `pseudo_weight`. With `structural_weight`, labelled images that carry structural targets also teach the features
     to resemble each other as SAM's do. Features are made of all images at once, in `features_in`, and given to the
-    heads as float32. What the processes of a distributed training must know of each other's groups is exchanged by
-    `share_counts`; the losses of a group wait for nobody.
+    heads as float32. A training step takes its images in `batch_parts` parts. What parts and processes must know of
+    each other's groups is exchanged before, by `share_counts`; the losses of a group wait for nobody.
     """
 
     def __init__(
@@ -48,10 +50,12 @@ class SemiSupervisedDetector(BaseDetector):  # type: ignore[misc]
         structural_weight: float = 0.0,
         pseudo_weight: float = 1.0,
         features_in: NumberFormat = "fp32",
+        batch_parts: int = 1,
         **detector: Any,
     ) -> None:
         super().__init__(**detector)
         self.pseudo_weight = pseudo_weight
+        self.batch_parts = batch_parts
         self.structural_loss = StructuralLoss(structural_weight) if structural_weight > 0 else None
         self._in_bf16 = features_in == "bf16"
         self._features: tuple[Tensor, ...] | None = None  # of the group whose losses are computed
@@ -60,15 +64,17 @@ class SemiSupervisedDetector(BaseDetector):  # type: ignore[misc]
     def structural_features(self) -> tuple[nn.Module, int]:
         """The module whose first output is the finest feature map, B x C x h x w, and the map's stride."""
 
-    def share_counts(self, groups: Sequence[list[DetDataSample]]) -> None:
-        """Exchange with all processes what losses are divided by, once a step; `groups` may be empty."""
+    def share_counts(self, samples: Sequence[DetDataSample]) -> None:
+        """Exchange with all processes what losses are divided by, once a step, given its samples in this process."""
+
+    def train_step(self, data: Mapping[str, list[Any]], optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
+        """Do a step, as MMEngine's, in parts."""
+        return step_in_parts(self, self, data, optim_wrapper)
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> Losses:
         """The detector's losses by name, those of pseudo-labels prefixed; `loss_structure` where there are targets."""
         samples = batch_data_samples
-        labelled = [index for index, sample in enumerate(samples) if sample.get("source", LABELLED) == LABELLED]
-        pseudo = sorted(set(range(len(samples))) - set(labelled))
-        self.share_counts([[samples[index] for index in group] for group in (labelled, pseudo)])
+        labelled, pseudo = _groups(samples)
         features = float32_features(self, batch_inputs, in_bf16=self._in_bf16)
         losses: Losses = {}
         for group, losses_of in ((labelled, self._labelled_losses), (pseudo, self._pseudo_losses)):
@@ -131,16 +137,23 @@ class Mask2Former(SemiSupervisedDetector, MMDetectionMask2Former):  # type: igno
         pixel_decoder = self.panoptic_head.pixel_decoder
         return pixel_decoder, int(pixel_decoder.strides[0])
 
-    def share_counts(self, groups: Sequence[list[DetDataSample]]) -> None:
-        """Tell every sample how many masks its group has in a process, on average over all."""
-        if get_world_size() == 1:
+    def share_counts(self, samples: Sequence[DetDataSample]) -> None:
+        """Tell every sample how many masks its group has in a part of a process, on average over all."""
+        if get_world_size() == 1 and self.batch_parts == 1:
             return
-        own = [sum(self.panoptic_head.masks_counted(sample) for sample in group) for group in groups]
+        groups = [[samples[index] for index in group] for group in _groups(samples)]
+        own = [sum(map(self.panoptic_head.masks_counted, group)) / self.batch_parts for group in groups]
         device = next(self.parameters()).device
         shared = reduce_mean(torch.tensor(own, dtype=torch.float32, device=device)).tolist()
         for group, masks in zip(groups, shared, strict=True):
             for sample in group:
                 sample.set_metainfo({MASKS_IN_ALL: masks})
+
+
+def _groups(samples: Sequence[DetDataSample]) -> tuple[list[int], list[int]]:
+    """Return the indices of the labelled samples, and of the others."""
+    labelled = [index for index, sample in enumerate(samples) if sample.get("source", LABELLED) == LABELLED]
+    return labelled, sorted(set(range(len(samples))) - set(labelled))
 
 
 def float32_features(model: BaseDetector, inputs: Tensor, *, in_bf16: bool) -> tuple[Tensor, ...]:

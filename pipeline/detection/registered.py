@@ -24,6 +24,7 @@ from pipeline.detection import (  # noqa: F401
     mask_rcnn_head,
     models,
     packing,
+    parts,
     pretrained,
     sampler,
     transforms,

@@ -16,6 +16,7 @@ IMPORTS: Final = ("pipeline.detection.registered",)
 """The modules that a config must import: they register every class."""
 
 MODELS = Registry("model", parent=mmengine_registry.MODELS, scope=SCOPE)
+MODEL_WRAPPERS = Registry("model_wrapper", parent=mmengine_registry.MODEL_WRAPPERS, scope=SCOPE)
 DATASETS = Registry("dataset", parent=mmengine_registry.DATASETS, scope=SCOPE)
 TRANSFORMS = Registry("transform", parent=mmengine_registry.TRANSFORMS, scope=SCOPE)
 DATA_SAMPLERS = Registry("data sampler", parent=mmengine_registry.DATA_SAMPLERS, scope=SCOPE)

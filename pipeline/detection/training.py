@@ -23,6 +23,7 @@ from torch import nn
 
 import pipeline.detection.registered  # noqa: F401  the classes that configs name
 from pipeline.compute.devices import allow_tf32, require_gpus, usable_device
+from pipeline.compute.gpu_memory import told_if_gpu_is_full
 from pipeline.compute.settings import ComputeSettings
 from pipeline.compute.worker_check import program_digest
 from pipeline.detection.config import BUILD_FAILURES
@@ -125,7 +126,7 @@ def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -
     runner.register_hook(log)
     runner.register_hook(resume)
     allow_tf32(device, job.compute.precision)
-    with stop.caught(), _logs_closed_after(runner):
+    with stop.caught(), _logs_closed_after(runner), told_if_gpu_is_full(job.card.stage, _in_more_parts(job)):
         try:
             if on_gpu:
                 require_gpu_operators()
@@ -159,6 +160,15 @@ def _train_here(job: TrainingJob, report: Report, note: Callable[[str], None]) -
             if (told := of_loader(error)) is error:
                 raise
             raise told from error
+
+
+def _in_more_parts(job: TrainingJob) -> str:
+    """Return what a user can do whose GPU is too small for the training."""
+    sizes = job.config["train_dataloader"]["sampler"]["batch_sizes"]
+    more = [parts for parts in range(job.compute.batch_parts + 1, min(sizes) + 1) if not any(n % parts for n in sizes)]
+    if not more:
+        return "give the same command with more GPUs (compute.gpus), or train on smaller crops (crop_px)"
+    return f"give the same command with compute.batch_parts={more[0]}, which takes longer, or with more GPUs"
 
 
 def _run(runner: Runner, log: StepLog) -> None:
