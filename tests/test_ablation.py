@@ -42,6 +42,7 @@ APS = {
     "gate": 0.29,
     "arp": 0.30,
     "arp-unrefined": 0.23,
+    "paper": 0.27,
     "all": 0.31,
     "per-class": 0.32,
     "class-check": 0.32,
@@ -177,6 +178,17 @@ def test_a_cell_has_its_preset_whatever_the_experiment_says_of_refinement(exp):
     paper = experiment_of(exp, "pr-s4m", *own).refine
     assert (paper.points, paper.mask_prompt, paper.fill_holes, paper.preset) == (3, False, False, "s4m")
     assert experiment_of(exp, "all", *own).refine.points == 9
+
+
+def test_the_papers_cell_is_the_paper_whatever_the_experiment_says(exp):
+    own = ("refine.points=9", "predict.flip_test=true", "student.instance_weight=class", "distill.prompt=point-and-box")
+    paper = experiment_of(exp, "paper", *own)
+    refine = paper.refine
+    assert (refine.preset, refine.points, refine.gate, refine.choice) == ("s4m", 3, "none", "predicted_iou")
+    assert (paper.predict.score_threshold, paper.predict.flip_test, paper.distill.prompt) == (0.7, False, "point")
+    assert (paper.augment.mode, paper.augment.views) == ("on-the-fly", True)
+    assert (paper.student.start, paper.student.pseudo_weight, paper.student.instance_weight) == ("scratch", 2, "none")
+    assert paper.student.iterations == experiment_of(exp, "all").student.iterations
 
 
 def test_what_an_experiment_leaves_out_is_there_in_the_cells_that_measure_it(exp):

@@ -173,6 +173,32 @@ def _pasted_unrefined(experiment: Experiment) -> Settings:
     return {**_student("best", "teacher")(experiment), **_composites(experiment), "augment.decisions": ["teacher"]}
 
 
+def _as_paper(experiment: Experiment) -> Settings:
+    """Follow the paper in everything but its iterations and sizes, which are those of the experiment."""
+    return {
+        **_student("s4m")(experiment),
+        "distill.source": "sam",
+        "distill.prompt": "point",
+        "distill.inside": "uniform",
+        "distill.inside_share": 0.5,
+        "predict.threshold": "fixed",
+        "predict.score_threshold": 0.7,
+        "predict.mask_threshold": 0,
+        "predict.flip_test": False,
+        "augment.mode": "on-the-fly",
+        "augment.views": True,
+        "augment.decisions": ["sam"],
+        "augment.min_score": 0,
+        "student.start": "scratch",
+        "student.mixture.pseudo": 1,
+        "student.mixture.composites": 1,
+        "student.pseudo_weight": 2,
+        "student.instance_weight": "none",
+        "student.class_check": "off",
+        "student.uncertain_pixel_weight": 1,
+    }
+
+
 def _composites(experiment: Experiment) -> Settings:
     """Return the composites of the experiment, or materialised ones if it has none, and a share of them that is not 0.
 
@@ -235,6 +261,12 @@ CELLS: Final[dict[str, Cell]] = {
         Cell("arp", "+ ARP", "composites of refined instances too", _pasted),
         Cell(
             "arp-unrefined", "ARP, unrefined", "self-training with composites of unrefined instances", _pasted_unrefined
+        ),
+        Cell(
+            "paper",
+            "as the paper",
+            "the recipe of the paper: from-scratch students of SAM's masks by points",
+            _as_paper,
         ),
         Cell("all", "as written", "the experiment itself", lambda _: {}),
         Cell(
