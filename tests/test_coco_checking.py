@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from pipeline.coco.checking import CategoryCount, check_coco
+from pipeline.coco.oddities import outline_extents
 from tests.tiny_coco import tiny_coco, tiny_dict, write_json
 
 
@@ -114,6 +115,61 @@ def test_odd_masks(tmp_path, change, expected):
     content = tiny_dict()
     content["annotations"][2] |= SQUARE | change
     assert warnings_of(tmp_path, content) == expected
+
+
+def test_oddities_are_the_same_however_many_are_looked_at_together(tmp_path, monkeypatch):
+    """A kind's first examples come in the order of the file, and the kind that is first in the file comes first."""
+    content = tiny_dict(images=40, instances=10)
+    for number, annotation in enumerate(content["annotations"]):
+        annotation |= [{"area": 4000}, {"bbox": [-3, 0, 60, 40]}, SQUARE, {"bbox": [9, 9, 0, 4]}][number % 4]
+        if number % 3 == 0:
+            size = {"size": [48, 64]}
+            annotation["segmentation"] = size | {"counts": [48 * 64] if number % 2 else [0, 48 * 64]}
+    together = []
+    for at_once in (1, 7, 256, 1000):
+        monkeypatch.setattr("pipeline.coco.oddities._AT_ONCE", at_once)
+        together.append(warnings_of(tmp_path, content))
+    assert together == [together[0]] * 4
+    assert [each.split(" ", 2)[2].partition(" (")[0] for each in together[0]] == [
+        "whose box does not fit the mask",
+        "whose box reaches over the image's border",
+        "whose box has no width or no height",
+        "whose area does not fit the mask",
+        "whose mask has no pixel",
+    ]
+
+
+def test_refused_annotations_have_no_warnings(tmp_path):
+    content = tiny_dict()
+    content["annotations"][0] |= {"bbox": [-3, 0, 60, 40]}
+    content["annotations"][1] |= {"bbox": [9, 9, 0, 4], "segmentation": {"size": [48, 64], "counts": "00"}}
+    content["annotations"][2] |= {"bbox": [9, 9, 0, 4]}
+    content["annotations"].append({**content["annotations"][0], "area": "none"})  # the same id, seen after it is used
+    report = check_coco(write_json(tmp_path / "a.json", content))
+    assert len(report.errors) == 2
+    assert list(map(str, report.warnings)) == ["annotations: 1 whose box has no width or no height (3)"]
+
+
+def plain_extent(polygons_xy):
+    """The definition: box and enclosed area, point by point."""
+    area, xs, ys = 0.0, [], []
+    for polygon_xy in polygons_xy:
+        points = list(zip(polygon_xy[0::2], polygon_xy[1::2], strict=True))
+        turned = list(zip(points, [*points[1:], points[0]], strict=True))
+        area += abs(sum(x * to_y for (x, _), (_, to_y) in turned) - sum(y * to_x for (_, y), (to_x, _) in turned)) / 2
+        xs += polygon_xy[0::2]
+        ys += polygon_xy[1::2]
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)], area
+
+
+def test_outlines_are_measured_together_as_each_alone():
+    rng = np.random.default_rng(4)
+    outlines = [
+        [rng.uniform(0, 600, 2 * rng.integers(3, 9)).round(2).tolist() for _ in range(rng.integers(1, 4))]
+        for _ in range(100)
+    ]
+    boxes, areas = outline_extents(outlines)
+    assert list(zip(boxes.tolist(), areas.tolist(), strict=True)) == [plain_extent(each) for each in outlines]
 
 
 def test_annotation_id_zero(tmp_path):

@@ -12,8 +12,10 @@ from pycocotools import mask as coco_mask
 from pipeline.masks.distances import distances_px, signed_distances_px
 from pipeline.masks.run_lengths import (
     area_px,
+    areas_px,
     box_xywh,
     box_xyxy,
+    boxes_xywh,
     decode_mask,
     decode_window,
     encode_mask,
@@ -46,6 +48,14 @@ def test_area_box_and_window_are_those_of_the_pixels(mask):
     x, y, width, height = box_xywh(rle)
     assert box_xyxy(rle) == (x, y, x + width, y + height)
     assert all(isinstance(value, float) for value in (*box_xywh(rle), *box_xyxy(rle)))
+
+
+@pytest.mark.parametrize("count", [0, 1, 255, 256, 600])
+def test_areas_and_boxes_of_many_masks(count):
+    rng = np.random.default_rng(count)
+    rles = [encode_mask(rng.random((4, 5)) < 0.3) for _ in range(count)]
+    assert areas_px(rles).tolist() == [area_px(rle) for rle in rles]
+    assert boxes_xywh(rles).tolist() == [list(box_xywh(rle)) for rle in rles]
 
 
 @settings(deadline=None)

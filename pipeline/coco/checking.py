@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.coco.mask_fit import box_over_border, mask_oddities
 from pipeline.coco.model import CocoDataset
+from pipeline.coco.oddities import OddityFinder
 from pipeline.coco.paths import resolve_image_path
 from pipeline.coco.reading import scan_coco
 from pipeline.errors import DatasetError, ImageError, Problem
@@ -69,8 +69,9 @@ def check_coco(
     Only the headers of image files are read, which finds missing files and wrong sizes; with `decode_pixels`
     all pixels are. An unusable annotation file is a report with errors, not an exception.
     """
+    finder = OddityFinder()
     try:
-        dataset, errors = scan_coco(path, annotations_required=annotations_required)
+        dataset, errors = scan_coco(path, annotations_required=annotations_required, see=finder.see)
     except DatasetError as error:
         dataset, errors = CocoDataset(path, (), (), ()), error.problems
     by_image = dataset.annotations_by_image
@@ -88,7 +89,10 @@ def check_coco(
         image_sizes=dict(sizes.most_common()),
         areas=(small, len(dataset.annotations) - small - large, large),
         errors=errors,
-        warnings=(*_list_warnings(dataset, categories), *_annotation_warnings(dataset)),
+        warnings=(
+            *_list_warnings(dataset, categories),
+            *(_summed("annotations", kind, ids) for kind, ids in finder.found(dataset).items()),
+        ),
         bad_images=() if image_root is None else tuple(_bad_images(dataset, image_root, decode_pixels)),
     )
 
@@ -119,21 +123,8 @@ def _list_warnings(dataset: CocoDataset, categories: Iterable[CategoryCount]) ->
     return [_summed(where, what, examples) for (where, what), examples in found.items() if examples]
 
 
-def _annotation_warnings(dataset: CocoDataset) -> list[Problem]:
-    found: dict[str, list[str]] = defaultdict(list)
-    for annotation in dataset.annotations:
-        image = dataset.image_by_id[annotation.image_id]
-        if annotation.id == 0:
-            found["of id 0, which pycocotools' evaluation reads as 'not found': number from 1"].append("0")
-        if box_over_border(annotation, image):
-            found["whose box reaches over the image's border"].append(str(annotation.id))
-        for oddity in mask_oddities(annotation, image):
-            found[oddity].append(str(annotation.id))
-    return [_summed("annotations", what, ids) for what, ids in found.items()]
-
-
-def _summed(where: str, what: str, examples: list[str]) -> Problem:
-    shown = ", ".join(examples[:_EXAMPLES]) + (", …" if len(examples) > _EXAMPLES else "")
+def _summed(where: str, what: str, examples: Sequence[object]) -> Problem:
+    shown = ", ".join(map(str, examples[:_EXAMPLES])) + (", …" if len(examples) > _EXAMPLES else "")
     return Problem(where, f"{len(examples):,} {what} ({shown})")
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Generic, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Generic, TypeVar, cast
 
 import msgspec
 
@@ -27,6 +27,20 @@ class AnnotationJson(msgspec.Struct, gc=False):
 Element = TypeVar("Element", CocoImage, CocoCategory, AnnotationJson)
 
 
+Given = Sequence[Element] | Sequence[msgspec.Raw]
+"""The elements of a list in the file: as they are, or their JSON texts."""
+
+
+def decode_list(text: msgspec.Raw, element_type: type[Element]) -> Given[Element]:
+    """Return the elements of a JSON list; their texts where one of them is unreadable. ValueError for no list."""
+    given: Given[Element]
+    try:
+        given = msgspec.json.decode(text, type=list[element_type])  # type: ignore[valid-type]
+    except (ValueError, RecursionError):
+        given = msgspec.json.decode(text, type=list[msgspec.Raw])
+    return given
+
+
 class ElementReader(Generic[Element]):
     """Reader of one list of the file, which adds what is wrong with its elements to `problems`."""
 
@@ -35,22 +49,31 @@ class ElementReader(Generic[Element]):
         self.key = key
         self.problems = problems
         self.refused_ids: set[int] = set()
-        self._seen_ids: set[int] = set()
         self._decoder: msgspec.json.Decoder[Element] = msgspec.json.Decoder(element_type)
         self._fields = {
             field.name: (msgspec.json.Decoder(field.type), field.required)
             for field in msgspec.structs.fields(element_type)
         }
 
-    def elements(self, texts: list[msgspec.Raw]) -> Iterator[Element]:
-        """Yield every readable element that has an id of its own."""
-        decode, seen_ids = self._decoder.decode, self._seen_ids
+    def elements(self, given: Given[Element]) -> Iterable[Element]:
+        """Return every readable element that has an id of its own, from `decode_list`."""
+        if given and isinstance(given[0], msgspec.Raw):
+            return self._own_ids(self._readable(cast("Sequence[msgspec.Raw]", given)))
+        elements = cast("Sequence[Element]", given)
+        if len({element.id for element in elements}) == len(elements):
+            return elements
+        return self._own_ids(enumerate(elements))
+
+    def _readable(self, texts: Sequence[msgspec.Raw]) -> Iterator[tuple[int, Element]]:
         for index, text in enumerate(texts):
             try:
-                element = decode(text)
+                yield index, self._decoder.decode(text)
             except (ValueError, RecursionError) as error:  # msgspec's and Unicode's errors are ValueErrors
                 self._diagnose(index, text, error)
-                continue
+
+    def _own_ids(self, elements: Iterable[tuple[int, Element]]) -> Iterator[Element]:
+        seen_ids: set[int] = set()
+        for index, element in elements:
             if element.id in seen_ids:
                 self.problems.append(Problem(f"{self.key}[{index}], id", f"{element.id} is used twice"))
                 continue

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import msgspec
 
-from pipeline.coco.elements import AnnotationJson, ElementReader
+from pipeline.coco.elements import AnnotationJson, Element, ElementReader, Given, decode_list
 from pipeline.coco.json_text import field_problem, read_json_object
 from pipeline.coco.model import CocoAnnotation, CocoCategory, CocoDataset, CocoImage
 from pipeline.coco.paths import file_name_problem, text_problem
-from pipeline.coco.segmentation import SegmentationChecker, to_rle
+from pipeline.coco.segmentation import Polygons, RleJson, SegmentationChecker, to_rle
 from pipeline.errors import DatasetError, Problem
 from pipeline.files.images import MAX_IMAGE_PIXELS
 from pipeline.masks.run_lengths import area_px
 
 Named = TypeVar("Named", CocoImage, CocoCategory)
+
+See = Callable[[CocoAnnotation, CocoImage, Polygons | RleJson], None]
+"""Called with an annotation, its image and its mask as they are in the file."""
 
 
 @dataclass(frozen=True)
@@ -43,27 +46,32 @@ def read_coco(path: Path, *, annotations_required: bool = True) -> CocoDataset:
 def read_images(path: Path) -> tuple[CocoImage, ...]:
     """Read and check the images alone; DatasetError with every problem of their list where there is any."""
     problems: list[Problem] = []
-    texts = _image_texts(read_json_object(path), problems)
-    images = _read_images(texts or [], problems)
+    given = _given_images(read_json_object(path), problems)
+    images = _read_images(given or [], problems)
     if problems:
         raise DatasetError(str(path), problems)
     return tuple(images.usable.values())
 
 
-def scan_coco(path: Path, *, annotations_required: bool) -> tuple[CocoDataset, tuple[Problem, ...]]:
-    """Return what is right with a file and what is wrong; DatasetError where it is not a JSON object."""
+def scan_coco(
+    path: Path, *, annotations_required: bool, see: See | None = None
+) -> tuple[CocoDataset, tuple[Problem, ...]]:
+    """Return what is right with a file and what is wrong; DatasetError where it is not a JSON object.
+
+    see: called with each annotation that seems right, in the order of the file; something may be wrong with it yet.
+    """
     problems: list[Problem] = []
     top = read_json_object(path)
     needs_categories = annotations_required or "annotations" in top
-    image_texts = _image_texts(top, problems)
-    category_texts = _element_texts(top, "categories", problems, required=needs_categories)
-    annotation_texts = _element_texts(top, "annotations", problems, required=annotations_required)
-    images = _read_images(image_texts or [], problems)
-    categories = _read_categories(category_texts or [], problems)
+    given_images = _given_images(top, problems)
+    given_categories = _given(top, "categories", CocoCategory, problems, required=needs_categories)
+    given_annotations = _given(top, "annotations", AnnotationJson, problems, required=annotations_required)
+    images = _read_images(given_images or [], problems)
+    categories = _read_categories(given_categories or [], problems)
     # Where a whole list is missing, that is the problem, not every reference into it.
-    if image_texts is None or category_texts is None:
-        annotation_texts = None
-    annotations = _AnnotationReader(images, categories, problems).read(annotation_texts or [])
+    if given_images is None or given_categories is None:
+        given_annotations = None
+    annotations = _AnnotationReader(images, categories, problems, see).read(given_annotations or [])
     dataset = CocoDataset(
         path=path,
         images=tuple(images.usable.values()),
@@ -73,31 +81,31 @@ def scan_coco(path: Path, *, annotations_required: bool) -> tuple[CocoDataset, t
     return dataset, tuple(problems)
 
 
-def _element_texts(
-    top: Mapping[str, msgspec.Raw], key: str, problems: list[Problem], *, required: bool
-) -> list[msgspec.Raw] | None:
+def _given(
+    top: Mapping[str, msgspec.Raw], key: str, element_type: type[Element], problems: list[Problem], *, required: bool
+) -> Given[Element] | None:
     if key not in top:
         if required:
             problems.append(Problem(key, "is missing"))
         return None
     try:
-        return msgspec.json.decode(top[key], type=list[msgspec.Raw])
+        return decode_list(top[key], element_type)
     except ValueError as error:
         problems.append(Problem(*field_problem(key, top[key], error)))
         return None
 
 
-def _image_texts(top: Mapping[str, msgspec.Raw], problems: list[Problem]) -> list[msgspec.Raw] | None:
-    texts = _element_texts(top, "images", problems, required=True)
-    if texts == []:
+def _given_images(top: Mapping[str, msgspec.Raw], problems: list[Problem]) -> Given[CocoImage] | None:
+    given = _given(top, "images", CocoImage, problems, required=True)
+    if given is not None and not given:
         problems.append(Problem("images", "is empty: there is no image to work on"))
-    return texts
+    return given
 
 
-def _read_images(texts: list[msgspec.Raw], problems: list[Problem]) -> _Known[CocoImage]:
+def _read_images(given: Given[CocoImage], problems: list[Problem]) -> _Known[CocoImage]:
     reader = ElementReader("image", "images", CocoImage, problems)
     usable = {}
-    for image in reader.elements(texts):
+    for image in reader.elements(given):
         if (problem := file_name_problem(image.file_name)) is not None:
             reader.refuse(image.id, "file_name", problem)
         elif image.width * image.height > MAX_IMAGE_PIXELS:
@@ -108,10 +116,10 @@ def _read_images(texts: list[msgspec.Raw], problems: list[Problem]) -> _Known[Co
     return _Known(usable, reader.refused_ids)
 
 
-def _read_categories(texts: list[msgspec.Raw], problems: list[Problem]) -> _Known[CocoCategory]:
+def _read_categories(given: Given[CocoCategory], problems: list[Problem]) -> _Known[CocoCategory]:
     reader = ElementReader("category", "categories", CocoCategory, problems)
     usable = {}
-    for category in reader.elements(texts):
+    for category in reader.elements(given):
         if (problem := text_problem(category.name)) is not None:
             reader.refuse(category.id, "name", problem)
         else:
@@ -122,26 +130,34 @@ def _read_categories(texts: list[msgspec.Raw], problems: list[Problem]) -> _Know
 class _AnnotationReader:
     """Reader of the annotations of one file, given its images and categories."""
 
-    def __init__(self, images: _Known[CocoImage], categories: _Known[CocoCategory], problems: list[Problem]) -> None:
+    def __init__(
+        self, images: _Known[CocoImage], categories: _Known[CocoCategory], problems: list[Problem], see: See | None
+    ) -> None:
         self._images = images
         self._categories = categories
         self._reader = ElementReader("annotation", "annotations", AnnotationJson, problems)
         self._checker = SegmentationChecker(self._reader.refuse)
+        self._see = see
 
-    def read(self, texts: list[msgspec.Raw]) -> list[CocoAnnotation]:
+    def read(self, annotations: Given[AnnotationJson]) -> list[CocoAnnotation]:
         """Return every usable annotation, in the order of the file."""
+        images, categories, check, see = self._images.usable, self._categories.usable, self._checker.check, self._see
         usable = []
-        for given in self._reader.elements(texts):
-            image = self._images.usable.get(given.image_id)
-            if image is None or given.category_id not in self._categories.usable:
+        for given in self._reader.elements(annotations):
+            image = images.get(given.image_id)
+            if image is None or given.category_id not in categories:
                 self._refuse_references(given)
                 continue
             box_problem = _box_problem(given.bbox, image)
             if box_problem is not None:
                 self._reader.refuse(given.id, "bbox", box_problem)
-            annotation = self._with_usable_segmentation(given, image)
-            if annotation is not None and box_problem is None:
-                usable.append(annotation)
+            segmentation = check(given.id, given.segmentation, image.width, image.height)
+            if segmentation is None or box_problem is not None:
+                continue
+            annotation = _annotation(given, segmentation, image)
+            usable.append(annotation)
+            if see is not None:
+                see(annotation, image, segmentation)
         self._checker.finish()
         refused_ids = self._reader.refused_ids
         return [each for each in usable if each.id not in refused_ids] if refused_ids else usable
@@ -155,20 +171,12 @@ class _AnnotationReader:
             if wanted not in known.usable and wanted not in known.refused_ids:
                 self._reader.refuse(given.id, field, f"{wanted} is not in the file")
 
-    def _with_usable_segmentation(self, given: AnnotationJson, image: CocoImage) -> CocoAnnotation | None:
-        segmentation = self._checker.check(given.id, given.segmentation, image.width, image.height)
-        if segmentation is None:
-            return None
-        area = float(area_px(to_rle(segmentation, image.width, image.height))) if given.area is None else given.area
-        return CocoAnnotation(
-            id=given.id,
-            image_id=given.image_id,
-            category_id=given.category_id,
-            bbox=given.bbox,
-            area=area,
-            iscrowd=given.iscrowd,
-            segmentation=given.segmentation,
-        )
+
+def _annotation(given: AnnotationJson, segmentation: Polygons | RleJson, image: CocoImage) -> CocoAnnotation:
+    area = float(area_px(to_rle(segmentation, image.width, image.height))) if given.area is None else given.area
+    return CocoAnnotation(
+        given.id, given.image_id, given.category_id, given.bbox, area, given.iscrowd, given.segmentation
+    )
 
 
 def _box_problem(bbox: tuple[float, float, float, float], image: CocoImage) -> str | None:

@@ -119,7 +119,7 @@ class SegmentationChecker(Generic[Key]):
     def check(self, key: Key, text: msgspec.Raw, width: int, height: int) -> Polygons | RleJson | None:
         """Decode a segmentation for an image of width x height; None where it is not usable."""
         try:
-            segmentation = decode_segmentation(text)
+            segmentation: Polygons | RleJson = _decoder.decode(text)
             require_usable(segmentation, width, height)
         except SegmentationError as error:
             self._refuse(key, f"segmentation{error.field}", str(error))
