@@ -137,3 +137,27 @@ def test_images_of_a_folder_are_listed_by_path(images):
     (images / "notes.txt").write_text("no image")
     (images / "UPPER.PNG").write_bytes(b"x")
     assert list_images(images) == ["UPPER.PNG", "a.png", "b.png", "city/c.jpg"]
+
+
+@pytest.mark.parametrize(
+    "name", [".png", "a.", "a", "..png", "a..png", ".a.png", "png", "a.png.", "a.b/c.Png", "\udcff.png"]
+)
+def test_image_files_are_known_by_the_ending_of_their_names(tmp_path, monkeypatch, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    expected = [name] if Path(name).suffix.lower() == ".png" else []
+    monkeypatch.chdir(tmp_path)
+    assert list_images(tmp_path) == list_images(Path()) == expected
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 100])
+def test_stamps_are_taken_in_parts_as_of_all_images(tmp_path, monkeypatch, at_once):
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(3):
+        (images / f"{number}.png").write_bytes(b"image" * number)
+    listed = listing("0.png", "1.png", "2.png")
+    first = cache(tmp_path).images(images, listed)
+    monkeypatch.setattr("pipeline.files.identity.STAMPED_AT_ONCE", at_once)
+    monkeypatch.setattr("pipeline.files.identity.hash_file", None)  # nothing is read again
+    assert cache(tmp_path).images(images, listed) == first

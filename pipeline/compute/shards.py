@@ -6,7 +6,7 @@ processed, handles workers that die, and reports progress.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +28,8 @@ DEATHS = 3
 """A shard that was on a worker as it died this often is taken apart, image by image."""
 SUBMITTED = 2000
 """Shards that a cluster has at a time, more than it has workers: the scheduler keeps some 30 kB of each."""
+SUBMITTED_TOGETHER = 200
+"""Shards that a cluster is given in one message, which costs it about as much as a shard does."""
 CONNECT_SECONDS = 30
 WORKERS_SECONDS = 60
 """How long a cluster that is there already may have no worker."""
@@ -99,7 +101,7 @@ def _require_workers(client: Client, check: WorkerCheck) -> None:
         raise OutageError(refusal(problems))
 
 
-def _compute_and_publish(work: ShardWork[Row, Report], shard: Shard, check: WorkerCheck) -> Report:
+def _compute_and_publish(shard: Shard, work: ShardWork[Row, Report], check: WorkerCheck) -> Report:
     require_checked(check)  # a worker that came later
     return work.publish(shard, work.compute(shard))
 
@@ -116,17 +118,17 @@ def _run_on(
     resources = _resources(client)  # a question to the scheduler: once, not for every shard
     by_future: dict[Future[Any], Shard] = {}
 
-    def submitted(some: Iterable[Shard]) -> list[Future[Any]]:
-        """Give shards to the cluster; return their futures."""
-        futures: list[Future[Any]] = []
-        for shard in some:
-            key = f"shard-{shard.index}-{id(work)}"
-            futures.append(client.submit(_compute_and_publish, work, shard, check, key=key, **resources))
-            by_future[futures[-1]] = shard
+    def submitted(some: Sequence[Shard]) -> list[Future[Any]]:
+        """Give shards to the cluster, in one message; return their futures."""
+        keys = [f"shard-{shard.index}-{id(work)}" for shard in some]
+        futures = client.map(_compute_and_publish, some, key=keys, work=work, check=check, pure=False, **resources)
+        by_future.update(zip(futures, some, strict=True))
         return futures
 
     waiting, killers = iter(shards), list[Shard]()
-    running = as_completed(submitted(islice(waiting, SUBMITTED)))
+    running = as_completed()
+    while len(by_future) < SUBMITTED and (more := list(islice(waiting, SUBMITTED_TOGETHER))):
+        running.update(submitted(more))
     for batch in running.batches():
         # All reports at once: to ask for each alone costs milliseconds.
         for report in client.gather([future for future in batch if future.status == "finished"]):
@@ -138,7 +140,8 @@ def _run_on(
                     future.result()  # raises what the worker raised
                 killers.append(shard)
             future.release()
-        running.update(submitted(islice(waiting, len(batch))))
+        while len(by_future) <= SUBMITTED - SUBMITTED_TOGETHER and (more := list(islice(waiting, SUBMITTED_TOGETHER))):
+            running.update(submitted(more))
     for shard in killers:
         done(
             work.publish(shard, [row for image_id in shard.image_ids for row in _alone(client, work, shard, image_id)])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,9 @@ IMAGE_ENDINGS = frozenset(
 
 HASHED_AT_ONCE = 100
 """Files that a thread is given at a time: to give it one takes longer than to hash a small one."""
+
+STAMPED_AT_ONCE = 10_000
+"""Files whose stamps are in memory together."""
 
 READ_WHOLE = 1 << 20
 """Smaller files are read in one piece."""
@@ -80,10 +83,13 @@ def hash_text(text: str) -> str:
 def list_images(folder: Path) -> list[str]:
     """Return every image file below a folder, by its path relative to the folder, sorted."""
     found: list[str] = []
-    for parent, _, names in os.walk(folder):
-        inside = Path(parent).relative_to(folder)
-        found += [(inside / name).as_posix() for name in names if Path(name).suffix.lower() in IMAGE_ENDINGS]
-    return sorted(found)
+    root = str(folder)
+    above = len(root.rstrip(os.sep)) + len(os.sep)
+    for parent, _, names in os.walk(root):  # every `make` does this for every image: no Path is made
+        inside = f"{parent[above:]}{os.sep}" if len(parent) > above else ""
+        found += [inside + name for name in names if name[name.rfind(".", 1) :].lower() in IMAGE_ENDINGS]
+    found.sort()
+    return found
 
 
 class IdentityCache:
@@ -118,13 +124,12 @@ class IdentityCache:
             if known is not None:
                 return known
         lines = self._names(images)
-        names = [line.partition("\t")[2] for line in lines]
-        stamps = stamps_of(folder, names)
-        stamp = hash_text("\n".join(stamps))
+        stamp = _stamp_of_all(folder, lines)
         known = self._memory.one("SELECT digest FROM sets WHERE key = ? AND stamp = ?", (key, stamp))
         if known is not None:
             return known
-        digests = self._files(folder, names, stamps)
+        names = list(map(_name, lines))
+        digests = self._files(folder, names, stamps_of(folder, names))
         digest = hash_text("\n".join(sorted(map("\t".join, zip(lines, digests, strict=True)))))
         self._memory.write("REPLACE INTO sets VALUES (?, ?, ?)", [(key, stamp, digest)])
         return digest
@@ -175,7 +180,21 @@ def stamp_of(path: Path | str) -> str:
     return f"{state.st_size} {state.st_mtime_ns}"
 
 
-def stamps_of(folder: Path, names: Sequence[str]) -> list[str]:
+def _name(line: str) -> str:
+    """Return the file name in a line of an `ImageList`."""
+    return line.partition("\t")[2]
+
+
+def _stamp_of_all(folder: Path, lines: Sequence[str]) -> str:
+    """Return the digest of the stamps of all images, a line each, of which only some are in memory at a time."""
+    digest = xxhash.xxh3_128()
+    for first in range(0, len(lines), STAMPED_AT_ONCE):
+        names = map(_name, lines[first : first + STAMPED_AT_ONCE])
+        digest.update(("\n" * (first > 0) + "\n".join(stamps_of(folder, names))).encode())
+    return digest.hexdigest()
+
+
+def stamps_of(folder: Path, names: Iterable[str]) -> list[str]:
     """Return the stamp of each file in a folder."""
     prefix = f"{folder}{os.sep}"
     return [stamp_of(prefix + name) for name in names]

@@ -54,7 +54,10 @@ def read_contents(experiment: Experiment, cache: IdentityCache, *, trust: bool =
 
 
 def _every_image(folder: Path) -> list[str]:
-    return [f"{number}\t{name}" for number, name in enumerate(list_images(folder), start=1)]
+    lines = list_images(folder)
+    for index, name in enumerate(lines):  # in place: there may be a million
+        lines[index] = f"{index + 1}\t{name}"
+    return lines
 
 
 def _listed(annotations: Path) -> list[str]:
