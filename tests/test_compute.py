@@ -129,27 +129,33 @@ def cluster_in_threads(workers: int):
 
 
 @pytest.mark.slow
-def test_a_scheduler_has_some_shards_at_a_time_and_is_asked_for_its_workers_once(tmp_path, monkeypatch, digest):
+@pytest.mark.parametrize(("most", "together"), [(3, 1), (4, 2), (3, 200)])
+def test_a_scheduler_has_some_shards_at_a_time_and_is_asked_for_its_workers_once(
+    tmp_path, monkeypatch, digest, most, together
+):
     from distributed import Client
 
-    held, asked = [], []
-    submit, info = Client.submit, Client.scheduler_info
+    held, given, asked = [], [], []
+    give, info = Client.map, Client.scheduler_info
 
-    def submitted(client, *arguments, **options):
+    def submitted(client, function, shards, **options):
         held.append(sum(future.status == "pending" for future in client.futures.values()))
-        return submit(client, *arguments, **options)
+        given.append(len(shards))
+        return give(client, function, shards, **options)
 
-    monkeypatch.setattr(Client, "submit", submitted)
+    monkeypatch.setattr(Client, "map", submitted)
     monkeypatch.setattr(Client, "scheduler_info", lambda client, **given: asked.append(1) or info(client, **given))
-    monkeypatch.setattr("pipeline.compute.shards.SUBMITTED", 3)
+    monkeypatch.setattr("pipeline.compute.shards.SUBMITTED", most)
+    monkeypatch.setattr("pipeline.compute.shards.SUBMITTED_TOGETHER", together)
     with cluster_in_threads(2) as cluster:
         asked.clear()
         work = CountingWork(tmp_path, seconds=0.01)
         assert run(work, ComputeSettings(scheduler=cluster.scheduler_address)) == 40
     assert sealed(tmp_path).attributes.digest == digest
     assert sorted(map(int, noted(tmp_path / "published"))) == list(range(len(PLAN)))
-    assert len(held) == len(PLAN)
-    assert max(held) < 3
+    assert sum(given) == len(PLAN)
+    assert set(given[:-1]) <= {min(together, most)}
+    assert max(map(sum, zip(held, given, strict=True))) <= most
     assert len(asked) <= 2  # with the one that waits for a first worker
 
 

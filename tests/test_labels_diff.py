@@ -11,6 +11,7 @@ from pycocotools import mask as coco_mask
 
 from pipeline.errors import StoreError
 from pipeline.labels.diff import diff, diff_table, match_instances
+from pipeline.labels.label_store import LabelStore
 from pipeline.labels.rows import Decision, ImageLabels, InstanceLabel, label_from_mask
 from tests.tiny_labels import random_mask, tiny_row, tiny_store
 
@@ -107,3 +108,32 @@ def test_stores_of_different_data_are_refused(tmp_path, change):
     stores = [tiny_store(tmp_path / f"{name}.zarr", [labels]) for name, labels in (("a", ours), ("b", theirs))]
     with pytest.raises(StoreError, match=r"image 1 is '1\.jpg' of 50x40 in .*the stores are of different data sets"):
         diff(*stores)
+
+
+@pytest.mark.parametrize(
+    ("first_ids", "second_ids", "alone"),
+    [
+        (range(1, 200), range(1, 200), 0),
+        (range(1, 200, 2), range(1, 200), 0),
+        (range(1, 200), range(1, 200, 3), 0),
+        ([*range(1, 50), *range(100, 150)], range(30, 120), 0),
+        ([5, 1, 4, 2, 3, 6, 9], [1, 2, 3, 4, 5, 6, 7, 8, 9], 4),
+        ([1, 2, 3], [3, 2, 1], 2),
+        ([1, 2], [], 0),
+        ([], [1, 2], 0),
+    ],
+)
+def test_images_in_one_order_are_read_side_by_side(tmp_path, monkeypatch, first_ids, second_ids, alone):
+    stores = [
+        tiny_store(tmp_path / f"{name}.zarr", [row(each, box_label(0, 0, 10, 10, SAM)) for each in ids])
+        for name, ids in (("a", first_ids), ("b", second_ids))
+    ]
+    read_alone: list[int] = []
+    one = LabelStore.__getitem__
+    monkeypatch.setattr(LabelStore, "__getitem__", lambda self, place: read_alone.append(place) or one(self, place))
+    difference = diff(*stores)
+    both = set(first_ids) & set(second_ids)
+    assert (difference.images, difference.matched) == (len(both), len(both))
+    assert difference.only_first == len(set(first_ids) - both)
+    assert difference.only_second == len(set(second_ids) - both)
+    assert len(read_alone) == alone

@@ -117,18 +117,21 @@ def _run_on(
 
     resources = _resources(client)  # a question to the scheduler: once, not for every shard
     by_future: dict[Future[Any], Shard] = {}
-
-    def submitted(some: Sequence[Shard]) -> list[Future[Any]]:
-        """Give shards to the cluster, in one message; return their futures."""
-        keys = [f"shard-{shard.index}-{id(work)}" for shard in some]
-        futures = client.map(_compute_and_publish, some, key=keys, work=work, check=check, pure=False, **resources)
-        by_future.update(zip(futures, some, strict=True))
-        return futures
-
     waiting, killers = iter(shards), list[Shard]()
     running = as_completed()
-    while len(by_future) < SUBMITTED and (more := list(islice(waiting, SUBMITTED_TOGETHER))):
-        running.update(submitted(more))
+    together = min(SUBMITTED_TOGETHER, SUBMITTED)
+
+    def submit() -> None:
+        """Give more shards to the cluster, once there is room for a whole message of them."""
+        while len(by_future) + together <= SUBMITTED and (some := list(islice(waiting, together))):
+            keys = [f"shard-{shard.index}-{id(work)}" for shard in some]
+            futures = client.map(
+                _compute_and_publish, some, key=keys, work=work, check=check, pure=False, resources=resources
+            )
+            by_future.update(zip(futures, some, strict=True))
+            running.update(futures)
+
+    submit()
     for batch in running.batches():
         # All reports at once: to ask for each alone costs milliseconds.
         for report in client.gather([future for future in batch if future.status == "finished"]):
@@ -140,8 +143,7 @@ def _run_on(
                     future.result()  # raises what the worker raised
                 killers.append(shard)
             future.release()
-        while len(by_future) <= SUBMITTED - SUBMITTED_TOGETHER and (more := list(islice(waiting, SUBMITTED_TOGETHER))):
-            running.update(submitted(more))
+        submit()
     for shard in killers:
         done(
             work.publish(shard, [row for image_id in shard.image_ids for row in _alone(client, work, shard, image_id)])
@@ -152,7 +154,7 @@ def _alone(client: Client, work: ShardWork[Row, Any], shard: Shard, image_id: in
     """One image of a shard that killed its workers; given up if it is the one that does so."""
     from distributed import KilledWorker
 
-    future = client.submit(work.compute, Shard(shard.index, (image_id,)), pure=False, **_resources(client))
+    future = client.submit(work.compute, Shard(shard.index, (image_id,)), pure=False, resources=_resources(client))
     try:
         rows: list[Row] = future.result()
     except KilledWorker:
@@ -160,10 +162,10 @@ def _alone(client: Client, work: ShardWork[Row, Any], shard: Shard, image_id: in
     return rows
 
 
-def _resources(client: Client) -> dict[str, dict[str, int]]:
+def _resources(client: Client) -> dict[str, int] | None:
     """Where workers offer a GPU each, ask for one, so that no worker loads two models."""
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    return {"resources": {"GPU": 1}} if workers and all("GPU" in each["resources"] for each in workers) else {}
+    return {"GPU": 1} if workers and all("GPU" in each["resources"] for each in workers) else None
 
 
 @contextmanager

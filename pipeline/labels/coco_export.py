@@ -17,6 +17,9 @@ from pipeline.labels.label_source import LabelSource, written_images
 from pipeline.labels.rows import MEASURES, Decision, ImageLabels, InstanceLabel
 from pipeline.masks.windows import BoxXyxy
 
+_WHOLE_IN_32_BITS = 1 << 24
+"""Whole numbers below it have a 32 bit float each."""
+
 BoxXywh = tuple[float, float, float, float]
 
 
@@ -152,4 +155,6 @@ def _box_xywh(box_xyxy: BoxXyxy) -> BoxXywh:
 
 def _shortest(value: float) -> float:
     """Return the number with the fewest digits that is the same in 32 bits: 0.9 for 0.8999999761581421."""
+    if value.is_integer() and abs(value) < _WHOLE_IN_32_BITS:  # the sides of tight boxes
+        return value
     return float(str(np.float32(value)))

@@ -98,16 +98,33 @@ class LabelDiff:
 def diff(first: LabelSource, second: LabelSource) -> LabelDiff:
     """Compare two sets of labels image by image; raise StoreError for an id that names another image in the second."""
     difference = LabelDiff()
-    for labels in first:
-        position = second.find(labels.image_id)
-        if position is None:
+    for labels, other in _side_by_side(first, second):
+        if other is None:
             difference.only_first += 1
             continue
-        other = second[position]
         _require_same_image(first, labels, second, other)
         difference.add(labels, other)
     difference.only_second = len(second) - difference.images
     return difference
+
+
+def _side_by_side(first: LabelSource, second: LabelSource) -> Iterator[tuple[ImageLabels, ImageLabels | None]]:
+    """Yield every image of the first with that of the second; None where the second does not have it.
+
+    Images that follow each other in both are read in order, which takes a fraction of the time of one after the other.
+    """
+    following = enumerate(second)
+    place, other = next(following, (len(second), None))
+    for labels in first:
+        if other is None or other.image_id != labels.image_id:
+            position = second.find(labels.image_id)
+            if position is None or position < place:
+                yield labels, None if position is None else second[position]
+                continue
+            while place < position:
+                place, other = next(following)
+        yield labels, other
+        place, other = next(following, (len(second), None))
 
 
 def match_instances(first: ImageLabels, second: ImageLabels) -> Iterator[tuple[int, int, float]]:
