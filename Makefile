@@ -148,7 +148,7 @@ BENCH_DATA = --annotations $(call quoted,$(or $(ANNOTATIONS),work/bench-presets/
 bench-data: $(SETUP) ## Measure reading, checking and splitting 100,000 images with 1,000,000 instances
 	@$(BIN)/python benchmarks/large_annotations.py --folder work/bench-data
 
-bench-commands: $(SETUP) ## Measure help, status and an up-to-date make on 100,000 images
+bench-commands: $(SETUP) ## Measure help, status, graph and an up-to-date make on 100,000 images
 	@$(BIN)/python benchmarks/commands.py --folder work/bench-commands
 
 bench-store: $(SETUP) ## Measure the label store on 100,000 images with 1,000,000 instances

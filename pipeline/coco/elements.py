@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Generic, TypeVar, cast
 
 import msgspec
@@ -27,7 +27,7 @@ class AnnotationJson(msgspec.Struct, gc=False):
 Element = TypeVar("Element", CocoImage, CocoCategory, AnnotationJson)
 
 
-Given = Sequence[Element] | Sequence[msgspec.Raw]
+Given = list[Element] | list[msgspec.Raw]
 """The elements of a list in the file: as they are, or their JSON texts."""
 
 
@@ -39,6 +39,13 @@ def decode_list(text: msgspec.Raw, element_type: type[Element]) -> Given[Element
     except (ValueError, RecursionError):
         given = msgspec.json.decode(text, type=list[msgspec.Raw])
     return given
+
+
+def _taken(elements: list[Element]) -> Iterator[Element]:
+    """Yield the elements of a list in their order, and take them out of it: what is made of each has its memory."""
+    elements.reverse()
+    while elements:
+        yield elements.pop()
 
 
 class ElementReader(Generic[Element]):
@@ -55,16 +62,16 @@ class ElementReader(Generic[Element]):
             for field in msgspec.structs.fields(element_type)
         }
 
-    def elements(self, given: Given[Element]) -> Iterable[Element]:
-        """Return every readable element that has an id of its own, from `decode_list`."""
+    def elements(self, given: Given[Element]) -> Iterator[Element]:
+        """Yield every readable element that has an id of its own, from `decode_list`, whose list may be empty then."""
         if given and isinstance(given[0], msgspec.Raw):
-            return self._own_ids(self._readable(cast("Sequence[msgspec.Raw]", given)))
-        elements = cast("Sequence[Element]", given)
+            return self._own_ids(self._readable(given))
+        elements = cast("list[Element]", given)
         if len({element.id for element in elements}) == len(elements):
-            return elements
+            return _taken(elements)
         return self._own_ids(enumerate(elements))
 
-    def _readable(self, texts: Sequence[msgspec.Raw]) -> Iterator[tuple[int, Element]]:
+    def _readable(self, texts: list[msgspec.Raw]) -> Iterator[tuple[int, Element]]:
         for index, text in enumerate(texts):
             try:
                 yield index, self._decoder.decode(text)
