@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from pipeline.errors import ImageError, StageError
 from pipeline.sam import attention
+from pipeline.sam import engine as engine_module
 from pipeline.sam.attention import FastImageEncoderViT, fast_encoder
 from pipeline.sam.build import build_sam
 from pipeline.sam.encoded import EncodedImage
@@ -215,6 +216,34 @@ def test_many_prompts_of_many_images_at_once(model: str) -> None:
         np.testing.assert_allclose(found.predicted_iou, alone.predicted_iou, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("images", [1, 3], ids=["one image", "three images"])
+@pytest.mark.parametrize("model", ["vit", "tiny"])
+def test_batches_and_the_prompts_of_them_at_once_change_nothing(
+    model: str, images: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "CPU_IMAGE_TOKENS", at_once * 8 * 8)
+    monkeypatch.setattr(engine_module, "BATCH_PROMPTS", 4)
+    sam = sam_of(model)
+    predictor = SamPredictor(copy.deepcopy(sam))
+    engine = SamEngine(sam, precision="fp32")
+    shown = random_images(9)[:images]
+    rng = np.random.default_rng(9)
+    forms = ["2b"] * 6 + ["1bm"] * 6 + ["0m"] * 5  # whole batches and parts of some, with and without a mask
+    indices = [number % images for number in range(len(forms))]
+    embeddings = engine.encode(shown)
+    prompts = [
+        random_prompt(rng, form, embeddings.image_hw[index], engine.frame.lowres_side)
+        for form, index in zip(forms, indices, strict=True)
+    ]
+    found = engine.decode(embeddings, indices, prompts)
+    for index, prompt, candidates in zip(indices, prompts, found, strict=True):
+        predictor.set_image(shown[index])
+        _, expected = predicted(predictor, prompt)
+        np.testing.assert_allclose(candidates.mask_logits_lowres, expected.mask_logits_lowres, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(candidates.predicted_iou, expected.predicted_iou, rtol=0, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_compiled_encoder_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     # Traced as always; making machine code of it would take minutes.
@@ -309,11 +338,12 @@ def test_no_prompts_no_decoder_tokens() -> None:
     assert list(engine.decoder_tokens(engine.encode(random_images(0, [(9, 9)])), 0, [])) == []
 
 
+@pytest.mark.parametrize("form", ["2b", "1bm"])
 @pytest.mark.parametrize("model", ["vit", "tiny"])
-def test_bf16_stays_near(model: str) -> None:
+def test_bf16_stays_near(model: str, form: str) -> None:
     exact, rough = (SamEngine(sam_of(model), precision=precision) for precision in ("fp32", "bf16"))
     images = random_images(7)
-    prompt = random_prompt(np.random.default_rng(8), "2b", SHAPES_HW[0], exact.frame.lowres_side)
+    prompt = random_prompt(np.random.default_rng(8), form, SHAPES_HW[0], exact.frame.lowres_side)
     (expected,), (found,) = (engine.decode(engine.encode(images), [0], [prompt]) for engine in (exact, rough))
     # Random weights give logits near zero, where an IoU says nothing: what counts is their distance.
     difference = found.mask_logits_lowres - expected.mask_logits_lowres
