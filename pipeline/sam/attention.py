@@ -89,7 +89,7 @@ class FastBlock(nn.Module):
         for name, table in (("rows_table", attention.rel_pos_h), ("columns_table", attention.rel_pos_w)):
             self.register_buffer(name, get_rel_pos(side, side, table.detach()).to(dtype), persistent=False)
         # side² x 2 side: a one in the row and one in the column of each key.
-        ones = torch.eye(side)
+        ones = torch.eye(side, device=attention.rel_pos_h.device)
         places = torch.cat([ones.repeat_interleave(side, 0), ones.repeat(side, 1)], dim=1)
         self.register_buffer("places", places.to(dtype), persistent=False)
 

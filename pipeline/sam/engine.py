@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.compute.devices import resolve_precision, usable_device
-from pipeline.compute.settings import Precision
+from pipeline.compute.settings import Compiling, Precision
 from pipeline.errors import ImageError, StageError
 from pipeline.sam.attention import fast_encoder
 from pipeline.sam.decoder import BatchedMaskDecoder, DecodedPrompts, ProjectedImages
@@ -55,7 +56,7 @@ class SamEngine:
         precision: Precision = "auto",
         *,
         batch_images: int = 8,
-        compiled: bool = False,
+        compiled: Compiling = "never",
     ) -> None:
         self.device = usable_device(device)
         self.precision = resolve_precision(precision, self.device)
@@ -63,8 +64,7 @@ class SamEngine:
         self.frame = InputFrame(sam.image_encoder.img_size, sam.prompt_encoder.mask_input_size[0])
         self._pixel_mean, self._pixel_std = sam.pixel_mean, sam.pixel_std
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        encoder = fast_encoder(sam.image_encoder, dtype)
-        self._encoder: Callable[[Tensor], Tensor] = compiled_encoder(encoder) if compiled else encoder
+        self._encoder = perhaps_compiled(fast_encoder(sam.image_encoder, dtype), compiled, self.device)
         grid_height, grid_width = sam.prompt_encoder.image_embedding_size
         at_once = prompts_at_once(self.device, grid_height * grid_width)
         with torch.inference_mode():
@@ -193,20 +193,29 @@ def _numpy(tensor: Tensor) -> NDArray[np.float32]:
     return np.asarray(tensor.float().cpu().numpy())
 
 
-def compiled_encoder(encoder: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The encoder by torch.compile, which begins its work at the first batch, and again for other sizes of batches."""
-    fast = torch.compile(encoder)
+def perhaps_compiled(encoder: nn.Module, compiled: Compiling, device: torch.device) -> Callable[[Tensor], Any]:
+    """Return an encoder that torch.compile works on at the first batch, and again for other sizes of batches.
 
-    def encode(inputs: Tensor) -> Tensor:
+    Where compiling is not asked for, or only on GPUs and this is none, the encoder itself. What cannot be compiled runs
+    as it is with `on_gpu`, and raises StageError with `always`.
+    """
+    if compiled == "never" or (compiled == "on_gpu" and device.type != "cuda"):
+        return encoder
+    fast: Callable[[Tensor], Any] = torch.compile(encoder)
+
+    def encode(inputs: Tensor) -> Any:
+        nonlocal fast
         try:
-            features: Tensor = fast(inputs)
+            return fast(inputs)
         except RuntimeError as error:
             from torch._dynamo.exc import TorchDynamoException  # a second to import
 
-            if not isinstance(error, TorchDynamoException):
+            if fast is encoder or not isinstance(error, TorchDynamoException):
                 raise
-            reason = str(error).strip().partition("\n")[0]
-            raise StageError(f"compute.compile: SAM's encoder cannot be compiled here: {reason}") from error
-        return features
+            if compiled == "always":
+                reason = str(error).strip().partition("\n")[0]
+                raise StageError(f"compute.compile: SAM's encoder cannot be compiled here: {reason}") from error
+            fast = encoder
+            return fast(inputs)
 
     return encode
