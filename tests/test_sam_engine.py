@@ -397,12 +397,16 @@ def test_bf16_stays_near(model: str, form: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_all_that_the_engine_computes_with_is_where_the_model_is(dtype: torch.dtype) -> None:
-    """As on a GPU: tensors without memory take the ways of GPUs and refuse those of another device."""
+    """As on a GPU, whose way tensors without memory take."""
     assumed = fx_config.patch(meta_nonzero_assume_all_nonzero=True)
     sam = small_vit_sam().to("meta").requires_grad_(False)
     images = torch.zeros(2, 3, SIDE, SIDE, device="meta")
-    features = fast_encoder(sam.image_encoder, dtype)(images)
+    encoder = fast_encoder(sam.image_encoder, dtype)
+    features = encoder(images)
     decoder = BatchedMaskDecoder(sam.mask_decoder, sam.prompt_encoder, dtype, at_once=4)
+    for module in (*encoder.modules(), *decoder.modules()):
+        held = [*vars(module).values(), *module._parameters.values(), *module._buffers.values()]
+        assert {each.device.type for each in held if isinstance(each, torch.Tensor)} <= {"meta"}
     for form in ("1", "1b", "1bm"):
         prompts = [random_prompt(np.random.default_rng(0), form, (SIDE, SIDE), FRAME.lowres_side) for _ in range(5)]
         tensors = prompt_tensors(prompts, [(SIDE, SIDE)] * 5, FRAME, torch.device("meta"))
