@@ -36,7 +36,7 @@ SETUP := $(if $(filter $(shell ./setup.sh --state),$(file < .venv/ready)),,setup
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast check format format-check lint layers types status config stores clean torture \
-	$(STAGES) ablation bench-data bench-commands bench-store bench-refine bench-presets bench-adapt bench-augment \
+	$(STAGES) ablation bench-data bench-commands bench-store bench-refine bench-attention bench-presets bench-adapt bench-augment \
 	bench-embeddings bench-scale bench-scheduling bench-sams bench-loading bench-train bench-predict bench-gpu bench-evaluate bench-distill \
 	bench-cityscapes notebook sam-tiny
 .DELETE_ON_ERROR:
@@ -156,6 +156,9 @@ bench-store: $(SETUP) ## Measure the label store on 100,000 images with 1,000,00
 
 bench-refine: $(SETUP) ## Measure SAM's engine against plain loops of segment_anything
 	@$(BIN)/python benchmarks/refine.py
+
+bench-attention: $(SETUP) ## Measure ways to compute SAM's attention, and its decoder, in bf16 and fp32
+	@$(BIN)/python -m benchmarks.attention
 
 bench-presets: $(SETUP) ## Measure the refinement presets on generated shapes (ANNOTATIONS=file IMAGES=folder: on others)
 	@$(if $(ANNOTATIONS),,$(S4M) data shapes work/bench-presets --images 60 --validation 10)

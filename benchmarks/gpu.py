@@ -36,6 +36,7 @@ from benchmarks.refine import draw_scene
 from pipeline.coco.image_folder import ImageFolder
 from pipeline.coco.model import CocoCategory
 from pipeline.compute.devices import allow_tf32, fastest_format
+from pipeline.compute.settings import Compiling
 from pipeline.compute.shards import Shard
 from pipeline.errors import S4MError
 from pipeline.labels.label_writing import write_label_store
@@ -172,9 +173,10 @@ def compiled(bench: Bench) -> Iterator[str]:
     yield "| SAM | images a batch | encoder, images/s | compiled | seconds of compiling |\n|---|---:|---:|---:|---:|"
     for model in bench.models:
         rates, compiling = [], 0.0
-        for is_compiled in (False, True):
+        ways: tuple[Compiling, ...] = ("never", "always")
+        for way in ways:
             sam = build_sam(model, random_weights_seed=0)
-            engine = SamEngine(sam, bench.device, form, batch_images=batch, compiled=is_compiled)
+            engine = SamEngine(sam, bench.device, form, batch_images=batch, compiled=way)
             images = [np.zeros((engine.frame.input_side,) * 2 + (3,), np.uint8)] * batch
             begun = time.perf_counter()
             engine.encode(images)

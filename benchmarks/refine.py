@@ -25,6 +25,7 @@ from pycocotools import mask as coco_mask
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
+from pipeline.compute.devices import keep_freed_memory
 from pipeline.masks.crop_mask import CropMask
 from pipeline.masks.run_lengths import CompressedRle
 from pipeline.masks.windows import nonzero_window
@@ -159,6 +160,7 @@ def main() -> None:
     engine = SamEngine(copy.deepcopy(sam), arguments.device, arguments.precision)
     sam = sam.to(arguments.device)
     image, prompts = draw_scene(arguments.height, arguments.width, arguments.instances)
+    keep_freed_memory()  # as workers do; all ways gain by it
     parts: dict[str, list[float]] = {}
     exact = Way("SamPredictor, fp32", lambda: plain_loop(sam, image, prompts, autocast=False))
     autocast = Way("SamPredictor, bf16 autocast", lambda: plain_loop(sam, image, prompts, autocast=True))

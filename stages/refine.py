@@ -35,7 +35,7 @@ def run(context: StageContext) -> Summary:
         first_teacher = context.results[labelling_model(1)]
         fitted = fitted_gate(experiment, own_sam, context.labelled(), first_teacher, context.folder, execution)
     gate = make_gate(experiment.refine, None if fitted is None else fitted.gate)
-    sam = SamChoice.of(own_sam, execution.settled)
+    sam = SamChoice.of(own_sam, execution.settled, len(LabelStore.open(teacher)))
     work = refine_work(teacher, context.unlabelled_images(), sealed, sam, experiment.refine, gate)
     work = replace(work, note_uncertain=experiment.student.notes_uncertain)
     encoded = 0

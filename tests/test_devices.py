@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -139,3 +141,21 @@ def test_workers_that_cannot_answer_leave_it_to_the_check_that_refuses_them(monk
     with cluster_in_threads(1) as cluster:
         execution = Execution(AUTO.model_copy(update={"scheduler": cluster.scheduler_address}))
         assert execution.settled.precision == "fp32"
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
+def test_freed_memory_is_kept_with_options_that_the_allocator_takes(monkeypatch):
+    taken = []
+    mallopt = ctypes.CDLL(None).mallopt
+
+    def set_option(option, value):
+        taken.append(mallopt(option, value))
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: SimpleNamespace(mallopt=set_option))
+    devices.keep_freed_memory()
+    assert taken == [1, 1]
+
+
+def test_another_allocator_is_left_as_it_is(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: SimpleNamespace())
+    devices.keep_freed_memory()

@@ -210,7 +210,7 @@ def test_bf16_stays_near_and_encodes_prompts_exactly(family):
 def test_a_compiled_encoder_gives_the_same(monkeypatch):
     # Traced as always; making machine code of it would take minutes.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    fast = HfEngine(loaded("sam2"), precision="fp32", compiled=True).encode(random_images(1))
+    fast = HfEngine(loaded("sam2"), precision="fp32", compiled="always").encode(random_images(1))
     torch.testing.assert_close(fast.features, embeddings_of("sam2").features, rtol=0, atol=1e-4)
 
 

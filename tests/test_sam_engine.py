@@ -15,16 +15,21 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import nn
 from torch._dynamo.exc import TorchDynamoException
+from torch.fx.experimental import _config as fx_config
 from torch.nn import functional as F
 
+from pipeline.compute.settings import Compiling
 from pipeline.errors import ImageError, StageError
 from pipeline.sam import attention
+from pipeline.sam import engine as engine_module
 from pipeline.sam.attention import FastImageEncoderViT, fast_encoder
 from pipeline.sam.build import build_sam
+from pipeline.sam.decoder import BatchedMaskDecoder
 from pipeline.sam.encoded import EncodedImage
-from pipeline.sam.engine import SamEngine, resize_in_two_passes
+from pipeline.sam.engine import SamEngine, perhaps_compiled, resize_in_two_passes
 from pipeline.sam.frame import InputFrame
 from pipeline.sam.prompt import Candidates, Prompt
+from pipeline.sam.prompt_tensors import prompt_tensors
 from pipeline.sam.tiny import WEIGHTS_FILE
 
 SIDE = 128
@@ -215,12 +220,42 @@ def test_many_prompts_of_many_images_at_once(model: str) -> None:
         np.testing.assert_allclose(found.predicted_iou, alone.predicted_iou, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("images", [1, 3], ids=["one image", "three images"])
+@pytest.mark.parametrize("model", ["vit", "tiny"])
+def test_batches_and_the_prompts_of_them_at_once_change_nothing(
+    model: str, images: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "CPU_IMAGE_TOKENS", at_once * 8 * 8)
+    monkeypatch.setattr(engine_module, "BATCH_PROMPTS", 4)
+    sam = sam_of(model)
+    predictor = SamPredictor(copy.deepcopy(sam))
+    engine = SamEngine(sam, precision="fp32")
+    shown = random_images(9)[:images]
+    rng = np.random.default_rng(9)
+    forms = ["2b"] * 6 + ["1bm"] * 6 + ["0m"] * 5  # whole batches and parts of some, with and without a mask
+    indices = [number % images for number in range(len(forms))]
+    embeddings = engine.encode(shown)
+    prompts = [
+        random_prompt(rng, form, embeddings.image_hw[index], engine.frame.lowres_side)
+        for form, index in zip(forms, indices, strict=True)
+    ]
+    found = engine.decode(embeddings, indices, prompts)
+    for index, prompt, candidates in zip(indices, prompts, found, strict=True):
+        predictor.set_image(shown[index])
+        _, expected = predicted(predictor, prompt)
+        np.testing.assert_allclose(candidates.mask_logits_lowres, expected.mask_logits_lowres, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(candidates.predicted_iou, expected.predicted_iou, rtol=0, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_compiled_encoder_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     # Traced as always; making machine code of it would take minutes.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     sam = sam_of("vit")
-    plain, fast = (SamEngine(copy.deepcopy(sam), precision="fp32", compiled=compiled) for compiled in (False, True))
+    plain, fast = (
+        SamEngine(copy.deepcopy(sam), precision="fp32", compiled=compiled) for compiled in ("never", "always")
+    )
     images = random_images(3)
     for count in (len(images), 1):
         expected, found = (engine.encode(images[:count]).features for engine in (plain, fast))
@@ -236,7 +271,42 @@ def test_a_machine_that_cannot_compile_is_told(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(torch, "compile", without_compiler)
     with pytest.raises(StageError, match=r"compute.compile: .*: no C\+\+ compiler$"):
-        SamEngine(sam_of("vit"), compiled=True).encode(random_images(3))
+        SamEngine(sam_of("vit"), compiled="always").encode(random_images(3))
+
+
+def test_what_cannot_be_compiled_runs_as_it_is_unless_compiling_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def without_compiler(encoder: object) -> object:
+        def fail(inputs: object) -> object:
+            tried.append(inputs)
+            raise TorchDynamoException("no C++ compiler")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", without_compiler)
+    encoder = perhaps_compiled(nn.Linear(2, 2), "on_gpu", torch.device("cuda"))
+    inputs = torch.ones(1, 2)
+    assert [encoder(inputs).shape, encoder(inputs).shape] == [(1, 2), (1, 2)]
+    assert len(tried) == 1
+
+
+def test_errors_of_a_compiled_encoder_itself_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiled(encoder: object) -> object:
+        def fail(inputs: object) -> object:
+            raise RuntimeError("out of memory")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        perhaps_compiled(nn.Linear(2, 2), "on_gpu", torch.device("cuda"))(torch.ones(1, 2))
+
+
+@pytest.mark.parametrize(("compiled", "device"), [("never", "cuda"), ("never", "cpu"), ("on_gpu", "cpu")])
+def test_compiling_is_left_out_where_it_is_not_wanted(compiled: Compiling, device: str) -> None:
+    encoder = nn.Linear(2, 2)
+    assert perhaps_compiled(encoder, compiled, torch.device(device)) is encoder
 
 
 def test_no_prompts_no_candidates() -> None:
@@ -309,16 +379,42 @@ def test_no_prompts_no_decoder_tokens() -> None:
     assert list(engine.decoder_tokens(engine.encode(random_images(0, [(9, 9)])), 0, [])) == []
 
 
+@pytest.mark.parametrize("form", ["2b", "1bm"])
 @pytest.mark.parametrize("model", ["vit", "tiny"])
-def test_bf16_stays_near(model: str) -> None:
+def test_bf16_stays_near(model: str, form: str) -> None:
     exact, rough = (SamEngine(sam_of(model), precision=precision) for precision in ("fp32", "bf16"))
     images = random_images(7)
-    prompt = random_prompt(np.random.default_rng(8), "2b", SHAPES_HW[0], exact.frame.lowres_side)
+    prompt = random_prompt(np.random.default_rng(8), form, SHAPES_HW[0], exact.frame.lowres_side)
     (expected,), (found,) = (engine.decode(engine.encode(images), [0], [prompt]) for engine in (exact, rough))
     # Random weights give logits near zero, where an IoU says nothing: what counts is their distance.
     difference = found.mask_logits_lowres - expected.mask_logits_lowres
     assert 0 < np.linalg.norm(difference) < 0.05 * np.linalg.norm(expected.mask_logits_lowres)
     np.testing.assert_allclose(found.predicted_iou, expected.predicted_iou, rtol=0, atol=0.02)
+
+
+# Devices
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_all_that_the_engine_computes_with_is_where_the_model_is(dtype: torch.dtype) -> None:
+    """As on a GPU, whose way tensors without memory take."""
+    assumed = fx_config.patch(meta_nonzero_assume_all_nonzero=True)
+    sam = small_vit_sam().to("meta").requires_grad_(False)
+    images = torch.zeros(2, 3, SIDE, SIDE, device="meta")
+    encoder = fast_encoder(sam.image_encoder, dtype)
+    features = encoder(images)
+    decoder = BatchedMaskDecoder(sam.mask_decoder, sam.prompt_encoder, dtype, at_once=4)
+    for module in (*encoder.modules(), *decoder.modules()):
+        held = [*vars(module).values(), *module._parameters.values(), *module._buffers.values()]
+        assert {each.device.type for each in held if isinstance(each, torch.Tensor)} <= {"meta"}
+    for form in ("1", "1b", "1bm"):
+        prompts = [random_prompt(np.random.default_rng(0), form, (SIDE, SIDE), FRAME.lowres_side) for _ in range(5)]
+        tensors = prompt_tensors(prompts, [(SIDE, SIDE)] * 5, FRAME, torch.device("meta"))
+        projected = decoder.project(features, with_masks=tensors.masks is not None)
+        with assumed:
+            logits, ious = decoder.candidates(decoder(projected, [0, 0, 1, 0, 1], tensors))
+        assert (logits.device.type, logits.shape, ious.shape) == ("meta", (5, 3, 32, 32), (5, 3))
+        assert logits.dtype == ious.dtype == torch.float32
 
 
 # Refusing

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.compute.settings import COMPILED_FROM_IMAGES
 from pipeline.errors import S4MError
 from pipeline.sam.tiny import WEIGHTS_FILE
 from pipeline.sam.worker import SamChoice, build_engine
@@ -37,6 +38,23 @@ def test_weights_replaced_under_the_same_name_are_loaded(tmp_path):
     image = np.zeros((32, 32, 3), dtype=np.uint8)
     features = [engine.encode([image]).to_numpy() for engine in (first, second)]
     assert abs(features[0] - features[1]).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("asked", "workers", "images", "compiled"),
+    [
+        ("auto", 1, 0, "never"),
+        ("auto", 1, COMPILED_FROM_IMAGES - 1, "never"),
+        ("auto", 1, COMPILED_FROM_IMAGES, "on_gpu"),
+        ("auto", 2, COMPILED_FROM_IMAGES, "never"),
+        ("auto", 2, 2 * COMPILED_FROM_IMAGES, "on_gpu"),
+        ("true", 1, 0, "always"),
+        ("false", 1, 10 * COMPILED_FROM_IMAGES, "never"),
+    ],
+)
+def test_compiling_follows_the_images_of_each_process(asked, workers, images, compiled):
+    experiment = refine_only([f"compute.compile={asked}", f"compute.workers={workers}"])
+    assert SamChoice.of(experiment.sam, experiment.compute, images).compiled == compiled
 
 
 def test_a_missing_file_is_told_by_who_builds_the_model(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from functools import lru_cache
 from typing import Final
@@ -19,6 +20,11 @@ _SIDE: Final = 512
 
 _SECONDS: Final = 0.1
 """Time that this takes, unless two products of each format take longer."""
+
+
+_TRIM_THRESHOLD: Final = -1
+_MMAP_THRESHOLD: Final = -3
+"""Options of glibc's allocator, as its malloc.h numbers them."""
 
 
 def usable_device(device: str | torch.device) -> torch.device:
@@ -47,6 +53,17 @@ def allow_tf32(device: torch.device, precision: Precision) -> None:
     """
     if device.type == "cuda":
         torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep up to 512 MB of memory that it has freed, where the C library is glibc.
+
+    Else it gives memory back after an image, and takes the same again, page by page, at the next.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_MMAP_THRESHOLD, 1 << 25)
+        set_option(_TRIM_THRESHOLD, 1 << 29)
 
 
 def require_gpus(gpus: int) -> None:

@@ -245,9 +245,6 @@ def local_cluster(workers: int) -> Iterator[LocalCluster]:
         # After 15 s Dask looks whether a worker that died is back, and else starts none in its place ever again:
         # also where the machine is busy, or where the same worker has just died another time.
         "distributed.deploy.lost-worker-timeout": "365 days",
-        # Dask has workers give memory back at every turn; models take the same again, page by page, at every image.
-        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 29,
-        "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 1 << 25,
     }
     with (
         dask.config.set(settings),

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.coco.model import CocoCategory
-from pipeline.compute.devices import allow_tf32, resolve_precision, usable_device
+from pipeline.compute.devices import allow_tf32, keep_freed_memory, resolve_precision, usable_device
 from pipeline.compute.settings import Precision
 from pipeline.detection.flip import merge, mirrored_back
 from pipeline.detection.gpu_operators import require_gpu_operators
@@ -171,6 +171,7 @@ def build_predictor(choice: DetectorChoice) -> Predictor:
     device = usable_device(choice.device)
     allow_tf32(device, choice.precision)
     if device.type == "cpu":
+        keep_freed_memory()
         torch.set_num_threads(1)  # a worker is a core; rounding must not depend on the number of threads
     else:
         require_gpu_operators()

@@ -89,7 +89,7 @@ class FastBlock(nn.Module):
         for name, table in (("rows_table", attention.rel_pos_h), ("columns_table", attention.rel_pos_w)):
             self.register_buffer(name, get_rel_pos(side, side, table.detach()).to(dtype), persistent=False)
         # side² x 2 side: a one in the row and one in the column of each key.
-        ones = torch.eye(side)
+        ones = torch.eye(side, device=attention.rel_pos_h.device)
         places = torch.cat([ones.repeat_interleave(side, 0), ones.repeat(side, 1)], dim=1)
         self.register_buffer("places", places.to(dtype), persistent=False)
 
@@ -148,7 +148,9 @@ class FastBlock(nn.Module):
         mask = terms.flatten(2, 3) @ self.places.T
         attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         merged = attended.transpose(1, 2).reshape(batch, down, across, side, side, -1).transpose(2, 3)
-        return merged.reshape(batch, down * side, across * side, -1)[:, :height, :width]
+        merged = merged.reshape(batch, down * side, across * side, -1)
+        # In one piece: else the projection is a product for each row, each with a copy of the weights.
+        return merged[:, :height, :width].contiguous()
 
     def _is_bf16_on_cpu(self, tokens: Tensor) -> bool:
         return tokens.device.type == "cpu" and self.places.dtype == torch.bfloat16

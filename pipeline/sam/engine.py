@@ -6,6 +6,8 @@ The results are those of its `SamPredictor`, given the same images and prompts o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.compute.devices import resolve_precision, usable_device
-from pipeline.compute.settings import Precision
+from pipeline.compute.settings import Compiling, Precision
 from pipeline.errors import ImageError, StageError
 from pipeline.sam.attention import fast_encoder
-from pipeline.sam.decoder import BatchedMaskDecoder
+from pipeline.sam.decoder import BatchedMaskDecoder, DecodedPrompts, ProjectedImages
 from pipeline.sam.encoded import EncodedImage, ImageForSam, image_hw_of
 from pipeline.sam.frame import InputFrame
 from pipeline.sam.interface import ImageEmbeddings
@@ -34,6 +36,9 @@ CPU_IMAGE_TOKENS = 4096
 
 GPU_PROMPTS = 64
 """Prompts decoded at once on a GPU."""
+
+BATCH_PROMPTS = 8
+"""Prompts whose own tokens are decoded together, at least; on a CPU their image tokens may be processed one by one."""
 
 
 class SamEngine:
@@ -51,7 +56,7 @@ class SamEngine:
         precision: Precision = "auto",
         *,
         batch_images: int = 8,
-        compiled: bool = False,
+        compiled: Compiling = "never",
     ) -> None:
         self.device = usable_device(device)
         self.precision = resolve_precision(precision, self.device)
@@ -59,14 +64,13 @@ class SamEngine:
         self.frame = InputFrame(sam.image_encoder.img_size, sam.prompt_encoder.mask_input_size[0])
         self._pixel_mean, self._pixel_std = sam.pixel_mean, sam.pixel_std
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        encoder = fast_encoder(sam.image_encoder, dtype)
-        self._encoder: Callable[[Tensor], Tensor] = compiled_encoder(encoder) if compiled else encoder
-        self._prompt_encoder = sam.prompt_encoder
+        self._encoder = perhaps_compiled(fast_encoder(sam.image_encoder, dtype), compiled, self.device)
+        grid_height, grid_width = sam.prompt_encoder.image_embedding_size
+        at_once = prompts_at_once(self.device, grid_height * grid_width)
         with torch.inference_mode():
-            positions = sam.prompt_encoder.get_dense_pe()
-            self._decoder = BatchedMaskDecoder(sam.mask_decoder, positions)
+            self._decoder = BatchedMaskDecoder(sam.mask_decoder, sam.prompt_encoder, dtype, at_once)
         self._images_at_once = images_at_once(self.device, self.frame, batch_images)
-        self._prompts_at_once = prompts_at_once(self.device, positions[0, 0].numel())
+        self._batch_prompts = max(at_once, BATCH_PROMPTS)
 
     @torch.inference_mode()
     def encode(self, images: Sequence[ImageForSam]) -> ImageEmbeddings:
@@ -87,16 +91,9 @@ class SamEngine:
         self, embeddings: ImageEmbeddings, image_indices: Sequence[int], prompts: Sequence[Prompt]
     ) -> list[Candidates]:
         """The three candidates of each prompt, about the image at its index; in the order of the prompts."""
-        image_tokens = _tokens(embeddings.features)
         candidates: dict[int, Candidates] = {}
-        for places in batches_of(prompts, self.frame.lowres_side, self._prompts_at_once):
-            indices = [image_indices[place] for place in places]
-            image_hw = [embeddings.image_hw[index] for index in indices]
-            some = [prompts[place] for place in places]
-            tensors = prompt_tensors(some, image_hw, self.frame, self.device)
-            sparse, dense = self._prompt_encoder(tensors.points, tensors.boxes, tensors.masks)
-            with self._decoder_precision():
-                logits, ious = self._decoder.candidates(self._decoder(image_tokens[indices], sparse, dense))
+        for places, decoded in self._decoded(embeddings, image_indices, prompts):
+            logits, ious = self._decoder.candidates(decoded)
             for place, mask_logits, iou in zip(places, _numpy(logits), _numpy(ious), strict=True):
                 candidates[place] = Candidates(mask_logits_lowres=mask_logits, predicted_iou=iou)
         return [candidates[place] for place in range(len(prompts))]
@@ -110,16 +107,25 @@ class SamEngine:
         Some prompts at a time: their indices, and p x C x h x w float32 on the engine's device, in the grid of the
         image embedding (before the upscaling that masks are made of).
         """
-        image_tokens = _tokens(embeddings.features[image_index : image_index + 1])
-        image_hw = embeddings.image_hw[image_index]
         grid_hw = embeddings.features.shape[-2:]
-        for indices in batches_of(prompts, self.frame.lowres_side, self._prompts_at_once):
-            some = [prompts[index] for index in indices]
-            tensors = prompt_tensors(some, [image_hw] * len(some), self.frame, self.device)
-            sparse, dense = self._prompt_encoder(tensors.points, tensors.boxes, tensors.masks)
-            with self._decoder_precision():
-                decoded = self._decoder(image_tokens.expand(len(some), -1, -1), sparse, dense)
-            yield indices, decoded.image_tokens.float().transpose(1, 2).unflatten(2, grid_hw)
+        for places, decoded in self._decoded(embeddings, [image_index] * len(prompts), prompts):
+            rest = iter(places)
+            for tokens in decoded.image_tokens:
+                yield list(islice(rest, len(tokens))), tokens.float().transpose(1, 2).reshape(len(tokens), -1, *grid_hw)
+
+    def _decoded(
+        self, embeddings: ImageEmbeddings, image_indices: Sequence[int], prompts: Sequence[Prompt]
+    ) -> Iterator[tuple[list[int], DecodedPrompts]]:
+        """Yield the indices of some prompts, and these decoded."""
+        images: dict[bool, ProjectedImages] = {}
+        for places in batches_of(prompts, self.frame.lowres_side, self._batch_prompts):
+            indices = [image_indices[place] for place in places]
+            some = [prompts[place] for place in places]
+            tensors = prompt_tensors(some, [embeddings.image_hw[index] for index in indices], self.frame, self.device)
+            with_masks = tensors.masks is not None
+            if with_masks not in images:
+                images[with_masks] = self._decoder.project(embeddings.features, with_masks=with_masks)
+            yield places, self._decoder(images[with_masks], indices, tensors)
 
     def _encoded(self, images: Sequence[NDArray[np.uint8]]) -> Iterator[Tensor]:
         """Features of one image after the other, C x h x w float32; some images are encoded at once."""
@@ -128,11 +134,6 @@ class SamEngine:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 features = self._encoder(inputs).float()
             yield from features
-
-    def _decoder_precision(self) -> torch.autocast:
-        # The decoder's products are small: on a CPU converting for them costs more than bf16 saves.
-        in_bf16 = self.precision == "bf16" and self.device.type != "cpu"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=in_bf16)
 
     def _prepared(self, image: NDArray[np.uint8]) -> Tensor:
         return prepared_pixels(image, self.frame, self._pixel_mean, self._pixel_std)
@@ -188,29 +189,33 @@ def resize_in_two_passes(pixels: Tensor, size_hw: tuple[int, int]) -> Tensor:
     return pixels
 
 
-def _tokens(features: Tensor) -> Tensor:
-    """B x C x h x w to B x h w x C."""
-    return features.flatten(2).transpose(1, 2).contiguous()
-
-
 def _numpy(tensor: Tensor) -> NDArray[np.float32]:
     return np.asarray(tensor.float().cpu().numpy())
 
 
-def compiled_encoder(encoder: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The encoder by torch.compile, which begins its work at the first batch, and again for other sizes of batches."""
-    fast = torch.compile(encoder)
+def perhaps_compiled(encoder: nn.Module, compiled: Compiling, device: torch.device) -> Callable[[Tensor], Any]:
+    """Return an encoder that torch.compile works on at the first batch, and again for other sizes of batches.
 
-    def encode(inputs: Tensor) -> Tensor:
+    Where compiling is not asked for, or only on GPUs and this is none, the encoder itself. What cannot be compiled runs
+    as it is with `on_gpu`, and raises StageError with `always`.
+    """
+    if compiled == "never" or (compiled == "on_gpu" and device.type != "cuda"):
+        return encoder
+    fast: Callable[[Tensor], Any] = torch.compile(encoder)
+
+    def encode(inputs: Tensor) -> Any:
+        nonlocal fast
         try:
-            features: Tensor = fast(inputs)
+            return fast(inputs)
         except RuntimeError as error:
             from torch._dynamo.exc import TorchDynamoException  # a second to import
 
-            if not isinstance(error, TorchDynamoException):
+            if fast is encoder or not isinstance(error, TorchDynamoException):
                 raise
-            reason = str(error).strip().partition("\n")[0]
-            raise StageError(f"compute.compile: SAM's encoder cannot be compiled here: {reason}") from error
-        return features
+            if compiled == "always":
+                reason = str(error).strip().partition("\n")[0]
+                raise StageError(f"compute.compile: SAM's encoder cannot be compiled here: {reason}") from error
+            fast = encoder
+            return fast(inputs)
 
     return encode

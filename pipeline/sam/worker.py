@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline.compute.devices import allow_tf32, usable_device
-from pipeline.compute.settings import ComputeSettings, Precision
+from pipeline.compute.devices import allow_tf32, keep_freed_memory, usable_device
+from pipeline.compute.settings import Compiling, ComputeSettings, Precision
 from pipeline.files.identity import stamp_of
 from pipeline.sam.build import build_sam
 from pipeline.sam.engine import SamEngine
@@ -31,12 +31,15 @@ class SamChoice:
     precision: Precision
     batch_images: int
     input_side: int | None = None
-    compiled: bool = False
+    compiled: Compiling = "never"
     weights: str = ""
 
     @classmethod
-    def of(cls, sam: SamSettings, compute: ComputeSettings) -> SamChoice:
-        """Return the choice of an experiment, with absolute paths, for workers in another working directory."""
+    def of(cls, sam: SamSettings, compute: ComputeSettings, images: int = 0) -> SamChoice:
+        """Return the choice of an experiment, with absolute paths, for workers in another working directory.
+
+        images: the number that is to be encoded, as far as it is known to be large.
+        """
         checkpoint, folder = sam.checkpoint, hf_folder(sam.model)
         return cls(
             model=sam.model if folder is None else f"{HF}{folder.absolute()}",
@@ -45,7 +48,7 @@ class SamChoice:
             precision=compute.precision,
             batch_images=compute.batch_images,
             input_side=sam.input_side,
-            compiled=compute.compile,
+            compiled=compute.compiling(images),
             weights=" ".join(map(stamp_of, sam_files(sam.model, checkpoint))),
         )
 
@@ -61,6 +64,7 @@ def build_engine(sam: SamChoice) -> Engine:
     device = usable_device(sam.device)
     allow_tf32(device, sam.precision)
     if device.type == "cpu":
+        keep_freed_memory()
         # A worker is a core. With a number of threads that depends on the workers, sums would be rounded
         # differently and the same images would get another digest.
         torch.set_num_threads(1)

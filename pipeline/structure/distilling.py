@@ -49,11 +49,12 @@ def distill_work(
     execution: Execution,
 ) -> DistillWork:
     """Return the work whose shards become the store at a path; paths are made absolute for other processes."""
+    file_names = [image.file_name for image in read_images(annotations)]
     return DistillWork(
         annotations=annotations.absolute(),
-        images=ImageFolder.of(image_root, [image.file_name for image in read_images(annotations)]),
+        images=ImageFolder.of(image_root, file_names),
         shards_folder=shards_beside(store_path),
-        sam=SamChoice.of(sam, execution.settled),
+        sam=SamChoice.of(sam, execution.settled, len(file_names)),
         settings=settings,
     )
 

@@ -95,7 +95,7 @@ def _make(
         # By id: labels in another order have the same fingerprint and continue the same shards.
         plan = divide(sorted(labels.image_ids.tolist()), per_shard)
         complete = prepare_embeddings(folder, plan, shape)
-        sam = SamChoice.of(source.sam, execution.settled)
+        sam = SamChoice.of(source.sam, execution.settled, images)
         work = EmbedWork(labels.path.absolute(), source.images, folder.absolute(), sam, shape, per_shard)
         encoded = run_missing("embeddings", work, plan, complete, execution)[ENCODED_IMAGES]
         made = table.seal(plan, {}, {"fingerprint": fingerprint.to_dict()})

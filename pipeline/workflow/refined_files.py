@@ -67,7 +67,7 @@ def refine_coco_file(
         if not teacher.exists():
             write_label_store(teacher, rows_to_refine(dataset, scores), dataset.categories, {})
         execution = Execution(settings.compute, progress)
-        sam = SamChoice.of(settings.sam, execution.settled)
+        sam = SamChoice.of(settings.sam, execution.settled, len(dataset.images))
         work = refine_work(teacher, images, refined, sam, settings.refine, make_gate(settings.refine))
         refine_store(work, refined, {}, execution)
         try:

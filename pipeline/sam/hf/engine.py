@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.compute.devices import resolve_precision, usable_device
-from pipeline.compute.settings import Precision
+from pipeline.compute.settings import Compiling, Precision
 from pipeline.sam.encoded import EncodedImage, ImageForSam, image_hw_of
-from pipeline.sam.engine import compiled_encoder, images_at_once, prompts_at_once
+from pipeline.sam.engine import images_at_once, perhaps_compiled, prompts_at_once
 from pipeline.sam.hf.asking import ask, pixel_values
 from pipeline.sam.hf.families import Maps, image_grid
 from pipeline.sam.hf.loading import LoadedSam
@@ -40,7 +40,7 @@ class HfEngine:
         precision: Precision = "auto",
         *,
         batch_images: int = 8,
-        compiled: bool = False,
+        compiled: Compiling = "never",
     ) -> None:
         self.device = usable_device(device)
         self.precision = resolve_precision(precision, self.device)
@@ -48,8 +48,7 @@ class HfEngine:
         self._sam, self._model = sam, sam.model.to(self.device)
         for module in (self._model.prompt_encoder, self._model.shared_image_embedding):
             module.forward = torch.autocast(self.device.type, enabled=False)(module.forward)
-        embedder = _Embedder(sam)
-        self._embed: Any = compiled_encoder(embedder) if compiled else embedder
+        self._embed = perhaps_compiled(_Embedder(sam), compiled, self.device)
         self._images_at_once = images_at_once(self.device, self.frame, batch_images)
         grid_height, grid_width = self._model.prompt_encoder.image_embedding_size
         self._prompts_at_once = prompts_at_once(self.device, grid_height * grid_width)
