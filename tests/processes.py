@@ -113,8 +113,8 @@ def session_of(process: int) -> set[int]:
     return found
 
 
-NOT_OURS = ("dask-scratch-space", "pymp-", "pytorch-errorfile-")
-"""What Dask, Python and torch leave: locks, and what belonged to processes that were killed or failed."""
+NOT_OURS = ("dask-scratch-space", "pymp-", "pytorch-errorfile-", ".org.chromium.")
+"""What Dask, Python, torch and browsers leave: locks, and what belonged to processes that were killed or failed."""
 
 
 def swept(folder: Path) -> list[str]:

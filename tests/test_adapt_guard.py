@@ -26,6 +26,8 @@ def results(*gains: tuple[float, float], instances: int = 10) -> list[QualityRes
     [
         ([(0.02, 0.04), (0.01, 0.02), (0.0, 0.0)], WhoseWeights.ADAPTED),
         ([(0.02, 0.04), (0.01, 0.02), (0.0, -0.002)], WhoseWeights.ADAPTED),  # a loss that is accepted
+        ([(0.01, 0.003), (0.008, 0.006)], WhoseWeights.HALF_WAY),  # both are safe
+        ([(0.01, 0.01)], WhoseWeights.ADAPTED),
         ([(0.02, 0.04), (0.01, 0.02), (0.0, -0.004)], WhoseWeights.HALF_WAY),  # the very good teacher would lose
         ([(0.02, 0.04), (0.01, 0.02), (-0.004, -0.01)], WhoseWeights.SHIPPED),
         ([(0.001, -0.001), (0.0, -0.001)], WhoseWeights.HALF_WAY),

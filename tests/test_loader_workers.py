@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -34,23 +33,28 @@ def test_a_gpu_gets_the_processes_that_keep_it_busy_as_far_as_there_are_cores(se
     assert loaders_for(seconds, cores, trainings) == expected
 
 
-class Slow(Dataset):
-    """Samples that take a time of their own; the first opens files."""
+class Samples(Dataset):
+    """Samples of nothing."""
 
-    def __getitem__(self, seconds: float) -> dict[str, float]:
-        time.sleep(seconds)
-        return {"seconds": seconds}
+    def __getitem__(self, index: int) -> dict[str, int]:
+        return {"index": index}
 
 
 @pytest.mark.slow
-def test_the_time_of_a_sample_is_that_of_the_kinds_in_a_step(monkeypatch):
-    seconds = sample_seconds(Slow(), [0.2, *[0.02, 0.06] * 3])
-    assert 0.04 <= seconds < 0.08
-    assert sample_seconds(Slow(), [0.0]) == 0
-    monkeypatch.setattr(loader_workers, "_MEASURING_SECONDS", 0.1)
-    begun = time.monotonic()
-    assert sample_seconds(Slow(), [0.11, 0.11, *[0.3] * 20]) >= 0.1
-    assert time.monotonic() - begun < 3
+@pytest.mark.parametrize(
+    ("came", "expected"),
+    [
+        ([10.2, 10.22, 10.28, 10.3, 10.36], 0.04),  # the first one opens files
+        ([10.0], 0),
+        ([10.0, 10.5, 11.1, 99.0], 0.55),  # a second is enough
+    ],
+    ids=["in turn", "one", "slow"],
+)
+def test_the_time_of_a_sample_is_that_of_the_kinds_in_a_step(monkeypatch, came, expected):
+    clock = iter(came)
+    monkeypatch.setattr(loader_workers, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(loader_workers, "_MEASURING_SECONDS", 1.0)
+    assert sample_seconds(Samples(), range(len(came))) == pytest.approx(expected)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ class WhoseWeights(StrEnum):
 
 
 CANDIDATES: Final = (WhoseWeights.ADAPTED, WhoseWeights.HALF_WAY)
-"""The new weights that may be used, the preferred ones first."""
+"""The new weights that may be used; of equally good ones the first."""
 
 
 class QualityResult(msgspec.Struct, frozen=True):
@@ -53,8 +53,9 @@ def is_safe(results: Sequence[QualityResult], candidate: WhoseWeights) -> bool:
 
 
 def choose_weights(results: Sequence[QualityResult]) -> WhoseWeights:
-    """Return the first candidate that is safe, else the shipped weights."""
-    return next((each for each in CANDIDATES if is_safe(results, each)), WhoseWeights.SHIPPED)
+    """Return the candidate that gains most among those that are safe, else the shipped weights."""
+    safe = [each for each in CANDIDATES if is_safe(results, each)]
+    return max(safe, key=lambda each: pooled_gain(results, each), default=WhoseWeights.SHIPPED)
 
 
 def verdict(results: Sequence[QualityResult], candidate: WhoseWeights) -> str:

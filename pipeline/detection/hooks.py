@@ -40,7 +40,7 @@ class LoggedStep(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class _Step:
+class _UnreadStep:
     """An iteration whose losses have not been read from the device yet."""
 
     iteration: int
@@ -216,7 +216,7 @@ class StepLog(Hook):  # type: ignore[misc]
         """every: iterations between checkpoints. read_every: iterations between two readings of losses."""
         self._folder, self._every, self._report, self._read_every = folder, every, report, read_every
         self._watch, self.recent = LossWatch(), RecentLosses()
-        self._unread: list[tuple[_Step, Tensor]] = []
+        self._unread: list[tuple[_UnreadStep, Tensor]] = []
         self._lines: list[bytes] = []
         self._flushed = self._began = self._step_began = self._data_came = time.monotonic()
 
@@ -237,7 +237,7 @@ class StepLog(Hook):  # type: ignore[misc]
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Note the iteration, and log what is unread where that is due. Raise StageError if losses are bad."""
         losses = {name: value.detach() for name, value in outputs.items() if "loss" in name}
-        step = _Step(
+        step = _UnreadStep(
             iteration=batch_idx + 1,
             lr=float(max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)),
             data_seconds=self._data_came - self._step_began,
