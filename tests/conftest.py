@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sized
@@ -20,6 +21,8 @@ from tests.processes import forked, swept
 # Test processes run side by side, a core each. Nothing above imports torch, which reads this once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A shell that runs tests in the background has Ctrl-C ignored, which every process that they start would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # torch keeps what it compiles: from one run to the next, not among the temporary files.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "torchinductor"))
 
