@@ -155,7 +155,7 @@ def _gather(
     machines: Machines, listener: socket.socket, peers: dict[int, socket.socket], say: Callable[[str], None]
 ) -> None:
     begun, said = time.monotonic(), False
-    while len(peers) < machines.count - 1:
+    while _still_there(peers) < machines.count - 1:
         listener.settimeout(0.2)
         try:
             peer, _ = listener.accept()
@@ -173,6 +173,14 @@ def _gather(
                 said = True
             continue
         _welcome(machines, peer, peers)
+
+
+def _still_there(peers: dict[int, socket.socket]) -> int:
+    """Return how many machines wait, without those that are gone again: nobody says anything while waiting."""
+    for rank, peer in list(peers.items()):
+        if select.select([peer], [], [], 0)[0]:
+            peers.pop(rank).close()
+    return len(peers)
 
 
 def _welcome(machines: Machines, peer: socket.socket, peers: dict[int, socket.socket]) -> None:

@@ -17,6 +17,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 26, 32
 """Margins of the plot, for the numbers of the axes."""
 _SMALL: Final = (240, 84)
 _LETTER_PX: Final = 7.5
+_LEAST_RANGE: Final = 1e-300
 """The approximate width of a letter of a name in a chart."""
 _LONGEST_NAME: Final = 18
 """The most letters of a name in a chart; the key beside the chart has the whole name."""
@@ -254,7 +255,8 @@ def _range(points: Sequence[Point]) -> tuple[float, float]:
         return 0.0, 1.0
     high = values[min(len(values) - 1, math.floor(len(values) * 0.99))]
     low = min(0.0, values[0])
-    return low, high if high > low else low + 1
+    # A range of less cannot be divided into steps.
+    return low, high if high - low > _LEAST_RANGE else low + 1
 
 
 def _ticks(low: float, high: float) -> list[float]:
