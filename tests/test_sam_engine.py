@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -262,29 +262,29 @@ def test_a_compiled_encoder_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> N
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-def test_a_machine_that_cannot_compile_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def without_compiler(encoder: object) -> object:
+def compiler_of(error: Exception, tried: list[object]) -> Callable[[object], object]:
+    """A `torch.compile` whose result raises an error at every call, which is noted."""
+
+    def compiled(encoder: object) -> object:
         def fail(inputs: object) -> object:
-            raise TorchDynamoException("no C++ compiler\n and a long trace")
+            tried.append(inputs)
+            raise error
 
         return fail
 
-    monkeypatch.setattr(torch, "compile", without_compiler)
+    return compiled
+
+
+def test_a_machine_that_cannot_compile_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = TorchDynamoException("no C++ compiler\n and a long trace")
+    monkeypatch.setattr(torch, "compile", compiler_of(error, []))
     with pytest.raises(StageError, match=r"compute.compile: .*: no C\+\+ compiler$"):
         SamEngine(sam_of("vit"), compiled="always").encode(random_images(3))
 
 
 def test_what_cannot_be_compiled_runs_as_it_is_unless_compiling_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = []
-
-    def without_compiler(encoder: object) -> object:
-        def fail(inputs: object) -> object:
-            tried.append(inputs)
-            raise TorchDynamoException("no C++ compiler")
-
-        return fail
-
-    monkeypatch.setattr(torch, "compile", without_compiler)
+    tried: list[object] = []
+    monkeypatch.setattr(torch, "compile", compiler_of(TorchDynamoException("no C++ compiler"), tried))
     encoder = perhaps_compiled(nn.Linear(2, 2), "on_gpu", torch.device("cuda"))
     inputs = torch.ones(1, 2)
     assert [encoder(inputs).shape, encoder(inputs).shape] == [(1, 2), (1, 2)]
@@ -292,13 +292,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_unless_compiling_was_asked_for(mo
 
 
 def test_errors_of_a_compiled_encoder_itself_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    def compiled(encoder: object) -> object:
-        def fail(inputs: object) -> object:
-            raise RuntimeError("out of memory")
-
-        return fail
-
-    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(torch, "compile", compiler_of(RuntimeError("out of memory"), []))
     with pytest.raises(RuntimeError, match="out of memory"):
         perhaps_compiled(nn.Linear(2, 2), "on_gpu", torch.device("cuda"))(torch.ones(1, 2))
 

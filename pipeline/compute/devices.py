@@ -66,6 +66,18 @@ def keep_freed_memory() -> None:
         set_option(_TRIM_THRESHOLD, 1 << 29)
 
 
+def prepare_worker(device: torch.device, precision: Precision) -> None:
+    """Set up a process that runs models on a device: on a CPU it is one core, and keeps the memory that it frees.
+
+    With a number of threads that depends on the workers, sums would be rounded differently, and the same images would
+    get another digest.
+    """
+    allow_tf32(device, precision)
+    if device.type == "cpu":
+        keep_freed_memory()
+        torch.set_num_threads(1)
+
+
 def require_gpus(gpus: int) -> None:
     """Raise StageError on a machine with GPUs, but with fewer than that."""
     if torch.cuda.is_available() and torch.cuda.device_count() < gpus:

@@ -245,9 +245,9 @@ class StepLog(Hook):  # type: ignore[misc]
         )
         self._unread.append((step, torch.stack([value.float() for value in losses.values()])))
         # A checkpoint is written next, and its log must be complete.
-        is_last_before = step.iteration % self._every == 0 or step.iteration == runner.max_iters
-        if is_last_before or len(self._unread) >= self._read_every:
-            self.read(runner, flush=is_last_before)
+        is_saved_next = step.iteration % self._every == 0 or step.iteration == runner.max_iters
+        if is_saved_next or len(self._unread) >= self._read_every:
+            self.read(runner, flush=is_saved_next)
         self._step_began = time.monotonic()
 
     def read(self, runner: Runner, *, flush: bool = False) -> None:

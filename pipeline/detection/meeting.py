@@ -176,11 +176,16 @@ def _gather(
 
 
 def _still_there(peers: dict[int, socket.socket]) -> int:
-    """Return how many machines wait, without those that are gone again: nobody says anything while waiting."""
+    """Return how many machines wait, without those that are gone again: waiting, they send nothing."""
     for rank, peer in list(peers.items()):
-        if select.select([peer], [], [], 0)[0]:
+        if _is_gone(peer):
             peers.pop(rank).close()
     return len(peers)
+
+
+def _is_gone(peer: socket.socket) -> bool:
+    """Return whether a machine that waits has left: its connection has something to read."""
+    return bool(select.select([peer], [], [], 0)[0])
 
 
 def _welcome(machines: Machines, peer: socket.socket, peers: dict[int, socket.socket]) -> None:
@@ -199,7 +204,7 @@ def _welcome(machines: Machines, peer: socket.socket, peers: dict[int, socket.so
         )
     elif not 0 < hello.rank < machines.count:
         refusal = f"compute.node_rank is {hello.rank}, with compute.nodes = {machines.count}"
-    elif hello.rank in peers and not select.select([peers[hello.rank]], [], [], 0)[0]:
+    elif hello.rank in peers and not _is_gone(peers[hello.rank]):
         _send(peer, _Answer(refusal=f"another process has come as compute.node_rank = {hello.rank}"))
         peer.close()
         return

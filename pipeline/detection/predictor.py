@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.coco.model import CocoCategory
-from pipeline.compute.devices import allow_tf32, keep_freed_memory, resolve_precision, usable_device
+from pipeline.compute.devices import prepare_worker, resolve_precision, usable_device
 from pipeline.compute.settings import Precision
 from pipeline.detection.flip import merge, mirrored_back
 from pipeline.detection.gpu_operators import require_gpu_operators
@@ -169,11 +169,8 @@ class Predictor:
 def build_predictor(choice: DetectorChoice) -> Predictor:
     """Load the detector of a worker process; the last two are kept, for comparisons."""
     device = usable_device(choice.device)
-    allow_tf32(device, choice.precision)
-    if device.type == "cpu":
-        keep_freed_memory()
-        torch.set_num_threads(1)  # a worker is a core; rounding must not depend on the number of threads
-    else:
+    prepare_worker(device, choice.precision)
+    if device.type != "cpu":
         require_gpu_operators()
     return Predictor(read_published(choice.folder), str(device), choice.precision, choice.batch_images)
 

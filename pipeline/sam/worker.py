@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import torch
-
-from pipeline.compute.devices import allow_tf32, keep_freed_memory, usable_device
+from pipeline.compute.devices import prepare_worker, usable_device
 from pipeline.compute.settings import Compiling, ComputeSettings, Precision
 from pipeline.files.identity import stamp_of
 from pipeline.sam.build import build_sam
@@ -62,12 +60,7 @@ class SamChoice:
 def build_engine(sam: SamChoice) -> Engine:
     """Return the one model of a worker process, built again for another choice."""
     device = usable_device(sam.device)
-    allow_tf32(device, sam.precision)
-    if device.type == "cpu":
-        keep_freed_memory()
-        # A worker is a core. With a number of threads that depends on the workers, sums would be rounded
-        # differently and the same images would get another digest.
-        torch.set_num_threads(1)
+    prepare_worker(device, sam.precision)
     folder = hf_folder(sam.model)
     if folder is not None:
         from pipeline.sam.hf.engine import HfEngine
