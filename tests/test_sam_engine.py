@@ -159,6 +159,14 @@ def test_other_encoders_are_left_alone() -> None:
     assert fast_encoder(encoder) is encoder
 
 
+def test_other_encoders_give_the_same_in_bf16() -> None:
+    plain = build_sam("sam_tiny", input_side=64, random_weights_seed=0).image_encoder
+    laid_out = fast_encoder(copy.deepcopy(plain), torch.bfloat16)
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(laid_out(images), plain(images), rtol=0.02, atol=0.02)
+
+
 def test_encoder_in_bf16_stays_near() -> None:
     torch.manual_seed(0)
     encoder = small_encoder()
