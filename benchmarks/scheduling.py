@@ -103,4 +103,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # By the name that workers import its classes by: of a program that is run, they would be sent as code.
+    from benchmarks import scheduling
+
+    scheduling.main()
