@@ -211,6 +211,15 @@ def test_padding_holds_no_object(rng):
     assert not batch.masks[:, height:].any() and not batch.masks[:, :, width:].any()
 
 
+def test_an_enlarged_batch_shows_scenes_twice_as_large(rng):
+    batch = make_batch(rng, first_seed=3, side=128, images=1, padded=False, enlarged=True)
+    scene = make_scene(3, 64)
+    assert np.array_equal(batch.labels[0][::2, ::2], scene.labels)
+    assert np.array_equal(batch.labels[0][1::2, 1::2], scene.labels)
+    shown = batch.images[0].permute(1, 2, 0).numpy().reshape(64, 2, 64, 2, 3).mean((1, 3))
+    assert np.abs(shown - scene.image_rgb).mean() < np.abs(scene.image_rgb - scene.image_rgb.mean()).mean() / 4
+
+
 def test_points_and_boxes_lie_where_they_should(rng):
     mask = disc(64, 9, (40, 20))
     xy = points_in(rng, mask, 50).astype(int)
@@ -320,9 +329,10 @@ def test_losses_tell_right_answers_from_wrong_ones():
 
 
 def test_the_learning_rate_warms_up_stays_and_decays_on_a_branch_only():
-    assert [Schedule().factor(step, 10) for step in (0, 4, 9, 5000)] == [0.1, 0.5, 1.0, 1.0]
+    assert [Schedule().factor(step, 0, 10) for step in (0, 4, 9, 5000)] == [0.1, 0.5, 1.0, 1.0]
+    assert [Schedule().factor(step, 3000, 10) for step in (3000, 3009)] == [0.1, 1.0]
     branch = Schedule(decay_from=100, decay_steps=50)
-    assert [branch.factor(step, 10) for step in (100, 125, 150)] == [1.0, 0.5, 0.0]
+    assert [branch.factor(step, 0, 10) for step in (100, 125, 150)] == [1.0, 0.5, 0.0]
 
 
 @pytest.fixture
@@ -331,8 +341,10 @@ def small_batches(monkeypatch):
     monkeypatch.setattr(train, "HELD_OUT_SCENES", 1)
 
 
-def arguments(work: Path, steps: int, decay_steps: int = 0) -> argparse.Namespace:
-    return argparse.Namespace(work=work, steps=steps, minutes=None, decay_steps=decay_steps, export=None, seed=1)
+def arguments(work: Path, steps: int, decay_steps: int = 0, start: Path | None = None) -> argparse.Namespace:
+    return argparse.Namespace(
+        work=work, start=start, steps=steps, minutes=None, decay_steps=decay_steps, export=None, seed=1
+    )
 
 
 def weights_of(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -353,6 +365,22 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, small_batc
 
 
 @pytest.mark.slow
+def test_a_training_starts_from_given_weights_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(batches, "SIDES", ((32, 2, 1.0),))
+    monkeypatch.setattr(train, "HELD_OUT_SCENES", 1)
+    first = train.TRAINED_STEPS
+    train.train(arguments(tmp_path, steps=first + 1, start=WEIGHTS_FILE))
+    checkpoint = torch.load(tmp_path / "constant.pt", weights_only=True)
+    assert (checkpoint["first_step"], checkpoint["step"]) == (first, first + 1)
+    shipped = torch.load(WEIGHTS_FILE, weights_only=True)
+    name = "mask_decoder.iou_token.weight"
+    moved = (checkpoint["model"][name] - shipped[name].float()).abs().max()
+    assert 0 < moved < 1e-4  # one step at the rate that the warm-up begins with
+    train.train(arguments(tmp_path, steps=first + 2, start=WEIGHTS_FILE))
+    assert torch.load(tmp_path / "constant.pt", weights_only=True)["step"] == first + 2
+
+
+@pytest.mark.slow
 def test_the_decaying_branch_leaves_the_constant_part_alone(tmp_path, small_batches):
     train.train(arguments(tmp_path, steps=2))
     before = (tmp_path / "constant.pt").read_bytes()
@@ -369,7 +397,7 @@ def test_the_decaying_branch_leaves_the_constant_part_alone(tmp_path, small_batc
 @pytest.mark.slow
 def test_a_checkpoint_of_another_seed_is_refused(tmp_path, small_batches):
     train.train(arguments(tmp_path, steps=1))
-    with pytest.raises(StageError, match="seed 1, but this is format 1 and seed 2"):
+    with pytest.raises(StageError, match="seed 1, but this is format 2 and seed 2"):
         Trainer(Recipe(seed=2), Schedule()).load(tmp_path / "constant.pt")
 
 
@@ -395,6 +423,14 @@ def test_an_interrupted_write_leaves_the_last_checkpoint(tmp_path, monkeypatch):
         train.save_tensors({"step": 2}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_start_that_is_no_sam_tiny_is_told(tmp_path, monkeypatch, capsys):
+    (tmp_path / "other.pt").write_bytes(b"no archive")
+    monkeypatch.setattr("sys.argv", ["train", "--work", str(tmp_path), "--start", str(tmp_path / "other.pt")])
+    with pytest.raises(SystemExit):
+        train.main()
+    assert "other.pt" in capsys.readouterr().err
 
 
 # Shipped weights

@@ -22,14 +22,14 @@ Logits = NDArray[np.float32]
 SMALL_SIDES_UNTIL = 2000
 SMALL_SIDES: tuple[tuple[int, int, float], ...] = ((64, 12, 0.76), (96, 6, 0.12), (128, 4, 0.12))
 SIDES: tuple[tuple[int, int, float], ...] = (
-    (64, 12, 0.2),
+    (64, 12, 0.08),
     (96, 7, 0.1),
-    (128, 5, 0.5),
-    (160, 3, 0.08),
+    (128, 5, 0.4),
+    (160, 3, 0.06),
     (192, 2, 0.06),
-    (256, 1, 0.06),
+    (256, 2, 0.3),
 )
-"""Input side, images in a batch and share of the batches; a batch of any side costs about the same.
+"""Input side, images in a batch and share of the batches.
 
 What a prompt means is learned first on small images, which show more objects for the same cost. Images smaller
 than `REFERENCE_SIDE` are windows anywhere in an image of `LARGEST_SIDE`, so that all positions are learned.
@@ -37,6 +37,8 @@ than `REFERENCE_SIDE` are windows anywhere in an image of `LARGEST_SIDE`, so tha
 
 OBJECTS_PER_IMAGE = 4
 PADDED_SHARE = 0.12
+ENLARGED_SHARE = 0.6
+"""The share of the batches above `REFERENCE_SIDE` that show scenes of half their side, twice as large."""
 LARGEST_SIDE = 256
 NEGATIVE_POINT_SHARE = 0.15
 
@@ -85,20 +87,28 @@ class PromptGroup:
     mask_logits_lowres: Tensor | None
 
 
-def _scene(seed: int, side: int, content_hw: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+def _scene(
+    seed: int, side: int, content_hw: tuple[int, int], enlarged: bool
+) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """Make a scene with objects inside the content; try the next seeds where padding hides all objects."""
     while True:
-        scene = make_scene(seed, side)
-        labels = scene.labels.copy()
+        scene = make_scene(seed, side // 2 if enlarged else side)
+        image_rgb, labels = scene.image_rgb, scene.labels.copy()
+        if enlarged:
+            image_rgb = np.asarray(cv2.resize(image_rgb, (side, side), interpolation=cv2.INTER_LINEAR), np.uint8)
+            labels = labels.repeat(2, axis=0).repeat(2, axis=1)
         labels[content_hw[0] :] = 0
         labels[:, content_hw[1] :] = 0
         if np.bincount(labels.ravel())[1:].max(initial=0) >= MIN_VISIBLE_PX:
-            return scene.image_rgb, labels
+            return image_rgb, labels
         seed += 1 << 40
 
 
-def make_batch(rng: Generator, first_seed: int, side: int, images: int, padded: bool) -> Batch:
-    """Make `images` scenes from `first_seed` on and choose `OBJECTS_PER_IMAGE` objects of each."""
+def make_batch(rng: Generator, first_seed: int, side: int, images: int, padded: bool, enlarged: bool = False) -> Batch:
+    """Make `images` scenes from `first_seed` on and choose `OBJECTS_PER_IMAGE` objects of each.
+
+    Enlarged ones are scenes of half the side, as a model sees small images that it is given twice as large.
+    """
     content_hw = (side, side)
     if padded:
         short = int(rng.uniform(0.5, 1.0) * side)
@@ -107,7 +117,7 @@ def make_batch(rng: Generator, first_seed: int, side: int, images: int, padded: 
     label_maps: list[NDArray[np.int32]] = []
     masks: list[Mask] = []
     for index in range(images):
-        image_rgb, labels = _scene(first_seed + index, side, content_hw)
+        image_rgb, labels = _scene(first_seed + index, side, content_hw, enlarged)
         scenes.append(image_rgb)
         label_maps.append(labels)
         area_px = np.bincount(labels.ravel())
@@ -133,7 +143,9 @@ def training_batch(seed: int, step: int) -> Batch:
     sides = SMALL_SIDES if step < SMALL_SIDES_UNTIL else SIDES
     kind = rng.choice(len(sides), p=[share for _, _, share in sides])
     side, images, _ = sides[kind]
-    return make_batch(rng, (seed << 32) + step * 16, side, images, padded=rng.random() < PADDED_SHARE)
+    padded = rng.random() < PADDED_SHARE
+    enlarged = side > REFERENCE_SIDE and rng.random() < ENLARGED_SHARE
+    return make_batch(rng, (seed << 32) + step * 16, side, images, padded, enlarged)
 
 
 def window_centre_px(seed: int, step: int, side: int) -> tuple[float, float]:
@@ -148,13 +160,13 @@ def window_centre_px(seed: int, step: int, side: int) -> tuple[float, float]:
 def draw_layout(rng: Generator) -> PromptLayout:
     """Draw a layout: points, a box, both, or a coarse mask with or without them."""
     kind = rng.random()
-    if kind < 0.16:
+    if kind < 0.14:
         return PromptLayout(points=1, box=False, mask=False)
-    if kind < 0.36:
+    if kind < 0.44:
         return PromptLayout(points=int(rng.integers(2, 6)), box=False, mask=False)
-    if kind < 0.48:
+    if kind < 0.57:
         return PromptLayout(points=0, box=True, mask=False)
-    if kind < 0.72:
+    if kind < 0.76:
         return PromptLayout(points=int(rng.integers(1, 5)), box=True, mask=False)
     box = rng.random() < 0.6
     return PromptLayout(points=int(rng.integers(0 if box else 1, 4)), box=box, mask=True)

@@ -75,7 +75,7 @@ def _leaf(rng: Generator) -> Polygon:
 
 
 POLYGONS: tuple[Callable[[Generator], Polygon], ...] = (
-    _ellipse, _wavy, _wavy, _irregular_polygon, _rectangle, _star, _gear, _leaf,
+    _ellipse, _ellipse, _wavy, _wavy, _irregular_polygon, _rectangle, _star, _gear, _leaf,
 )  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def _stroke(rng: Generator, canvas: Canvas, radius: float) -> None:
     path = np.cumsum(_polar(np.ones(steps), turns + rng.uniform(0, 2 * np.pi)), axis=0)
     path -= (path.max(0) + path.min(0)) / 2
     path *= 0.9 * radius / max(np.abs(path).max(), 1e-6)
-    thickness = max(2, round(radius * rng.uniform(0.1, 0.45)))
+    thickness = max(2, round(radius * rng.uniform(0.06, 0.45)))
     points = np.round((path + canvas.shape[0] / 2) * 16).astype(np.int32)
     cv2.polylines(canvas, [points], False, 255, thickness, shift=4)
 
@@ -132,7 +132,7 @@ def _branches(rng: Generator, canvas: Canvas, radius: float) -> None:
         angle = theta if regular else rng.uniform(0, 2 * np.pi)
         tip = centre + radius * rng.uniform(0.6, 1.0) * np.array([np.cos(angle), np.sin(angle)])
         ends = np.round(np.array([[centre, centre], tip]) * 16).astype(np.int32)
-        cv2.polylines(canvas, [ends], False, 255, max(2, round(radius * rng.uniform(0.15, 0.5))), shift=4)
+        cv2.polylines(canvas, [ends], False, 255, max(2, round(radius * rng.uniform(0.08, 0.5))), shift=4)
 
 
 def _lobes(rng: Generator, canvas: Canvas, radius: float) -> None:

@@ -73,9 +73,9 @@ class _Painter:
 
     def __init__(self, rng: Generator, side: int, grey: bool) -> None:
         self.rng, self.side, self.grey = rng, side, grey
-        background = random_colour(rng, grey)
-        self.image: Image = paint(rng, (side, side), background, self._partner(background), grey)
-        self.base = background
+        self.base = random_colour(rng, grey)
+        self.base_partner = self._partner(self.base)
+        self.image: Image = paint(rng, (side, side), self.base, self.base_partner, grey)
         self.labels = np.zeros((side, side), dtype=np.int32)
         self.drawn_px: list[int] = []
 
@@ -109,7 +109,8 @@ class _Painter:
         """Return the object's colours: a texture, sometimes a part in another one, shading and an edge."""
         rng = self.rng
         colour = random_colour(rng, self.grey) if base is None else base
-        body = paint(rng, alpha.shape, colour, self._partner(colour), self.grey)
+        partner = self.base_partner if base is self.base else self._partner(colour)
+        body = paint(rng, alpha.shape, colour, partner, self.grey)
         side = alpha.shape[0]
         if side > 14 and rng.random() < 0.25:
             part = draw_outline(rng, side * rng.uniform(0.1, 0.25))
@@ -167,17 +168,18 @@ def _things(painter: _Painter) -> None:
     rng, side = painter.rng, painter.side
     if rng.random() < 0.35:
         painter.clutter()
-    typical_px = np.exp(rng.uniform(np.log(6), np.log(50)))
+    typical_px = np.exp(rng.uniform(np.log(4.5), np.log(50)))
     spread = rng.uniform(0.1, 0.6)
     coverage = rng.uniform(0.15, 1.1)
     count = int(np.clip(coverage * side**2 / (2.2 * typical_px**2), 2, 16 * (side / 128) ** 2))
     theme = random_colour(rng, painter.grey) if rng.random() < 0.3 else None
-    hidden = rng.random() < 0.2  # colours close to the background's
+    hidden = rng.random() < 0.25  # colours close to the background's, or the same in another texture
+    faintness = rng.uniform(6, 30)
     for _ in range(count):
-        radius = float(np.clip(typical_px * np.exp(rng.normal(0, spread)), 3.5, 0.45 * side))
+        radius = float(np.clip(typical_px * np.exp(rng.normal(0, spread)), 3, 0.45 * side))
         base = None
         if hidden:
-            base = painter._near(painter.base, 30)
+            base = painter.base if rng.random() < 0.4 else painter._near(painter.base, faintness)
         elif theme is not None:
             base = painter._near(theme, 15)
         painter.draw(rng.uniform(0, side, 2), _crop(draw_outline(rng, radius)), base)

@@ -11,7 +11,7 @@ import argparse
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pipeline.errors import StageError
+from pipeline.errors import S4MError, StageError
 from pipeline.files.writing import open_atomically
-from pipeline.sam.build import DAMAGE
+from pipeline.sam.build import DAMAGE, build_sam
 from pipeline.sam.prompt import CANDIDATES
 from pipeline.sam.tiny.batches import (
     Batch,
@@ -44,7 +44,10 @@ logger = logging.getLogger("sam_tiny")
 
 HELD_OUT_SCENES = 60
 LOG_EVERY, CHECKPOINT_EVERY, HELD_OUT_EVERY = 50, 100, 250
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
+
+TRAINED_STEPS = 10_000
+"""A training that starts from trained weights counts from here: small images and their scenes are behind it."""
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -75,9 +78,9 @@ class Schedule:
     decay_from: int | None = None
     decay_steps: int = 0
 
-    def factor(self, step: int, warmup_steps: int) -> float:
-        """Return the share of the full learning rate at a step."""
-        warm = min(1.0, (step + 1) / warmup_steps)
+    def factor(self, step: int, first_step: int, warmup_steps: int) -> float:
+        """Return the share of the full learning rate at a step of a training that began at `first_step`."""
+        warm = min(1.0, (step + 1 - first_step) / warmup_steps)
         if self.decay_from is None:
             return warm
         return warm * max(0.0, 1.0 - (step - self.decay_from) / self.decay_steps)
@@ -196,20 +199,20 @@ def warming_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], 
 class Trainer:
     """The model, its moving average and its optimizer at some step of a schedule."""
 
-    def __init__(self, recipe: Recipe, schedule: Schedule) -> None:
+    def __init__(self, recipe: Recipe, schedule: Schedule, start: Mapping[str, Tensor] | None = None) -> None:
         self.recipe, self.schedule = recipe, schedule
         torch.manual_seed(recipe.seed)
-        self.sam = build_sam_tiny().train()
+        self.sam = build_sam_tiny(state=start).train()
         self.sam.image_encoder.to(memory_format=torch.channels_last)
         self.dense_head = DenseHead()
         groups = parameter_groups(recipe, self.sam, self.dense_head)
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
         self.average = AveragedModel(self.sam, multi_avg_fn=warming_average(recipe.ema_decay), use_buffers=True)
-        self.step = 0
+        self.first_step = self.step = 0 if start is None else TRAINED_STEPS
 
     def train_step(self) -> dict[str, float]:
         """Do one optimizer step; return what the log says of it."""
-        factor = self.schedule.factor(self.step, self.recipe.warmup_steps)
+        factor = self.schedule.factor(self.step, self.first_step, self.recipe.warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
         batch = training_batch(self.recipe.seed, self.step)
@@ -243,6 +246,7 @@ class Trainer:
         checkpoint = {
             "format": CHECKPOINT_FORMAT,
             "step": self.step,
+            "first_step": self.first_step,
             "seed": self.recipe.seed,
             "model": self.sam.state_dict(),
             "dense_head": self.dense_head.state_dict(),
@@ -265,7 +269,7 @@ class Trainer:
                 f"{path}: of format {checkpoint['format']} and seed {checkpoint['seed']}, but this is format "
                 f"{CHECKPOINT_FORMAT} and seed {self.recipe.seed}: choose another --work"
             )
-        self.step = checkpoint["step"]
+        self.step, self.first_step = checkpoint["step"], checkpoint["first_step"]
         self.sam.load_state_dict(checkpoint["model"])
         self.dense_head.load_state_dict(checkpoint["dense_head"])
         self.average.load_state_dict(checkpoint["average"])
@@ -319,7 +323,8 @@ def train(arguments: argparse.Namespace) -> None:
     work.mkdir(parents=True, exist_ok=True)
     recipe = Recipe(seed=arguments.seed)
     constant = work / "constant.pt"
-    trainer = Trainer(recipe, Schedule())
+    start = None if arguments.start is None else build_sam("sam_tiny", arguments.start).state_dict()
+    trainer = Trainer(recipe, Schedule(), start)
     if constant.exists():
         trainer.load(constant)
         logger.info("continuing at step %d", trainer.step)
@@ -339,6 +344,7 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and logs; continues there")
+    parser.add_argument("--start", type=Path, help="trained weights to start from, instead of random ones")
     parser.add_argument("--steps", type=int, default=8000, help="last step of the constant part")
     parser.add_argument("--minutes", type=float, help="end the constant part after this time, if sooner")
     parser.add_argument("--decay-steps", type=int, default=4000, help="length of the decaying branch, 0 for none")
@@ -348,7 +354,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     try:
         train(parser.parse_args())
-    except StageError as error:
+    except S4MError as error:
         parser.error(str(error))
 
 
