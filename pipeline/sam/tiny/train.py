@@ -344,12 +344,12 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and logs; continues there")
-    parser.add_argument("--start", type=Path, help="trained weights to start from, instead of random ones")
+    parser.add_argument("--start", type=Path, help="trained weights to start from; use another --seed for other scenes")
     parser.add_argument("--steps", type=int, default=8000, help="last step of the constant part")
     parser.add_argument("--minutes", type=float, help="end the constant part after this time, if sooner")
     parser.add_argument("--decay-steps", type=int, default=4000, help="length of the decaying branch, 0 for none")
     parser.add_argument("--export", type=Path, help="where the weights go (default: sam_tiny.pt in --work)")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="of random weights, scenes and prompts")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     cv2.setNumThreads(1)
     try:
