@@ -188,6 +188,19 @@ def test_a_scheduler_that_dies_on_the_way_is_told_and_what_is_done_is_kept(tmp_p
 
 
 @pytest.mark.slow
+def test_a_scheduler_that_takes_no_new_connection_is_told(tmp_path, monkeypatch):
+    from distributed import Client
+
+    def gather(client: Client, futures: list) -> list:
+        raise OSError("Timed out trying to connect to tcp://127.0.0.1:1 after 1 s")
+
+    with cluster_in_threads(1) as cluster:
+        monkeypatch.setattr(Client, "gather", gather)
+        with pytest.raises(StageError, match=f"scheduler at {cluster.scheduler_address} is gone. What is done is kept"):
+            run(CountingWork(tmp_path), ComputeSettings(scheduler=cluster.scheduler_address))
+
+
+@pytest.mark.slow
 def test_an_image_that_kills_its_workers_is_given_up_and_no_other(tmp_path):
     work = CountingWork(tmp_path, killer=6)
     assert run(work, TWO) == 40

@@ -134,7 +134,7 @@ def _run_on(
     submit()
     for batch in running.batches():
         # All reports at once: to ask for each alone costs milliseconds.
-        for report in client.gather([future for future in batch if future.status == "finished"]):
+        for report in _gathered(client, [future for future in batch if future.status == "finished"]):
             done(report)
         for future in batch:
             shard = by_future.pop(future)
@@ -148,6 +148,17 @@ def _run_on(
         done(
             work.publish(shard, [row for image_id in shard.image_ids for row in _alone(client, work, shard, image_id)])
         )
+
+
+def _gathered(client: Client, finished: list[Future[Any]]) -> list[Any]:
+    """Return the results of futures; CommClosedError wherever the scheduler is gone."""
+    from distributed.comm.core import CommClosedError
+
+    try:
+        results: list[Any] = client.gather(finished)
+    except OSError as error:  # also that no new connection could be made
+        raise CommClosedError(str(error)) from error
+    return results
 
 
 def _alone(client: Client, work: ShardWork[Row, Any], shard: Shard, image_id: int) -> list[Row]:
