@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass, replace
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.sam.tiny.textures import smooth_noise
 
 Mask = NDArray[np.bool_]
 Logits = NDArray[np.float32]
+Label = TypeVar("Label", np.int32, np.bool_)
 
 SMALL_SIDES_UNTIL = 2000
 SMALL_SIDES: tuple[tuple[int, int, float], ...] = ((64, 12, 0.76), (96, 6, 0.12), (128, 4, 0.12))
@@ -87,6 +89,16 @@ class PromptGroup:
     mask_logits_lowres: Tensor | None
 
 
+def enlarge(
+    image_rgb: NDArray[np.uint8], labels: NDArray[Label], factor: int
+) -> tuple[NDArray[np.uint8], NDArray[Label]]:
+    """Return an image (H, W, 3) and its labels or masks (..., H, W) that many times as wide and high."""
+    height, width = image_rgb.shape[:2]
+    size_wh = (factor * width, factor * height)
+    enlarged_rgb = cv2.resize(image_rgb, size_wh, interpolation=cv2.INTER_LINEAR).astype(np.uint8)
+    return enlarged_rgb, labels.repeat(factor, axis=-2).repeat(factor, axis=-1)
+
+
 def _scene(
     seed: int, side: int, content_hw: tuple[int, int], enlarged: bool
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
@@ -95,8 +107,7 @@ def _scene(
         scene = make_scene(seed, side // 2 if enlarged else side)
         image_rgb, labels = scene.image_rgb, scene.labels.copy()
         if enlarged:
-            image_rgb = np.asarray(cv2.resize(image_rgb, (side, side), interpolation=cv2.INTER_LINEAR), np.uint8)
-            labels = labels.repeat(2, axis=0).repeat(2, axis=1)
+            image_rgb, labels = enlarge(image_rgb, labels, 2)
         labels[content_hw[0] :] = 0
         labels[:, content_hw[1] :] = 0
         if np.bincount(labels.ravel())[1:].max(initial=0) >= MIN_VISIBLE_PX:

@@ -28,7 +28,7 @@ from pipeline.coco.reading import read_coco
 from pipeline.files.images import read_image
 from pipeline.masks.overlap import mask_iou
 from pipeline.sam.tiny import WEIGHTS_FILE
-from pipeline.sam.tiny.batches import box_of, coarse_mask, points_by_confidence, points_in
+from pipeline.sam.tiny.batches import box_of, coarse_mask, enlarge, points_by_confidence, points_in
 from pipeline.sam.tiny.model import OWN_SIDE, REFERENCE_SIDE, SIDE_MULTIPLE, TinySam, build_sam_tiny
 from pipeline.sam.tiny.scenes import make_scene
 
@@ -100,9 +100,8 @@ def coco_samples(annotations: Path, images: Path) -> Iterator[MeasuredImage]:
 
 def enlarged(sample: MeasuredImage, side: int) -> MeasuredImage:
     """Enlarge a sample to an input side that is a multiple of its own side."""
-    factor = side // sample.image_rgb.shape[0]
-    image_rgb = cv2.resize(sample.image_rgb, (side, side), interpolation=cv2.INTER_LINEAR).astype(np.uint8)
-    return replace(sample, image_rgb=image_rgb, masks=sample.masks.repeat(factor, axis=1).repeat(factor, axis=2))
+    image_rgb, masks = enlarge(sample.image_rgb, sample.masks, side // sample.image_rgb.shape[0])
+    return replace(sample, image_rgb=image_rgb, masks=masks)
 
 
 def native_side(sample: MeasuredImage) -> int:

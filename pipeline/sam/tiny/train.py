@@ -323,7 +323,8 @@ def train(arguments: argparse.Namespace) -> None:
     work.mkdir(parents=True, exist_ok=True)
     recipe = Recipe(seed=arguments.seed)
     constant = work / "constant.pt"
-    start = None if arguments.start is None else build_sam("sam_tiny", arguments.start).state_dict()
+    begins_trained = arguments.start is not None and not constant.exists()
+    start = build_sam("sam_tiny", arguments.start).state_dict() if begins_trained else None
     trainer = Trainer(recipe, Schedule(), start)
     if constant.exists():
         trainer.load(constant)
