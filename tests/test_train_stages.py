@@ -329,7 +329,7 @@ def test_an_interrupted_fine_tuning_ends_as_an_uninterrupted_one(folder, taught,
     assert pseudo == [True] * 4 + [False] * 4
     # The log has the rate of the next step.
     assert rates(whole)[3:7] == pytest.approx([1e-3 * share for share in (0.5, 0.4275, 0.2525, 0.0775)], rel=1e-3)
-    for number, stopped in enumerate((4, 7)):  # checkpoints are after 2, 4 and 6 steps
+    for number, stopped in enumerate((4, 5, 7)):  # checkpoints are after 2, 4 and 6 steps
         again = taught_experiment(folder, taught, settings, "store=" + str(folder / f"again-{number}"))
         trained(again, *STUDENT[:-1])
         result = student_after_a_stop(monkeypatch, again, stopped)
