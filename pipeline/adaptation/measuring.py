@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from pipeline.adaptation.gross_errors import with_gross_errors
 from pipeline.adaptation.imitated_teacher import imitated_label, noise_of_quality
 from pipeline.adaptation.labelled import UsableImages
 from pipeline.labels.rows import ImageLabels
@@ -19,7 +20,7 @@ from pipeline.refinement.settings import RefineSettings
 from pipeline.sam.interface import Engine
 
 QUALITIES: Final = (0.72, 0.86, 0.94)
-"""Mean IoU of the imitated teachers' masks: a coarse teacher, a good and a very good one."""
+"""Mean IoU of the imitated teachers' masks without gross errors: a coarse teacher, a good and a very good one."""
 
 MEASURED_IMAGES: Final = 120
 MEASURED_INSTANCES: Final = 360
@@ -63,12 +64,14 @@ def make_exams(
         truths = labelled.masks[image_id]
         rng = np.random.default_rng([seed, image_id & 0xFFFFFFFF, image_id >> 32 & 0xFFFFFFFF])
         chosen = [truths[index] for index in sorted(rng.permutation(len(truths))[:most].tolist())]
-        taught = [
-            (label, truth, quality)
-            for truth in chosen
-            for quality, noise in enumerate(noises)
-            if (label := imitated_label(decode_mask(truth), 0, noise, rng)) is not None
-        ]
+        masks = [decode_mask(truth) for truth in chosen]
+        taught = []
+        for number, (truth, mask) in enumerate(zip(chosen, masks, strict=True)):
+            others = [*masks[:number], *masks[number + 1 :]]
+            for quality, noise in enumerate(noises):
+                label = imitated_label(with_gross_errors(mask, others, noise, rng), 0, noise, rng)
+                if label is not None:
+                    taught.append((label, truth, quality))
         if taught:
             labels, true, qualities = zip(*taught, strict=True)
             rows = ImageLabels.of_instances(image_id, image.file_name, image.width, image.height, labels)

@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.adaptation.gross_errors import with_gross_errors
 from pipeline.adaptation.imitated_teacher import SMALLEST_PX, imitated_label
 from pipeline.masks.run_lengths import CompressedRle, decode_window
 from pipeline.masks.windows import BoolMask, Window, nonzero_window, whole_image
@@ -86,7 +87,9 @@ def draw_lesson(
     asked, truths = [], []
     window = whole_image(*view.image_rgb.shape[:2])
     for number, mask in enumerate(view.masks):
-        label = imitated_label(mask, 0, rng.uniform(0, most_noise), rng)
+        noise = rng.uniform(0, most_noise)
+        others = [*view.masks[:number], *view.masks[number + 1 :]]
+        label = imitated_label(with_gross_errors(mask, others, noise, rng), 0, noise, rng)
         if label is not None and label.soft_mask is not None:
             asked.append(Asked.of(Question(lesson, number, 0, window, label.soft_mask), frame, settings))
             truths.append(mask)

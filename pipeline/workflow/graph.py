@@ -41,7 +41,7 @@ STAGES: Final[dict[str, Stage]] = {
     stage.name: stage
     for stage in (
         Stage("split", "choose the labelled, unlabelled and validation images", version=2),
-        Stage("adapt", "fit SAM to the labelled images", version=2),
+        Stage("adapt", "fit SAM to the labelled images", version=3),
         Stage("distill", "compute SAM's structural targets for the labelled images", version=4),
         Stage("train-teacher", "train the teacher on the labelled images", version=3, trains=True),
         Stage("predict", "let the teacher label the unlabelled images", version=2),
