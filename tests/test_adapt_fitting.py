@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from pipeline.adaptation import fitting as module
+from pipeline.adaptation import views
 from pipeline.adaptation.encoding import EncodedOnce, KeptInMemory
 from pipeline.adaptation.fitting import Course, Fitting, half_way, learning_rate_factor, lesson_loss, truth_of
 from pipeline.adaptation.labelled import UsableImages
 from pipeline.adaptation.settings import AdaptSettings
-from pipeline.adaptation.views import draw_lesson, draw_view
+from pipeline.adaptation.views import TrainingView, draw_lesson, draw_view
 from pipeline.compute.settings import ComputeSettings
 from pipeline.errors import StageError
 from pipeline.masks.run_lengths import encode_mask
@@ -189,6 +190,18 @@ def test_lessons_ask_as_refinement_does(labelled):
         assert np.array_equal(again.prompt.points_xy_full, asked.prompt.points_xy_full)
         assert np.array_equal(again.prompt.mask_logits_lowres, asked.prompt.mask_logits_lowres)
         assert len(asked.prompt.points_xy_full) == 3
+
+
+def test_what_a_lesson_asks_may_be_grossly_wrong_and_its_truth_is_not(monkeypatch):
+    """Of two touching discs the teacher takes the other one: the answer that is taught is still the right one."""
+    masks = (disc(96, 128, 40, 40, 20), disc(96, 128, 78, 40, 18))
+    monkeypatch.setattr(views, "with_gross_errors", lambda mask, others, noise, rng: others[0])
+    view = TrainingView(paint(96, 128, list(masks)), masks)
+    lesson = draw_lesson(view, FRAME, 0.1, REFINE, 11, np.random.default_rng(1))
+    assert [iou(truth, mask) for truth, mask in zip(lesson.truths, masks, strict=True)] == [1, 1]
+    for asked, middle in zip(lesson.asked, (78, 40), strict=True):
+        shown = asked.question.soft_mask.window
+        assert (shown.x0 + shown.x1) / 2 == pytest.approx(middle, abs=3)
 
 
 def test_views_show_their_masks_whatever_is_cropped_and_mirrored():

@@ -59,6 +59,15 @@ def test_the_same_seed_makes_the_same_exams(labelled):
     assert first == again != other
 
 
+def test_a_worse_teacher_errs_grossly_more_often(labelled):
+    """The wrong masks are asked about, and marked against the right ones."""
+    exams = list(make_exams(labelled, labelled.image_ids, (1.0, 1.0, 0.0), seed=0, folds=1))
+    marks = examine(exams, FakeEngine(), RefineSettings(choice="agreement", zoom_below_px=0))
+    poor = [iou < 0.75 for iou, quality in zip(marks.teacher, marks.qualities, strict=True) if quality < 2]
+    assert sum(poor) >= len(poor) / 3
+    assert min(iou for iou, quality in zip(marks.teacher, marks.qualities, strict=True) if quality == 2) > 0.85
+
+
 def test_no_more_is_measured_than_is_needed(labelled, monkeypatch):
     monkeypatch.setattr(measuring, "MEASURED_IMAGES", 6)
     monkeypatch.setattr(measuring, "MEASURED_INSTANCES", 6)
