@@ -13,8 +13,8 @@ model = dict(
     # The base's mean and standard deviation of RGB are those that sam_tiny was trained with too. It pads every batch
     # to 1024 x 1024: at 128 px that would cost a factor of 60.
     data_preprocessor=dict(pad_size_divisor=32, batch_augments=None),
-    # It learns, with images in other sizes: as it is, it cannot tell classes apart (AP 8 on the demo instead of 20), and
-    # with flips alone it learns 40 images by heart (AP 91 on them, 4 on others).
+    # It learns, with images in other sizes: as it is, it cannot tell classes apart (AP 8 on the demo instead of 20).
+    # With flips alone it learns 40 images by heart (AP 91 on them, 4 on others).
     backbone=dict(_delete_=True, type="s4m.SamTinyBackbone", pretrained=True, frozen_stages=1),
     panoptic_head=dict(
         in_channels=[64, 128, 160, 160],
