@@ -52,3 +52,8 @@ def test_the_mask_that_is_given_stays_as_it_is():
     before = MASK.copy()
     drawn(1.0, (TOUCHING,), draws=20)
     assert np.array_equal(MASK, before)
+
+
+def test_a_mask_without_a_pixel_stays_as_it_is():
+    for seed in range(5):
+        assert not with_gross_errors(EMPTY, (MASK,), 1.0, np.random.default_rng(seed)).any()

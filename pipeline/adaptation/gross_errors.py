@@ -24,8 +24,9 @@ def with_gross_errors(mask: BoolMask, others: Sequence[BoolMask], noise: float, 
     """Return what a teacher takes for an instance: its mask (height, width), with a gross error or without.
 
     others: masks of other instances of the image. noise: that of the imitated teacher; a worse one errs more often.
+    A mask without a pixel stays as it is.
     """
-    if rng.random() >= SHARE * min(noise, 1.0):
+    if rng.random() >= SHARE * min(noise, 1.0) or not mask.any():
         return mask
     neighbour = _neighbour(mask, others) if rng.random() < 0.5 else None
     return _without_a_side(mask, rng) if neighbour is None else _joined(mask, neighbour, rng)
