@@ -195,7 +195,8 @@ def test_lessons_ask_as_refinement_does(labelled):
 def test_what_a_lesson_asks_may_be_grossly_wrong_and_its_truth_is_not(monkeypatch):
     """Of two touching discs the teacher takes the other one: the answer that is taught is still the right one."""
     masks = (disc(96, 128, 40, 40, 20), disc(96, 128, 78, 40, 18))
-    monkeypatch.setattr(views, "with_gross_errors", lambda mask, others, noise, rng: others[0])
+    other = {id(mask): masks[1 - number] for number, mask in enumerate(masks)}
+    monkeypatch.setattr(views, "with_gross_errors", lambda mask, masks, noise, rng: other[id(mask)])
     view = TrainingView(paint(96, 128, list(masks)), masks)
     lesson = draw_lesson(view, FRAME, 0.1, REFINE, 11, np.random.default_rng(1))
     assert [iou(truth, mask) for truth, mask in zip(lesson.truths, masks, strict=True)] == [1, 1]

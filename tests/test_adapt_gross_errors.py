@@ -27,7 +27,7 @@ def test_a_worse_teacher_errs_more_often(noise, share):
     assert len(wrong(drawn(noise))) / 200 == pytest.approx(share, abs=0.1)
 
 
-@pytest.mark.parametrize("others", [(), (FAR,), (EMPTY,)])
+@pytest.mark.parametrize("others", [(), (FAR,), (EMPTY,), (MASK,)])
 def test_without_a_neighbour_a_side_is_lost(others):
     for mask in wrong(drawn(1.0, others)):
         assert not (mask & ~MASK).any()

@@ -20,15 +20,15 @@ ADDED: Final = (0.2, 0.8)
 """Least and largest number of a neighbour's pixels that are added, as a share of the mask's own."""
 
 
-def with_gross_errors(mask: BoolMask, others: Sequence[BoolMask], noise: float, rng: np.random.Generator) -> BoolMask:
+def with_gross_errors(mask: BoolMask, masks: Sequence[BoolMask], noise: float, rng: np.random.Generator) -> BoolMask:
     """Return what a teacher takes for an instance: its mask (height, width), with a gross error or without.
 
-    others: masks of other instances of the image. noise: that of the imitated teacher; a worse one errs more often.
-    A mask without a pixel stays as it is.
+    masks: of instances of the image, this one among them or not. noise: that of the imitated teacher; a worse one errs
+    more often. A mask without a pixel stays as it is.
     """
     if rng.random() >= SHARE * min(noise, 1.0) or not mask.any():
         return mask
-    neighbour = _neighbour(mask, others) if rng.random() < 0.5 else None
+    neighbour = _neighbour(mask, masks) if rng.random() < 0.5 else None
     return _without_a_side(mask, rng) if neighbour is None else _joined(mask, neighbour, rng)
 
 
@@ -52,12 +52,12 @@ def _joined(mask: BoolMask, neighbour: BoolMask, rng: np.random.Generator) -> Bo
     return joined
 
 
-def _neighbour(mask: BoolMask, others: Sequence[BoolMask]) -> BoolMask | None:
-    """Return the nearest other mask; None if no gap is under a quarter of the mask's own extent."""
+def _neighbour(mask: BoolMask, masks: Sequence[BoolMask]) -> BoolMask | None:
+    """Return the nearest mask with pixels of its own; None if no gap is under a quarter of the mask's own extent."""
     farthest = np.sqrt(np.count_nonzero(mask)) / 4
     near = (nonzero_window(mask).grown(int(farthest) + 1) & whole_image(*mask.shape)).in_image
     distance = cv2.distanceTransform((~mask[near]).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    gaps = [distance[other[near] & ~mask[near]].min(initial=np.inf) for other in others]
+    gaps = [distance[other[near] & ~mask[near]].min(initial=np.inf) for other in masks]
     if not gaps or min(gaps) > farthest:
         return None
-    return others[int(np.argmin(gaps))]
+    return masks[int(np.argmin(gaps))]

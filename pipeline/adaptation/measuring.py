@@ -65,13 +65,12 @@ def make_exams(
         rng = np.random.default_rng([seed, image_id & 0xFFFFFFFF, image_id >> 32 & 0xFFFFFFFF])
         chosen = [truths[index] for index in sorted(rng.permutation(len(truths))[:most].tolist())]
         masks = [decode_mask(truth) for truth in chosen]
-        taught = []
-        for number, (truth, mask) in enumerate(zip(chosen, masks, strict=True)):
-            others = [*masks[:number], *masks[number + 1 :]]
-            for quality, noise in enumerate(noises):
-                label = imitated_label(with_gross_errors(mask, others, noise, rng), 0, noise, rng)
-                if label is not None:
-                    taught.append((label, truth, quality))
+        taught = [
+            (label, truth, quality)
+            for truth, mask in zip(chosen, masks, strict=True)
+            for quality, noise in enumerate(noises)
+            if (label := imitated_label(with_gross_errors(mask, masks, noise, rng), 0, noise, rng)) is not None
+        ]
         if taught:
             labels, true, qualities = zip(*taught, strict=True)
             rows = ImageLabels.of_instances(image_id, image.file_name, image.width, image.height, labels)

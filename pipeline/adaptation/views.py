@@ -88,8 +88,7 @@ def draw_lesson(
     window = whole_image(*view.image_rgb.shape[:2])
     for number, mask in enumerate(view.masks):
         noise = rng.uniform(0, most_noise)
-        others = [*view.masks[:number], *view.masks[number + 1 :]]
-        label = imitated_label(with_gross_errors(mask, others, noise, rng), 0, noise, rng)
+        label = imitated_label(with_gross_errors(mask, view.masks, noise, rng), 0, noise, rng)
         if label is not None and label.soft_mask is not None:
             asked.append(Asked.of(Question(lesson, number, 0, window, label.soft_mask), frame, settings))
             truths.append(mask)
